@@ -1,0 +1,69 @@
+"""Which addresses the boundary may dial.
+
+A name that is allowed can be made to resolve to a cloud's metadata service, the node itself or a neighbour (SSRF,
+rebinding). Every address is screened after its decision and before it is dialled; only a capability that names an
+address range reaches special-use space, and some ranges cannot be named at all.
+Sources: IANA special-purpose registries (RFC 6890), RFC 6052 (NAT64), RFC 3056 (6to4), RFC 4380 (Teredo).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from remit.core.names import Address
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+NEVER: tuple[Network, ...] = tuple(
+    ipaddress.ip_network(n)
+    for n in (
+        "169.254.0.0/16",  # link-local: AWS, Azure, GCP, OpenStack metadata
+        "168.63.129.16/32",  # Azure wire server
+        "100.100.100.200/32",  # Alibaba metadata
+        "192.0.0.192/32",  # Oracle metadata
+        "fd00:ec2::/32",  # AWS metadata over IPv6
+        "fd20:ce::254/128",  # GCP metadata over IPv6
+        "fe80::/10",
+        "0.0.0.0/8",
+        "224.0.0.0/4",
+        "255.255.255.255/32",
+        "ff00::/8",
+        "::/128",
+    )
+)
+"""Refused even where a capability names a range that contains them."""
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
+
+
+def embedded(address: Address) -> Address:
+    """The IPv4 address that an IPv6 address carries for a gateway (mapped, NAT64, 6to4, Teredo), else `address`."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    if address.sixtofour is not None:
+        return address.sixtofour
+    if address.teredo is not None:
+        return address.teredo[1]
+    return address
+
+
+def refusal(address: Address, allowed: Iterable[Network] = ()) -> str | None:
+    """Why `address` must not be dialled, or None. `allowed`: ranges the capability names explicitly."""
+    real = embedded(address)
+    for network in NEVER:
+        if real in network or address in network:
+            return f"{address} is in {network}, which is never dialled"
+    for network in allowed:
+        if address in network:
+            return None
+    if real is not address or address in _NAT64_LOCAL:
+        return f"{address} carries another address ({real}); dial that one"
+    if not address.is_global or address.is_multicast or address.is_reserved:
+        return f"{address} is a special-use address (RFC 6890) and the capability names no range that holds it"
+    return None

@@ -1,0 +1,94 @@
+"""A credential: which secret, how it is presented, where it may go. Its value is not here (see `core.secret`)."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from urllib.parse import quote, unquote_plus
+
+from remit.core import names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderInjection:
+    """Set `header` (lower case) to `template` with `{secret}` replaced."""
+
+    header: str
+    template: str = "{secret}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasicInjection:
+    """RFC 7617 with this user name; the secret is the password."""
+
+    username: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryInjection:
+    """Set query parameter `parameter`, replacing every one of that name."""
+
+    parameter: str
+
+
+Injection = HeaderInjection | BasicInjection | QueryInjection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placeholder:
+    """What the agent sees in place of the secret: environment variable `variable` holds `value`."""
+
+    variable: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    name: str
+    secret: str
+    """Name in the sealed store."""
+    injection: Injection
+    hosts: tuple[str, ...]
+    placeholder: Placeholder | None = None
+    invalid: str | None = None
+
+    def pinned_to(self, host: str) -> bool:
+        """Whether the secret may be sent to `host` (canonical)."""
+        return any(names.covers(pattern, host) for pattern in self.hosts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Injected:
+    """What injection changes in the request: headers to set (lower-case names), and the new target if it changes."""
+
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    target: bytes | None = None
+
+
+def unfit(value: bytes, injection: Injection) -> str | None:
+    """Why a secret cannot be presented this way (header splitting, RFC 9110 §5.5), or None."""
+    if not value:
+        return "the secret is empty"
+    if isinstance(injection, HeaderInjection) and any(b < 0x20 or b == 0x7F for b in value):
+        return "the secret has control characters; a header cannot carry them"
+    return None
+
+
+def inject(injection: Injection, value: bytes, target: str) -> Injected:
+    """Present `value`. `target` is the request target (path and query) as the agent sent it."""
+    match injection:
+        case HeaderInjection(header=header, template=template):
+            before, _, after = template.partition("{secret}")
+            return Injected(headers=((header.encode(), before.encode() + value + after.encode()),))
+        case BasicInjection(username=username):
+            pair = base64.b64encode(username.encode() + b":" + value)
+            return Injected(headers=((b"authorization", b"Basic " + pair),))
+        case QueryInjection(parameter=parameter):
+            path, _, query = target.partition("?")
+            kept = [item for item in query.split("&") if item and _key(item) != parameter]
+            kept.append(f"{quote(parameter, safe='')}={quote(value, safe='')}")
+            return Injected(target=f"{path}?{'&'.join(kept)}".encode())
+
+
+def _key(item: str) -> str:
+    return unquote_plus(item.partition("=")[0])

@@ -1,0 +1,145 @@
+"""The decision: a plain function from what is known and what was asked to what may happen.
+
+`admit` takes every step that needs no outside system, in order; `judge` takes the policies' word; `grant` closes the
+decision with a screened address and a credential that fits. Each returns either the next value or a `Refusal`; only
+`grant` makes a `Permit`, and only a permit opens a secret (`core.secret`) or dials an address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from remit.core import addresses
+from remit.core.capability import Capability
+from remit.core.claims import Claims
+from remit.core.credential import Credential
+from remit.core.names import Address
+from remit.core.reason import Reason, Refusal
+from remit.core.request import Request
+from remit.core.snapshot import Role, Snapshot
+from remit.core.task import ALIVE, State, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A request that a capability covers and that still has to pass its policies, its address and its credential."""
+
+    claims: Claims
+    task: Task
+    role: Role
+    request: Request
+    capability: Capability
+    credential: Credential | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opinion:
+    """What the policies said together. `failure`: why they could not be asked, which is a denial."""
+
+    denials: tuple[tuple[str, str], ...] = ()
+    """(policy, message)"""
+    holds: tuple[tuple[str, str], ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Obligation `audit`: what to write into the record."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Obligation `headers`: what to set in the request."""
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permit:
+    """Leave for one request to be dialled at one address with one credential."""
+
+    candidate: Candidate
+    address: Address
+    opinion: Opinion
+
+    @property
+    def credential(self) -> Credential | None:
+        return self.candidate.credential
+
+
+def admit(snapshot: Snapshot, claims: Claims, request: Request) -> Candidate | Refusal:
+    """Steps task, flow and capability. `claims` come from a verified token, `request` from `request.read`."""
+    task = snapshot.tasks.get(claims.task)
+    refusal = standing(task, claims, request)
+    if refusal is not None:
+        return refusal
+    assert task is not None
+    role = snapshot.rules.roles.get(task.role)
+    if role is None or role.invalid is not None:
+        return Refusal(Reason.ROLE_INVALID, f"role {task.role} {role.invalid if role else 'does not exist'}")
+    match = role.index.match(
+        protocol=request.protocol,
+        host=request.host,
+        port=request.port,
+        method=request.method,
+        path=request.path,
+        websocket=request.websocket,
+    )
+    if match.capability is None:
+        return Refusal(Reason.NO_CAPABILITY, _nothing_covers(role, request, match.near))
+    capability = match.capability
+    if capability.name in snapshot.revoked.capabilities:
+        return Refusal(Reason.CAPABILITY_REVOKED, f"capability {capability.name} was revoked")
+    credential: Credential | None = None
+    if capability.credential is not None:
+        credential = snapshot.rules.credentials.get(capability.credential)
+        if credential is None or credential.invalid is not None:
+            why = credential.invalid if credential else "does not exist"
+            return Refusal(Reason.CREDENTIAL_UNAVAILABLE, f"credential {capability.credential} {why}")
+    return Candidate(claims=claims, task=task, role=role, request=request, capability=capability, credential=credential)
+
+
+def standing(task: Task | None, claims: Claims, request: Request) -> Refusal | None:
+    """Whether the task has authority at all, and whether this connection is its own."""
+    if task is None:
+        return Refusal(Reason.TASK_UNKNOWN, f"task {claims.task} is not known to this node")
+    if task.state in (State.REVOKED, State.ENDED):
+        return Refusal(Reason.TASK_REVOKED, f"task {task.id} was revoked")
+    if task.state not in ALIVE:
+        return Refusal(Reason.TASK_ENDED, f"task {task.id} is {task.state}")
+    if task.role != claims.role:
+        return Refusal(Reason.TOKEN_INVALID, f"the token names role {claims.role}, task {task.id} has {task.role}")
+    if task.cell != request.cell:
+        return Refusal(Reason.FLOW_MISMATCH, f"task {task.id} does not run in the cell that this connection comes from")
+    return None
+
+
+def judge(candidate: Candidate, opinion: Opinion) -> Refusal | None:
+    """Step policy: any objection, hold or failure refuses. Holds wait for a human once approvals exist."""
+    if opinion.failure is not None:
+        return Refusal(Reason.POLICY_FAILED, opinion.failure)
+    if opinion.denials:
+        return Refusal(Reason.POLICY_DENIED, "; ".join(f"{policy}: {said}" for policy, said in opinion.denials))
+    if opinion.holds:
+        return Refusal(Reason.POLICY_HELD, "; ".join(f"{policy}: {said}" for policy, said in opinion.holds))
+    return None
+
+
+def grant(snapshot: Snapshot, candidate: Candidate, opinion: Opinion, found: tuple[Address, ...]) -> Permit | Refusal:
+    """Steps address and credential. `found`: what the name resolves to now; one forbidden address refuses them all."""
+    request = candidate.request
+    if not found:
+        return Refusal(Reason.NAME_UNRESOLVED, f"{request.host} has no address")
+    for address in found:
+        why = addresses.refusal(address, candidate.capability.addresses)
+        if why is not None:
+            return Refusal(Reason.ADDRESS_REFUSED, f"{request.host}: {why}")
+    credential = candidate.credential
+    if credential is not None:
+        if credential.name in snapshot.revoked.credentials:
+            return Refusal(Reason.CREDENTIAL_REVOKED, f"credential {credential.name} was revoked")
+        if not credential.pinned_to(request.host):
+            return Refusal(
+                Reason.CREDENTIAL_NOT_PINNED, f"credential {credential.name} is not pinned to {request.host}"
+            )
+    return Permit(candidate=candidate, address=found[0], opinion=opinion)
+
+
+def _nothing_covers(role: Role, request: Request, near: tuple[str, ...]) -> str:
+    asked = f"{request.method} {request.protocol}://{request.host}:{request.port}"
+    if near:
+        return f"role {role.name} does not cover {asked}: " + "; ".join(near[:4])
+    return f"role {role.name} has no capability for host {request.host}"

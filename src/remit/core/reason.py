@@ -1,0 +1,178 @@
+"""Why a request was refused: every reason that Remit gives, what it means and what to do next.
+
+The order of the members is the order in which a decision looks (the first that applies wins).
+`docs/reference/reasons.md` is made from this table, and a test keeps it complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Stable identifiers: they stand in audit records, problems and metrics."""
+
+    PERMITTED = "permitted"
+    MALFORMED = "malformed"
+    NOT_READY = "not_ready"
+    CONTROL_PLANE_LOST = "control_plane_lost"
+    TOKEN_MISSING = "token_missing"
+    TOKEN_INVALID = "token_invalid"
+    TOKEN_EXPIRED = "token_expired"
+    TASK_UNKNOWN = "task_unknown"
+    TASK_ENDED = "task_ended"
+    TASK_REVOKED = "task_revoked"
+    FLOW_UNKNOWN = "flow_unknown"
+    FLOW_MISMATCH = "flow_mismatch"
+    NAME_INVALID = "name_invalid"
+    NAME_MISMATCH = "name_mismatch"
+    DESTINATION_MISMATCH = "destination_mismatch"
+    METHOD_INVALID = "method_invalid"
+    HEADER_INVALID = "header_invalid"
+    PATH_AMBIGUOUS = "path_ambiguous"
+    PROTOCOL_UNSUPPORTED = "protocol_unsupported"
+    ROLE_INVALID = "role_invalid"
+    NO_CAPABILITY = "no_capability"
+    CAPABILITY_REVOKED = "capability_revoked"
+    POLICY_DENIED = "policy_denied"
+    POLICY_HELD = "policy_held"
+    POLICY_FAILED = "policy_failed"
+    NAME_UNRESOLVED = "name_unresolved"
+    ADDRESS_REFUSED = "address_refused"
+    CREDENTIAL_REVOKED = "credential_revoked"
+    CREDENTIAL_UNAVAILABLE = "credential_unavailable"
+    CREDENTIAL_NOT_PINNED = "credential_not_pinned"
+    AUDIT_UNAVAILABLE = "audit_unavailable"
+    OVERLOADED = "overloaded"
+    REFUSED_BY_BOUNDARY = "refused_by_boundary"
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """`step` is the step of a decision that gives this reason; `status` the HTTP status the agent sees."""
+
+    title: str
+    next: str
+    step: str
+    status: int = 403
+
+
+STEPS = ("token", "task", "flow", "names", "capability", "policy", "address", "credential", "audit")
+"""The steps of a decision, in order."""
+
+MEANING: Mapping[Reason, Meaning] = {
+    Reason.PERMITTED: Meaning("Permitted", "", "audit", 200),
+    Reason.MALFORMED: Meaning("The boundary could not read this request", "Send a plain HTTP request.", "token", 400),
+    Reason.NOT_READY: Meaning(
+        "The node has no configuration yet", "Retry; `remit status` shows what it waits for.", "token", 503
+    ),
+    Reason.CONTROL_PLANE_LOST: Meaning(
+        "The node has lost its control plane", "Run `remit status`; the node stops when its lease ends.", "token", 503
+    ),
+    Reason.TOKEN_MISSING: Meaning(
+        "The connection carries no identity", "Connections must come from a cell (`remit run`).", "token"
+    ),
+    Reason.TOKEN_INVALID: Meaning(
+        "The identity of this connection is not valid",
+        "Run `remit status`; the task may have to be started again.",
+        "token",
+    ),
+    Reason.TOKEN_EXPIRED: Meaning("The identity of this connection has expired", "Open a new connection.", "token"),
+    Reason.TASK_UNKNOWN: Meaning("This node knows no such task", "Run `remit ps --all`.", "task"),
+    Reason.TASK_ENDED: Meaning("The task has ended", "Start a new task with `remit run`.", "task"),
+    Reason.TASK_REVOKED: Meaning(
+        "The task was revoked", "Ask the operator; `remit why RECORD` tells who revoked it and when.", "task"
+    ),
+    Reason.FLOW_UNKNOWN: Meaning(
+        "The connection comes from no cell", "Connections must come from a cell (`remit run`).", "flow"
+    ),
+    Reason.FLOW_MISMATCH: Meaning(
+        "The identity belongs to another cell", "Identities cannot be moved between cells.", "flow"
+    ),
+    Reason.NAME_INVALID: Meaning("The host name is not valid", "Use a plain DNS name in lower case.", "names"),
+    Reason.NAME_MISMATCH: Meaning(
+        "The connection and the request name different hosts",
+        "Connect to the host that the request is for.",
+        "names",
+        421,
+    ),
+    Reason.DESTINATION_MISMATCH: Meaning(
+        "The connection did not go where the name leads",
+        "Look names up with the system's resolver; do not pin addresses.",
+        "names",
+    ),
+    Reason.METHOD_INVALID: Meaning("The method is never forwarded", "Use an ordinary HTTP method.", "names"),
+    Reason.HEADER_INVALID: Meaning("A header is ambiguous", "Send each of these headers once.", "names", 400),
+    Reason.PATH_AMBIGUOUS: Meaning(
+        "The path means different things to different servers",
+        "Send a plain path, or let the capability opt in with spec.allowAmbiguous.",
+        "names",
+    ),
+    Reason.PROTOCOL_UNSUPPORTED: Meaning(
+        "This protocol is not governed yet",
+        "Use HTTP or HTTPS; a capability for other protocols does not exist.",
+        "capability",
+    ),
+    Reason.ROLE_INVALID: Meaning(
+        "The role of this task is not valid", "Fix its manifest and run `remit apply`.", "capability"
+    ),
+    Reason.NO_CAPABILITY: Meaning(
+        "No capability of this role covers the request",
+        "Ask the operator for a capability; `remit explain` shows what is missing.",
+        "capability",
+    ),
+    Reason.CAPABILITY_REVOKED: Meaning(
+        "The capability was revoked", "Ask the operator to restore it (`remit restore capability NAME`).", "capability"
+    ),
+    Reason.POLICY_DENIED: Meaning(
+        "A policy forbids this request", "The detail names the policy and its rule.", "policy"
+    ),
+    Reason.POLICY_HELD: Meaning(
+        "A policy wants a human to look at this request",
+        "Ask the operator; holding requests is not available yet.",
+        "policy",
+    ),
+    Reason.POLICY_FAILED: Meaning(
+        "A policy could not be evaluated", "Fix the policy; a policy that fails is a policy that refuses.", "policy"
+    ),
+    Reason.NAME_UNRESOLVED: Meaning(
+        "The host name does not resolve", "Check the name; the node's resolver found no address.", "address", 502
+    ),
+    Reason.ADDRESS_REFUSED: Meaning(
+        "The host resolves to an address that is not dialled",
+        "Name the address range in the capability (spec.addresses), if it is meant.",
+        "address",
+    ),
+    Reason.CREDENTIAL_REVOKED: Meaning(
+        "The credential was revoked", "Ask the operator to restore it (`remit restore credential NAME`).", "credential"
+    ),
+    Reason.CREDENTIAL_UNAVAILABLE: Meaning(
+        "The credential has no usable secret", "Store it with `remit secret put NAME`.", "credential"
+    ),
+    Reason.CREDENTIAL_NOT_PINNED: Meaning(
+        "The credential may not go to this host",
+        "Add the host to the credential's spec.hosts, if it is meant.",
+        "credential",
+    ),
+    Reason.AUDIT_UNAVAILABLE: Meaning(
+        "The decision could not be recorded", "Check the disk that holds the audit log (`remit doctor`).", "audit", 503
+    ),
+    Reason.OVERLOADED: Meaning(
+        "Too many requests wait for a decision", "Retry later, with fewer at once.", "audit", 503
+    ),
+    Reason.REFUSED_BY_BOUNDARY: Meaning("Envoy refused the request", "The detail is Envoy's own reason.", "names", 400),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A reason with the facts of this one case. `detail` is safe to show: printable, bounded, without secrets."""
+
+    reason: Reason
+    detail: str
+
+    @property
+    def meaning(self) -> Meaning:
+        return MEANING[self.reason]

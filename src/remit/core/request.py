@@ -1,0 +1,129 @@
+"""A request: first as the boundary reports it (`Evidence`), then as rules may read it (`Request`).
+
+Everything in `Evidence` but the addresses was chosen by the agent. `read` makes sure that the connection, the TLS
+handshake and the HTTP request speak of one and the same host and port, in one spelling; the rest of Remit sees only
+the result (attacks: SNI ≠ Host, absolute form ≠ Host, port confusion, a second stream of a coalesced connection).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from remit.core import flow, names, paths
+from remit.core.capability import DEFAULT_PORT, Protocol
+from remit.core.reason import Reason, Refusal
+
+_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+MAX_METHOD = 32
+FORBIDDEN_METHODS = frozenset({"CONNECT", "TRACE", "TRACK"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What the boundary says of one request.
+
+    `peer` is "address:port" of the flow; `destination` the original destination, likewise (IPv6 in brackets).
+    `headers`: lower-case names, one entry a name (Envoy joins repeated ones with a comma); identity headers are gone.
+    """
+
+    token: bytes
+    peer: str
+    direct_peer: str
+    destination: str
+    sni: str
+    tls: bool
+    method: str
+    authority: str
+    target: str
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request in canonical form. `target` is what the agent sent; `path` is it for matching, without its query."""
+
+    method: str
+    protocol: Protocol
+    host: str
+    port: int
+    path: str
+    query: str
+    target: str
+    websocket: bool
+    flow: str
+    cell: int
+    headers: Mapping[str, str]
+
+
+def read(evidence: Evidence) -> Request | Refusal:
+    """The request that `evidence` reports, or why it cannot be read as exactly one request."""
+    cell = flow.cell_of(evidence.peer.rpartition(":")[0].strip("[]"))
+    if cell is None or evidence.peer != evidence.direct_peer:
+        return Refusal(Reason.FLOW_UNKNOWN, f"the connection comes from {_shown(evidence.peer)}, which is no cell")
+    protocol = Protocol.HTTPS if evidence.tls else Protocol.HTTP
+    named = names.split_authority(evidence.authority, DEFAULT_PORT[protocol])
+    if named is None:
+        return Refusal(Reason.NAME_INVALID, f"{_shown(evidence.authority)} is not a host name in canonical form")
+    host, port = named
+    refusal = _disagreement(evidence, host, port)
+    if refusal is not None:
+        return refusal
+    method = evidence.method
+    if not method or len(method) > MAX_METHOD or not _TOKEN.issuperset(method) or method in FORBIDDEN_METHODS:
+        return Refusal(Reason.METHOD_INVALID, f"method {_shown(method)} is never forwarded")
+    split = paths.split_target(evidence.target)
+    if split is None:
+        return Refusal(
+            Reason.PATH_AMBIGUOUS, f"{_shown(evidence.target)} is not a path in origin form (RFC 9112 §3.2.1)"
+        )
+    path, query = split
+    fatal = paths.ambiguities(path) - paths.OPTIONAL
+    if fatal:
+        return Refusal(
+            Reason.PATH_AMBIGUOUS, f"the path has {', '.join(sorted(fatal))}: servers disagree on what it means"
+        )
+    return Request(
+        method=method,
+        protocol=protocol,
+        host=host,
+        port=port,
+        path=paths.normal(path),
+        query=query,
+        target=evidence.target,
+        websocket=evidence.headers.get("upgrade", "").lower() == "websocket",
+        flow=evidence.peer,
+        cell=cell,
+        headers=evidence.headers,
+    )
+
+
+def _disagreement(evidence: Evidence, host: str, port: int) -> Refusal | None:
+    literal = names.address_literal(host)
+    if evidence.tls:
+        if literal is not None and not evidence.sni:
+            pass  # RFC 6066 §3: a literal address has no SNI
+        elif evidence.sni != host:
+            return Refusal(
+                Reason.NAME_MISMATCH,
+                f"the TLS handshake named {_shown(evidence.sni or 'no host')}, the request names {_shown(host)}",
+            )
+    to, _, to_port = evidence.destination.rpartition(":")
+    to = to.strip("[]")
+    if to_port != str(port):
+        return Refusal(
+            Reason.NAME_MISMATCH, f"the connection went to port {_shown(to_port)}, the request names port {port}"
+        )
+    expected = (host,) if literal is not None else flow.virtual(host)
+    if to not in expected:
+        return Refusal(
+            Reason.DESTINATION_MISMATCH,
+            f"the connection went to {_shown(to)}, not to the address that DNS in the cell gives for {_shown(host)}",
+        )
+    return None
+
+
+def _shown(text: str) -> str:
+    """Agent-supplied text made safe to show: printable ASCII, at most 120 characters."""
+    short = text if len(text) <= 120 else text[:117] + "..."
+    return ascii(short)[1:-1]

@@ -1,0 +1,77 @@
+"""What a node knows: everything that a decision needs, immutable, replaced as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from remit.core.capability import Capability, Index
+from remit.core.credential import Credential
+from remit.core.task import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Of one cell. None means no limit. Sizes in bytes, CPU in cores, time in seconds."""
+
+    memory_bytes: int | None = 2 << 30
+    processes: int | None = 512
+    cpu_cores: float | None = None
+    time_s: float | None = None
+    disk_bytes: int = 1 << 30
+    """Size of the cell's home and of its /tmp, each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    name: str
+    capabilities: tuple[Capability, ...] = ()
+    policies: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = Limits()
+    invalid: str | None = None
+    index: Index = field(default_factory=lambda: Index(()), compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """`invalid`: why the module cannot be used; a decision that needs it is then a denial."""
+
+    name: str
+    module: str
+    package: str
+    everywhere: bool = False
+    invalid: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What the manifests say, compiled. `digest` names their content."""
+
+    digest: str = ""
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    capabilities: Mapping[str, Capability] = field(default_factory=dict)
+    credentials: Mapping[str, Credential] = field(default_factory=dict)
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revoked:
+    capabilities: frozenset[str] = frozenset()
+    credentials: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """`version` is a content hash; `epoch` grows with every change, so that an older one is never put back.
+
+    `keys`: raw Ed25519 public keys of the issuer by key id. `sealed`: sealed secrets by name (opaque bytes).
+    """
+
+    version: str = ""
+    epoch: int = 0
+    rules: Rules = Rules()
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    revoked: Revoked = Revoked()
+    keys: Mapping[str, bytes] = field(default_factory=dict)
+    sealed: Mapping[str, bytes] = field(default_factory=dict)

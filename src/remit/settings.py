@@ -1,0 +1,189 @@
+"""Where everything is, and every knob: `/etc/remit/config.toml` < environment < flags.
+
+The only module that reads the environment. `docs/reference/settings.md` is made from `Settings`; a test keeps it so.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from remit.core.errors import Invalid
+
+SYSTEM_CONFIG = Path("/etc/remit/config.toml")
+
+
+def _described(default: Any, text: str) -> Any:
+    meta = {"text": text}
+    if callable(default):
+        return field(default_factory=default, metadata=meta)
+    return field(default=default, metadata=meta)
+
+
+def rootless() -> bool:
+    return os.geteuid() != 0
+
+
+def _state_dir() -> Path:
+    if rootless():
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "remit"
+    return Path("/var/lib/remit")
+
+
+def _run_dir() -> Path:
+    if rootless():
+        return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/remit-{os.geteuid()}") / "remit"
+    return Path("/run/remit")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Paths are absolute. Times in seconds, sizes in bytes, as each name says."""
+
+    state_dir: Path = _described(
+        _state_dir, "What survives a restart: database, audit log, CA, sealed secrets, workspaces."
+    )
+    run_dir: Path = _described(_run_dir, "Sockets and pid files; gone after a reboot.")
+    trust_domain: str = _described("remit.local", "SPIFFE trust domain of the tokens this control plane issues.")
+    api_port: int = _described(0, "Also serve the API on 127.0.0.1 at this port, with a bearer token; 0 does not.")
+    resolver: str = _described(
+        "", "DNS server (address or address:port) for upstream names; empty uses the system's resolver."
+    )
+    static_hosts: Mapping[str, str] = _described(dict, "Names that resolve to a fixed address: {name: address}.")
+    upstream_ca_files: tuple[str, ...] = _described((), "PEM files of CAs that upstreams may use besides the system's.")
+    system_ca_file: str = _described("/etc/ssl/certs/ca-certificates.crt", "The system's CA bundle.")
+    node_lease_s: float = _described(
+        30.0, "How long a node that lost its control plane keeps deciding with what it knows."
+    )
+    token_ttl_s: float = _described(600.0, "Life of a task's token; it is renewed at half of it.")
+    connection_max_s: float = _described(3600.0, "Longest life of a connection of a cell.")
+    policy_timeout_s: float = _described(0.25, "Time one evaluation of the policies may take.")
+    check_pending_max: int = _described(2048, "Requests that may wait for a decision at once; more are refused.")
+    audit_segment_bytes: int = _described(64 << 20, "Size of one audit segment.")
+
+    @property
+    def control_socket(self) -> Path:
+        return self.run_dir / "control.sock"
+
+    @property
+    def node_socket(self) -> Path:
+        """The control plane listens, the node connects."""
+        return self.run_dir / "node.sock"
+
+    @property
+    def cells_socket(self) -> Path:
+        return self.run_dir / "cells.sock"
+
+    @property
+    def forward_socket(self) -> Path:
+        """`cells` listens, the forwarder connects and is handed listeners."""
+        return self.run_dir / "forward" / "forward.sock"
+
+    @property
+    def proxy_socket(self) -> Path:
+        """Envoy listens, the forwarder connects."""
+        return self.run_dir / "boundary" / "proxy.sock"
+
+    @property
+    def check_socket(self) -> Path:
+        return self.run_dir / "decide" / "check.sock"
+
+    @property
+    def sds_socket(self) -> Path:
+        return self.run_dir / "decide" / "sds.sock"
+
+    @property
+    def refuse_socket(self) -> Path:
+        """Where Envoy sends connections of protocols that are not governed: they are recorded and refused."""
+        return self.run_dir / "decide" / "refuse.sock"
+
+    @property
+    def dns_socket(self) -> Path:
+        return self.run_dir / "dns" / "dns.sock"
+
+    @property
+    def control_dir(self) -> Path:
+        return self.state_dir / "control"
+
+    @property
+    def decide_dir(self) -> Path:
+        return self.state_dir / "decide"
+
+    @property
+    def audit_dir(self) -> Path:
+        return self.state_dir / "decide" / "audit"
+
+    @property
+    def boundary_dir(self) -> Path:
+        """Envoy's bootstrap and the access-log spool."""
+        return self.state_dir / "boundary"
+
+    @property
+    def cells_dir(self) -> Path:
+        return self.state_dir / "cells"
+
+    @property
+    def ca_bundle(self) -> Path:
+        """Our CA and the system's, for cells."""
+        return self.state_dir / "ca" / "bundle.pem"
+
+    @property
+    def ca_certificate(self) -> Path:
+        return self.state_dir / "ca" / "remit-ca.pem"
+
+
+def load(flags: Mapping[str, object] | None = None) -> Settings:
+    """Settings from file (`REMIT_CONFIG` or the system's), then `REMIT_<NAME>`, then `flags` that are not None.
+
+    Raises `Invalid` for a file that does not parse, an unknown name, or a value of the wrong type.
+    """
+    values: dict[str, object] = {}
+    explicit = os.environ.get("REMIT_CONFIG")
+    path = Path(explicit) if explicit else SYSTEM_CONFIG
+    try:
+        if explicit or path.exists():
+            values.update(tomllib.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise Invalid(f"configuration {path}: {error}", hint="fix the file, or unset REMIT_CONFIG") from error
+    known = {item.name for item in fields(Settings)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise Invalid(f"configuration {path}: unknown setting {unknown[0]}", hint=f"known: {', '.join(sorted(known))}")
+    for name in known:
+        text = os.environ.get(f"REMIT_{name.upper()}")
+        if text is not None:
+            values[name] = text
+    values.update({name: value for name, value in (flags or {}).items() if value is not None})
+    return Settings(**{name: _typed(name, value) for name, value in values.items()})
+
+
+_DEFAULTS = Settings()
+
+
+def _typed(name: str, value: object) -> Any:
+    default = getattr(_DEFAULTS, name)
+    try:
+        if isinstance(default, Path):
+            return Path(str(value)).absolute()
+        if isinstance(default, float):
+            return float(str(value))
+        if isinstance(default, int):
+            return int(str(value))
+        if isinstance(default, tuple):
+            return tuple(value.split(",")) if isinstance(value, str) else tuple(value)  # type: ignore[arg-type]
+        if isinstance(default, Mapping):
+            if isinstance(value, str):
+                return dict(item.split("=", 1) for item in value.split(",") if item)
+            return dict(value)  # type: ignore[call-overload]
+        return str(value)
+    except (TypeError, ValueError) as error:
+        raise Invalid(f"setting {name}: {value!r} is not a {type(default).__name__}") from error
+
+
+def environment() -> dict[str, str]:
+    """The environment of this process, for the one command that passes some of it on (`remit run --env`)."""
+    return dict(os.environ)
