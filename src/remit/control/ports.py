@@ -66,7 +66,7 @@ class Journal(Protocol):
         ...
 
     async def append(self, record: str, entry: Entry) -> None:
-        """Write `entry` under id `record`; returns when it is durable. Raises `Unavailable`, then nothing is promised."""
+        """Write `entry` under id `record`; returns when it is durable. `Unavailable`: nothing is promised."""
         ...
 
 

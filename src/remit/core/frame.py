@@ -1,4 +1,4 @@
-"""Length-prefixed JSON objects: 4 bytes big-endian length, then one UTF-8 JSON object. Sans-io; bounded on both sides."""
+"""Length-prefixed JSON objects: 4 bytes big-endian length, then one UTF-8 JSON object. Sans-io, bounded."""
 
 from __future__ import annotations
 

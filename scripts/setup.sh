@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Sets up Remit in this checkout: Debian packages that are missing, then a virtual environment in .venv with locked wheels.
+# Idempotent: it does only what is not done yet, and says what it does. Usage: scripts/setup.sh [runtime|dev]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+kind=${1:-dev}
+lock=requirements/$kind.txt
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() { printf 'error: %s\nhint: %s\n' "$1" "$2" >&2; exit 1; }
+
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+  || fail "python3 3.11 or later is needed" "apt-get install python3"
+
+# command to look for : Debian package that has it
+needed=(bwrap:bubblewrap nft:nftables ip:iproute2 curl:curl openssl:openssl)
+[ "$kind" = dev ] && needed+=(wrk:wrk psql:postgresql-client)
+missing=()
+for pair in "${needed[@]}"; do
+  PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+done
+[ -e /usr/lib/x86_64-linux-gnu/libseccomp.so.2 ] || [ -e /usr/lib/aarch64-linux-gnu/libseccomp.so.2 ] || missing+=(libseccomp2)
+[ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+if [ ${#missing[@]} -gt 0 ]; then
+  command -v apt-get >/dev/null || fail "missing: ${missing[*]}" "install these with your package manager (only Debian 12 is verified)"
+  if [ "$(id -u)" = 0 ]; then as=(); elif command -v sudo >/dev/null; then as=(sudo); else
+    fail "missing: ${missing[*]}, and only root can install them" "apt-get install ${missing[*]}"
+  fi
+  say "installing Debian packages: ${missing[*]}"
+  "${as[@]}" apt-get update -qq >&2
+  DEBIAN_FRONTEND=noninteractive "${as[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+fi
+
+[ -x .venv/bin/python ] || { say "making .venv"; python3 -m venv .venv; }
+stamp=.venv/.remit-$(sha256sum "$lock" pyproject.toml | sha256sum | cut -c1-16)-$kind
+if [ ! -e "$stamp" ]; then
+  say "installing $(grep -c '==' "$lock") locked packages into .venv"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock" >&2
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . >&2
+  touch "$stamp"
+fi
+say "ready: .venv/bin/remit"

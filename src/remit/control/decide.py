@@ -1,0 +1,252 @@
+"""One request, decided: the use case behind Envoy's check.
+
+The order is the law: nothing is answered with a permit before its record is durable, and after the record the
+snapshot is looked at once more, so that a revocation that arrived meanwhile wins. The rules themselves are the pure
+functions of `core.decision`; here they meet the outside through ports.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from remit.control.knowledge import Knowledge
+from remit.control.ports import Entry, Journal, Policies, Resolver, Secrets, Verifier
+from remit.core import credential, decision, request
+from remit.core.claims import Claims
+from remit.core.credential import Injected
+from remit.core.decision import Candidate, Permit
+from remit.core.errors import Unavailable
+from remit.core.reason import Reason, Refusal
+from remit.core.request import Evidence, Request
+from remit.core.secret import Secret
+from remit.core.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permitted:
+    """Dial `pin` (an address literal) at `pin_port`, with these headers set and this request target.
+
+    `pool` names who may share the upstream connection.
+    """
+
+    record: str
+    headers: tuple[tuple[bytes, bytes], ...]
+    pin: str
+    pin_port: int
+    target: bytes
+    pool: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denied:
+    record: str
+    refusal: Refusal
+
+
+@dataclass(slots=True)
+class _Facts:
+    """What is known so far; whatever stands here when the decision falls goes into its record."""
+
+    claims: Claims | None = None
+    request: Request | None = None
+    candidate: Candidate | None = None
+    notes: Mapping[str, str] | None = None
+    snapshot: Snapshot | None = None
+    """The one the decision was made from."""
+
+
+class Decider:
+    """Holds no state of its own: what it knows is in `knowledge`, what it writes in `journal`."""
+
+    def __init__(
+        self,
+        *,
+        knowledge: Knowledge,
+        verifier: Verifier,
+        policies: Policies,
+        resolver: Resolver,
+        secrets: Secrets,
+        journal: Journal,
+    ) -> None:
+        self._knowledge = knowledge
+        self._verifier = verifier
+        self._policies = policies
+        self._resolver = resolver
+        self._secrets = secrets
+        self._journal = journal
+
+    async def check(self, evidence: Evidence) -> Permitted | Denied:
+        """Decide one HTTP request. Never raises for anything an agent, a policy or a store can do."""
+        facts = _Facts()
+        granted = await self._decide(evidence, facts)
+        if isinstance(granted, Refusal):
+            return await self._denied(granted, facts, evidence)
+        permit, injected = granted
+        record = self._journal.new_id()
+        try:
+            await self._journal.append(record, Entry(kind="decision", fields=_permit_fields(permit)))
+        except Unavailable as error:
+            return Denied(record=record, refusal=Refusal(Reason.AUDIT_UNAVAILABLE, error.detail))
+        overtaken = self._overtaken(permit, facts.snapshot)
+        if overtaken is not None:
+            return await self._denied(overtaken, facts, evidence)
+        asked = permit.candidate.request
+        return Permitted(
+            record=record,
+            headers=injected.headers + tuple((k.encode(), v.encode()) for k, v in permit.opinion.headers.items()),
+            pin=str(permit.address),
+            pin_port=asked.port,
+            target=injected.target if injected.target is not None else asked.target.encode(),
+            pool=_pool(permit.candidate.task.id, permit.credential.name if permit.credential else ""),
+        )
+
+    async def refuse(self, refusal: Refusal, *, token: bytes = b"", flow: str = "", **facts: object) -> Denied:
+        """Record a refusal that was made elsewhere on the boundary (a protocol that is not governed, a bad header)."""
+        claims = self._verifier.verify(token) if token else None
+        fields: dict[str, object] = {
+            "task": claims.task if isinstance(claims, Claims) else None,
+            "role": claims.role if isinstance(claims, Claims) else None,
+            "decision": "deny",
+            "reason": refusal.reason.value,
+            "detail": refusal.detail,
+            "flow": flow,
+            **facts,
+        }
+        return await self._write_denial(refusal, fields)
+
+    async def _decide(self, evidence: Evidence, facts: _Facts) -> tuple[Permit, Injected] | Refusal:
+        refusal = self._knowledge.refusal()
+        if refusal is not None:
+            return refusal
+        claims = self._verifier.verify(evidence.token)
+        if isinstance(claims, Refusal):
+            return claims
+        facts.claims = claims
+        asked = request.read(evidence)
+        if isinstance(asked, Refusal):
+            return asked
+        facts.request = asked
+        snapshot = self._knowledge.snapshot
+        candidate = decision.admit(snapshot, claims, asked)
+        if isinstance(candidate, Refusal):
+            return candidate
+        facts.candidate = candidate
+        opinion = await self._policies.judge(candidate)
+        facts.notes = opinion.notes
+        refusal = decision.judge(candidate, opinion)
+        if refusal is not None:
+            return refusal
+        try:
+            found = await self._resolver.addresses(asked.host)
+        except Unavailable as error:
+            return Refusal(Reason.NAME_UNRESOLVED, error.detail)
+        facts.snapshot = snapshot
+        permit = decision.grant(snapshot, candidate, opinion, found)
+        if isinstance(permit, Refusal):
+            return permit
+        injected = self._injected(permit)
+        return injected if isinstance(injected, Refusal) else (permit, injected)
+
+    def _injected(self, permit: Permit) -> Injected | Refusal:
+        if permit.credential is None:
+            return Injected()
+        secret = self._secrets.lease(permit)
+        if not isinstance(secret, Secret):
+            return secret
+        return credential.inject(permit.credential.injection, secret.reveal(permit), permit.candidate.request.target)
+
+    def _overtaken(self, permit: Permit, decided_from: Snapshot | None) -> Refusal | None:
+        """Whether what became known while the record was written takes the permit back."""
+        lost = self._knowledge.refusal()
+        if lost is not None:
+            return lost
+        snapshot = self._knowledge.snapshot
+        if snapshot is decided_from:
+            return None
+        old = permit.candidate
+        again = decision.admit(snapshot, old.claims, old.request)
+        if isinstance(again, Refusal):
+            return again
+        if again.capability != old.capability or again.credential != old.credential:
+            return Refusal(Reason.CAPABILITY_REVOKED, "the rules changed while this request was decided; ask again")
+        granted = decision.grant(snapshot, again, permit.opinion, (permit.address,))
+        return granted if isinstance(granted, Refusal) else None
+
+    async def _denied(self, refusal: Refusal, facts: _Facts, evidence: Evidence) -> Denied:
+        return await self._write_denial(refusal, _denial_fields(refusal, facts, evidence))
+
+    async def _write_denial(self, refusal: Refusal, fields: Mapping[str, object]) -> Denied:
+        record = self._journal.new_id()
+        try:
+            await self._journal.append(record, Entry(kind="decision", fields=fields))
+        except Unavailable as error:
+            refusal = Refusal(Reason.AUDIT_UNAVAILABLE, error.detail)
+        return Denied(record=record, refusal=refusal)
+
+
+def _permit_fields(permit: Permit) -> dict[str, Any]:
+    candidate = permit.candidate
+    return {
+        "task": candidate.task.id,
+        "role": candidate.role.name,
+        "decision": "permit",
+        "reason": Reason.PERMITTED.value,
+        "detail": "",
+        "capability": candidate.capability.name,
+        "credential": candidate.credential.name if candidate.credential else None,
+        **_asked(candidate.request),
+        "address": str(permit.address),
+        "jti": candidate.claims.jti,
+        "notes": dict(permit.opinion.notes),
+    }
+
+
+def _denial_fields(refusal: Refusal, facts: _Facts, evidence: Evidence) -> dict[str, Any]:
+    claims, candidate = facts.claims, facts.candidate
+    asked = _asked(facts.request) if facts.request is not None else _as_sent(evidence)
+    return {
+        "task": claims.task if claims else None,
+        "role": claims.role if claims else None,
+        "decision": "deny",
+        "reason": refusal.reason.value,
+        "detail": refusal.detail,
+        "capability": candidate.capability.name if candidate else None,
+        "credential": candidate.credential.name if candidate and candidate.credential else None,
+        **asked,
+        "jti": claims.jti if claims else None,
+        "notes": dict(facts.notes or {}),
+    }
+
+
+def _asked(asked: Request) -> dict[str, Any]:
+    return {
+        "method": asked.method,
+        "scheme": asked.protocol.value,
+        "host": asked.host,
+        "port": asked.port,
+        "path": asked.path,
+        "flow": asked.flow,
+    }
+
+
+def _as_sent(evidence: Evidence) -> dict[str, Any]:
+    """A request that could not be read is recorded as it came, bounded; the query is left out."""
+    return {
+        "method": evidence.method[:64],
+        "scheme": "https" if evidence.tls else "http",
+        "host": evidence.authority[:300],
+        "port": None,
+        "path": evidence.target.partition("?")[0][:1024],
+        "flow": evidence.peer[:64],
+        "sni": evidence.sni[:300],
+        "destination": evidence.destination[:64],
+    }
+
+
+@lru_cache(maxsize=16384)
+def _pool(task: str, credential_name: str) -> str:
+    return hashlib.blake2s(f"{task}\n{credential_name}".encode(), digest_size=12).hexdigest()

@@ -1,0 +1,146 @@
+"""The node's end of its link to the control plane: snapshots in, acknowledgements and signed audit heads out.
+
+A revocation is acknowledged to its author only when this end has acked it, so an ack is sent only after the snapshot
+is in force. The last snapshot is kept on disk (0600): a node that restarts while its control plane is away keeps
+what it knew, but decides nothing until it has heard from it (`control.knowledge`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from remit.control.knowledge import Knowledge
+from remit.control.ports import Entry, Journal
+from remit.core import frame
+from remit.core.errors import Invalid, Unavailable
+from remit.core.snapshot import Snapshot
+from remit.policy import snapshot as snapshots
+
+log = logging.getLogger(__name__)
+
+HEAD_INTERVAL_S = 1.0
+RECONNECT_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+READ_BYTES = 1 << 18
+ACCEPTED_KINDS = frozenset({"operator"})
+
+
+class Link:
+    """Keeps `knowledge` current. `head` gives the signed audit head to send, or None where nothing was written yet."""
+
+    def __init__(
+        self,
+        *,
+        socket: Path,
+        cache: Path,
+        knowledge: Knowledge,
+        journal: Journal,
+        head: Callable[[], dict[str, Any] | None],
+    ) -> None:
+        self._socket = socket
+        self._cache = cache
+        self._knowledge = knowledge
+        self._journal = journal
+        self._head = head
+
+    async def run(self) -> None:
+        """Connect, follow, reconnect; until cancelled."""
+        attempt = 0
+        while True:
+            try:
+                reader, writer = await asyncio.open_unix_connection(str(self._socket))
+            except OSError:
+                await asyncio.sleep(RECONNECT_S[min(attempt, len(RECONNECT_S) - 1)])
+                attempt += 1
+                continue
+            attempt = 0
+            try:
+                await self._follow(reader, writer)
+            except (OSError, Invalid, EOFError) as error:
+                log.warning("link to the control plane broke: %s", error)
+            finally:
+                writer.close()
+            await asyncio.sleep(RECONNECT_S[0])
+
+    async def _follow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frame.encode({"type": "hello", "node": "local"}))
+        decoder = frame.Decoder()
+        heads = asyncio.ensure_future(self._send_heads(writer))
+        try:
+            while data := await reader.read(READ_BYTES):
+                for message in decoder.feed(data):
+                    answer = await self._received(message)
+                    self._knowledge.heard()
+                    if answer is not None:
+                        writer.write(frame.encode(answer))
+                        await writer.drain()
+        finally:
+            heads.cancel()
+            with contextlib.suppress(asyncio.CancelledError, OSError):
+                await heads
+        raise EOFError("the control plane closed the link")
+
+    async def _received(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        match message.get("type"):
+            case "snapshot":
+                return self._snapshot(message.get("snapshot"))
+            case "ping":
+                return {"type": "pong"}
+            case "record":
+                return await self._record(message)
+            case other:
+                raise Invalid(f"unknown message {other!r} on the link")
+
+    def _snapshot(self, document: object) -> dict[str, Any]:
+        if not isinstance(document, dict):
+            raise Invalid("a snapshot is not an object")
+        current = self._knowledge.snapshot
+        fresh = snapshots.load(document, current if current.version else None)
+        if fresh.epoch < current.epoch:
+            raise Invalid(f"snapshot epoch {fresh.epoch} is older than {current.epoch}")
+        self._knowledge.replace(fresh)
+        _write_private(self._cache, json.dumps(document).encode())
+        return {"type": "ack", "epoch": fresh.epoch, "version": fresh.version}
+
+    async def _record(self, message: dict[str, Any]) -> dict[str, Any]:
+        kind, fields = message.get("kind"), message.get("fields")
+        if kind not in ACCEPTED_KINDS or not isinstance(fields, dict):
+            raise Invalid("only operator records come over the link")
+        record = self._journal.new_id()
+        try:
+            await self._journal.append(record, Entry(kind=kind, fields=fields))
+        except Unavailable as error:
+            return {"type": "recorded", "id": message.get("id"), "record": None, "error": error.detail}
+        return {"type": "recorded", "id": message.get("id"), "record": record}
+
+    async def _send_heads(self, writer: asyncio.StreamWriter) -> None:
+        sent: dict[str, Any] | None = None
+        while True:
+            head = self._head()
+            if head is not None and (sent is None or head["seq"] != sent["seq"]):
+                writer.write(frame.encode({"type": "head", **head}))
+                await writer.drain()
+                sent = head
+            await asyncio.sleep(HEAD_INTERVAL_S)
+
+
+def cached(path: Path) -> Snapshot | None:
+    """The last snapshot that was in force, or None where there is none that can be read."""
+    try:
+        return snapshots.load(json.loads(path.read_bytes()), None)
+    except (OSError, ValueError, Invalid):
+        return None
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    temporary = path.with_suffix(".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+    temporary.replace(path)

@@ -1,0 +1,212 @@
+"""Starts the processes of a node in order, restarts the one that dies or stalls, ends them in reverse.
+
+The parts fail closed on their own (a dead check is a 503, a dead forwarder a refused connection), so the supervisor
+never has to be right for safety, only for recovery. It starts everything from its main thread: the wheel's Envoy dies
+with the thread that started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from remit.core.errors import Unavailable
+from remit.node import notify
+
+log = logging.getLogger(__name__)
+
+START_TIMEOUT_S = 20.0
+STALL_S = 5.0
+STOP_TIMEOUT_S = 10.0
+BACKOFF_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
+STEADY_S = 30.0
+"""A process that ran this long starts anew from the first back-off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """One process. `argv` gets `--notify-fd N` appended where it `notifies`; else it is ready when `socket` accepts."""
+
+    name: str
+    argv: Sequence[str]
+    environment: dict[str, str]
+    notifies: bool = True
+    socket: Path | None = None
+    log: Path | None = None
+
+
+@dataclass(slots=True)
+class _Child:
+    program: Program
+    process: asyncio.subprocess.Process
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    beat: float = 0.0
+    started: float = 0.0
+
+
+class Supervisor:
+    """`run` returns after SIGTERM or SIGINT. `told` hears (name, state): starting, ready, died, stalled, stopped."""
+
+    def __init__(self, programs: Sequence[Program], told: Callable[[str, str], None]) -> None:
+        self._programs = programs
+        self._told = told
+        self._children: dict[str, _Child] = {}
+        self._stopping = asyncio.Event()
+        self._restarts: dict[str, int] = {program.name: 0 for program in programs}
+
+    def pids(self) -> dict[str, int]:
+        return {name: child.process.pid for name, child in self._children.items()}
+
+    def restarts(self) -> dict[str, int]:
+        return dict(self._restarts)
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def run(self, started: Callable[[], None]) -> None:
+        """Start all in order, call `started`, keep them until told to stop. `Unavailable`: a first start failed."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self.stop)
+        keepers: list[asyncio.Task[None]] = []
+        try:
+            for program in self._programs:
+                if self._stopping.is_set():
+                    return
+                child = await self._start(program)
+                await self._await_ready(child)
+                keepers.append(asyncio.ensure_future(self._keep(child)))
+            started()
+            await self._stopping.wait()
+        finally:
+            self._stopping.set()
+            for program in reversed(self._programs):
+                await self._end(program.name)
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
+
+    async def _start(self, program: Program) -> _Child:
+        self._told(program.name, "starting")
+        argv, kept = list(program.argv), tuple[int, ...]()
+        read = write = -1
+        if program.notifies:
+            read, write = os.pipe()
+            argv += ["--notify-fd", str(write)]
+            kept = (write,)
+        out = os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if program.log else None
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=program.environment,
+                pass_fds=kept,
+                start_new_session=True,
+            )
+        except OSError as error:
+            if read >= 0:
+                os.close(read)
+            raise Unavailable(f"{program.name} does not start: {error}", hint="remit doctor") from error
+        finally:
+            for descriptor in (write, out):
+                if descriptor is not None and descriptor >= 0:
+                    os.close(descriptor)
+        child = _Child(program, process, started=time.monotonic(), beat=time.monotonic())
+        self._children[program.name] = child
+        if read >= 0:
+            self._listen(child, read)
+        return child
+
+    def _listen(self, child: _Child, read: int) -> None:
+        os.set_blocking(read, False)
+        loop = asyncio.get_running_loop()
+
+        def readable() -> None:
+            try:
+                data = os.read(read, 4096)
+            except BlockingIOError:
+                return
+            if not data:
+                loop.remove_reader(read)
+                os.close(read)
+                return
+            child.beat = time.monotonic()
+            if notify.READY in data:
+                child.ready.set()
+
+        loop.add_reader(read, readable)
+
+    async def _await_ready(self, child: _Child) -> None:
+        name = child.program.name
+        exited = asyncio.ensure_future(child.process.wait())
+        ready = asyncio.ensure_future(self._ready(child))
+        done, _ = await asyncio.wait({exited, ready}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if ready in done:
+            self._told(name, "ready")
+            return
+        where = f"; see {child.program.log}" if child.program.log else ""
+        if exited in done:
+            raise Unavailable(f"{name} ended with code {exited.result()} while starting{where}", hint="remit doctor")
+        raise Unavailable(f"{name} was not ready after {START_TIMEOUT_S:g} s{where}", hint="remit doctor")
+
+    async def _ready(self, child: _Child) -> None:
+        if child.program.socket is None:
+            await child.ready.wait()
+            return
+        while True:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_unix_connection(str(child.program.socket))
+                writer.close()
+                return
+            await asyncio.sleep(0.02)
+
+    async def _keep(self, child: _Child) -> None:
+        """Watch one process for as long as the supervisor runs, starting it anew whenever it dies or stalls."""
+        program, failures = child.program, 0
+        while not self._stopping.is_set():
+            code = await self._watch(child)
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - child.started > STEADY_S:
+                failures = 0
+            self._told(program.name, f"died ({code})")
+            self._restarts[program.name] += 1
+            await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+            failures += 1
+            try:
+                child = await self._start(program)
+                await self._await_ready(child)
+            except Unavailable as error:
+                log.error("%s", error)
+                await self._end(program.name)
+
+    async def _watch(self, child: _Child) -> int:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(asyncio.shield(child.process.wait()), notify.INTERVAL_S)
+            if child.program.notifies and time.monotonic() - child.beat > STALL_S:
+                self._told(child.program.name, "stalled")
+                child.process.kill()
+
+    async def _end(self, name: str) -> None:
+        child = self._children.get(name)
+        if child is None or child.process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            child.process.terminate()
+            try:
+                await asyncio.wait_for(child.process.wait(), STOP_TIMEOUT_S)
+            except TimeoutError:
+                child.process.kill()
+                await child.process.wait()
+        self._told(name, "stopped")
