@@ -102,6 +102,34 @@ class Settings:
         return self.run_dir / "decide" / "refuse.sock"
 
     @property
+    def supervisor_file(self) -> Path:
+        """Who runs here: locked by the supervisor, and its state as JSON."""
+        return self.run_dir / "supervisor.json"
+
+    @property
+    def log_dir(self) -> Path:
+        return self.state_dir / "log"
+
+    @property
+    def envoy_bootstrap(self) -> Path:
+        return self.boundary_dir / "envoy.json"
+
+    @property
+    def spool(self) -> Path:
+        """Envoy's access log."""
+        return self.boundary_dir / "access.log"
+
+    @property
+    def sealing_key(self) -> Path:
+        """The node's private key for sealed secrets; its public half stands beside it."""
+        return self.decide_dir / "sealed.key"
+
+    @property
+    def ca_dir(self) -> Path:
+        """The node's certificate authority; private keys stay in it."""
+        return self.decide_dir / "ca"
+
+    @property
     def dns_socket(self) -> Path:
         return self.run_dir / "dns" / "dns.sock"
 
@@ -164,6 +192,19 @@ def load(flags: Mapping[str, object] | None = None) -> Settings:
 _DEFAULTS = Settings()
 
 
+def exported(settings: Settings) -> dict[str, str]:
+    """`settings` as environment variables that `load` reads back; for the processes that the supervisor starts."""
+    return {f"REMIT_{item.name.upper()}": _text(getattr(settings, item.name)) for item in fields(Settings)}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={item}" for key, item in value.items())
+    return str(value)
+
+
 def _typed(name: str, value: object) -> Any:
     default = getattr(_DEFAULTS, name)
     try:
@@ -174,7 +215,7 @@ def _typed(name: str, value: object) -> Any:
         if isinstance(default, int):
             return int(str(value))
         if isinstance(default, tuple):
-            return tuple(value.split(",")) if isinstance(value, str) else tuple(value)  # type: ignore[arg-type]
+            return tuple(filter(None, value.split(","))) if isinstance(value, str) else tuple(value)  # type: ignore[arg-type]
         if isinstance(default, Mapping):
             if isinstance(value, str):
                 return dict(item.split("=", 1) for item in value.split(",") if item)

@@ -1,0 +1,100 @@
+"""The audit log: listed, followed, shown, verified. It is written by the node alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query
+from fastapi.responses import StreamingResponse
+
+from remit.api.services import Services, services
+from remit.control.ports_control import Audit, AuditFilter
+from remit.core.errors import Invalid
+
+router = APIRouter(prefix="/v1/audit", tags=["audit"])
+
+KEEP_ALIVE_S = 15.0
+Text = Annotated[str | None, Query(max_length=253)]
+
+
+@router.get("", summary="List audit records")
+async def listed(
+    found: Annotated[Services, Depends(services)],
+    task: Annotated[str | None, Query(max_length=32, description="A task's id, or enough of its beginning.")] = None,
+    role: Text = None,
+    decision: Text = None,
+    reason: Text = None,
+    host: Text = None,
+    kind: Text = None,
+    since: Annotated[datetime | None, Query(description="RFC 3339, with offset.")] = None,
+    until: Annotated[datetime | None, Query(description="RFC 3339, with offset.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[
+        str | None, Query(pattern="^[0-9]{1,18}$", description="`next` of a former page; 0 is the start.")
+    ] = None,
+) -> dict[str, Any]:
+    """Oldest first; without `after`, the latest page. Decisions are joined with their completion."""
+    for bound in (since, until):
+        if bound is not None and bound.tzinfo is None:
+            raise Invalid("since and until need an offset, such as 2026-01-31T12:00:00Z")
+    wanted = AuditFilter(
+        task=found.tasks.get(task).id if task is not None else None,
+        role=role,
+        decision=decision,
+        reason=reason,
+        host=host,
+        kind=kind,
+        since=since,
+        until=until,
+        limit=limit,
+        after=after,
+    )
+    page = await found.audit.query(wanted)
+    return {"records": list(page.records), "next": page.next}
+
+
+@router.get("/stream", summary="Follow the audit log")
+async def stream(found: Annotated[Services, Depends(services)]) -> StreamingResponse:
+    """Server-sent events: one record a `data:` line, from now on."""
+    return StreamingResponse(
+        _events(found.audit), media_type="text/event-stream", headers={"cache-control": "no-store"}
+    )
+
+
+@router.post("/verify", summary="Verify the audit log")
+async def verify(found: Annotated[Services, Depends(services)]) -> dict[str, Any]:
+    """Walks the whole chain and holds it against the signed heads that the control plane keeps."""
+    with found.store.unit() as unit:
+        heads = unit.heads.all()
+    return dict(await found.audit.verify(heads))
+
+
+@router.get("/{record}", summary="Show and explain an audit record")
+async def shown(
+    record: Annotated[str, Path(max_length=64, description="The id, or enough of its beginning.")],
+    found: Annotated[Services, Depends(services)],
+) -> dict[str, Any]:
+    """The record, how it ended, and what happened in plain English, a sentence an item."""
+    return dict(await found.explaining.why(record))
+
+
+async def _events(audit: Audit) -> AsyncIterator[bytes]:
+    yield b": from now on\n\n"
+    following = audit.follow()
+    upcoming: asyncio.Future[Any] | None = None
+    try:
+        while True:
+            upcoming = upcoming or asyncio.ensure_future(anext(following))
+            done, _ = await asyncio.wait({upcoming}, timeout=KEEP_ALIVE_S)
+            if not done:
+                yield b": still here\n\n"
+                continue
+            record, upcoming = upcoming.result(), None
+            yield f"data: {json.dumps(record)}\n\n".encode()
+    finally:
+        if upcoming is not None:
+            upcoming.cancel()

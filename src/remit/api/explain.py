@@ -1,0 +1,44 @@
+"""POST /v1/explain: what would be decided, step by step."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+
+from remit.api.services import Services, services
+
+router = APIRouter(prefix="/v1", tags=["explain"])
+
+
+class Question(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    role: str = Field(max_length=63)
+    method: str = Field(max_length=32, examples=["GET"])
+    url: str = Field(max_length=8192, examples=["https://api.github.com/repos"])
+    headers: dict[str, str] = Field(default={}, max_length=64)
+
+
+class Step(BaseModel):
+    step: str
+    outcome: str = Field(description="passed, refused or skipped")
+    detail: str
+
+
+class Answer(BaseModel):
+    decision: str
+    reason: str
+    detail: str
+    next: str = Field(description="What to do about a denial.")
+    steps: list[Step]
+    capability: str | None
+    credential: str | None
+
+
+@router.post("/explain", summary="What would be decided on a request")
+async def explain(body: Question, found: Annotated[Services, Depends(services)]) -> Answer:
+    """Runs the code that decides real requests on one that nobody sent. Nothing is dialled or recorded."""
+    told: dict[str, Any] = dict(await found.explaining.explain(body.role, body.method, body.url, body.headers))
+    return Answer.model_validate(told)

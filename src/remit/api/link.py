@@ -1,0 +1,190 @@
+"""The control plane's end of the link to its node: snapshots out, acknowledgements, records and audit heads in.
+
+The node decides alone and stops when it has not heard from here for its lease, so this end speaks every few seconds,
+sends the whole truth on every connection, and tells a caller "done" only when the node has said so. One node is
+connected at a time: the newest connection is it, and whoever waited on an older one is told that nothing is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from remit.control.ports import Clock
+from remit.control.ports_control import Head, Store
+from remit.core import frame
+from remit.core.errors import Invalid, Unavailable
+
+log = logging.getLogger(__name__)
+
+PING_S = 5.0
+SILENCE_S = 20.0
+"""A node that answers no ping for this long is taken for gone; it is below the default lease of 30 s."""
+RECORD_TIMEOUT_S = 5.0
+IN_MAX_BYTES = 1 << 20
+READ_BYTES = 1 << 16
+
+
+class _Peer:
+    """One connected node."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        self.acked = 0
+        self.progress = asyncio.Condition()
+        self.gone = False
+        self.records: dict[int, asyncio.Future[str]] = {}
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        self.writer.write(frame.encode(dict(message)))
+        await self.writer.drain()
+
+    async def end(self) -> None:
+        self.gone = True
+        self.writer.close()
+        for waiting in self.records.values():
+            if not waiting.done():
+                waiting.set_exception(_lost())
+        async with self.progress:
+            self.progress.notify_all()
+
+
+class NodeLink:
+    """Implements `control.ports_control.Node`."""
+
+    def __init__(self, *, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._peer: _Peer | None = None
+        self._ids = itertools.count(1)
+
+    @property
+    def connected(self) -> bool:
+        return self._peer is not None
+
+    @property
+    def acked_epoch(self) -> int:
+        return self._peer.acked if self._peer is not None else 0
+
+    async def publish(self, snapshot: Mapping[str, Any]) -> None:
+        """See `control.ports_control.Node.publish`. The caller bounds the time."""
+        peer = self._here()
+        epoch = int(snapshot["epoch"])
+        try:
+            await peer.send({"type": "snapshot", "snapshot": dict(snapshot)})
+        except OSError as error:
+            raise _lost() from error
+        async with peer.progress:
+            await peer.progress.wait_for(lambda: peer.acked >= epoch or peer.gone)
+        if peer.acked < epoch:
+            raise _lost()
+
+    async def record(self, kind: str, fields: Mapping[str, Any]) -> str:
+        """See `control.ports_control.Node.record`."""
+        peer = self._here()
+        number = next(self._ids)
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        peer.records[number] = answer
+        try:
+            async with asyncio.timeout(RECORD_TIMEOUT_S):
+                await peer.send({"type": "record", "id": number, "kind": kind, "fields": dict(fields)})
+                return await answer
+        except TimeoutError as error:
+            raise Unavailable("the node did not record the action in time", hint="remit status") from error
+        except OSError as error:
+            raise _lost() from error
+        finally:
+            del peer.records[number]
+
+    @contextlib.asynccontextmanager
+    async def listening(self, socket: Path, current: Callable[[], Mapping[str, Any]]) -> AsyncIterator[None]:
+        """Accept the node on `socket` (0600) inside the block. `current` gives the snapshot as it is at that moment."""
+        socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        socket.unlink(missing_ok=True)
+
+        async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self._serve(reader, writer, current)
+
+        server = await asyncio.start_unix_server(accepted, str(socket))
+        socket.chmod(0o600)
+        try:
+            yield
+        finally:
+            server.close()
+            if self._peer is not None:
+                await self._peer.end()
+            socket.unlink(missing_ok=True)
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, current: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        peer = _Peer(writer)
+        decoder = frame.Decoder(IN_MAX_BYTES)
+        pinging: asyncio.Task[None] | None = None
+        try:
+            while True:
+                async with asyncio.timeout(SILENCE_S):
+                    data = await reader.read(READ_BYTES)
+                if not data:
+                    break
+                for message in decoder.feed(data):
+                    if message.get("type") == "hello":
+                        if self._peer is not None and self._peer is not peer:
+                            await self._peer.end()
+                        self._peer = peer
+                        await peer.send({"type": "snapshot", "snapshot": dict(current())})
+                        pinging = pinging or asyncio.ensure_future(_ping(peer))
+                    else:
+                        await self._received(peer, message)
+        except (OSError, Invalid, Unavailable) as error:
+            log.warning("the link to the node broke: %s", error or "it fell silent")
+        finally:
+            if pinging is not None:
+                pinging.cancel()
+            if self._peer is peer:
+                self._peer = None
+            await peer.end()
+
+    async def _received(self, peer: _Peer, message: dict[str, Any]) -> None:
+        match message:
+            case {"type": "ack", "epoch": int(epoch)}:
+                async with peer.progress:
+                    peer.acked = max(peer.acked, epoch)
+                    peer.progress.notify_all()
+            case {"type": "recorded", "id": int(number), "record": record}:
+                waiting = peer.records.get(number)
+                if waiting is None or waiting.done():
+                    return
+                if isinstance(record, str):
+                    waiting.set_result(record)
+                else:
+                    waiting.set_exception(Unavailable(str(message.get("error") or "the node could not record it")))
+            case {"type": "head", "seq": int(seq), "hash": str(digest)}:
+                fields = {key: value for key, value in message.items() if key != "type"}
+                with self._store.unit() as unit:
+                    unit.heads.add(Head(seq=seq, hash=digest, received=self._clock.now(), fields=fields))
+            case {"type": "pong"}:
+                return
+            case _:
+                raise Invalid(f"the node sent a message of unknown type or shape: {ascii(message.get('type'))[:40]}")
+
+    def _here(self) -> _Peer:
+        if self._peer is None:
+            raise Unavailable("no node is connected", hint="remit status")
+        return self._peer
+
+
+async def _ping(peer: _Peer) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            await asyncio.sleep(PING_S)
+            await peer.send({"type": "ping"})
+
+
+def _lost() -> Unavailable:
+    return Unavailable("the link to the node broke before it answered", hint="remit status")

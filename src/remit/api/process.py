@@ -1,0 +1,50 @@
+"""The control process, once its parts are made: it listens to its node, serves its API, and keeps its tasks honest."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from remit.api import server
+from remit.api.link import NodeLink
+from remit.api.services import Services
+from remit.control.ports_control import Cells
+from remit.control.publish import Publisher
+from remit.control.tasks import Lifecycle
+from remit.core.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+RECONCILE_S = 10.0
+
+
+async def serve(
+    services: Services,
+    *,
+    link: NodeLink,
+    publisher: Publisher,
+    cells: Cells,
+    control_socket: Path,
+    node_socket: Path,
+    api_port: int,
+    token_file: Path,
+    ready: Callable[[], None],
+) -> None:
+    """Run until cancelled. `ready` is called once both sockets accept. `Unavailable`: one of them cannot be opened."""
+    publisher.begin()
+    async with link.listening(node_socket, publisher.current), asyncio.TaskGroup() as group:
+        group.create_task(_reconcile(services.tasks, cells))
+        await server.serve(services, control_socket=control_socket, port=api_port, token_file=token_file, ready=ready)
+
+
+async def _reconcile(tasks: Lifecycle, cells: Cells) -> None:
+    """A task whose cell is gone (a reboot, a killed `cells`) must not keep its authority."""
+    while True:
+        try:
+            for task in tasks.reconcile(await cells.running()):
+                log.warning("task %s has no cell any more: it has failed", task.id)
+        except Unavailable as error:
+            log.info("cells cannot be asked what runs: %s", error)
+        await asyncio.sleep(RECONCILE_S)

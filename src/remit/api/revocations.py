@@ -1,0 +1,59 @@
+"""Revocations: authority taken away, listed, given back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path
+from pydantic import BaseModel, ConfigDict, Field
+
+from remit.api.services import Services, operator, services
+from remit.control.ports_control import RevocationKind
+
+router = APIRouter(prefix="/v1/revocations", tags=["revocations"])
+
+
+class Revoke(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    kind: RevocationKind
+    name: str = Field(max_length=63, description="A task's id (or enough of its beginning), or a manifest's name.")
+
+
+class Revoked(BaseModel):
+    kind: RevocationKind
+    name: str
+    record: str = Field(description="The audit record of this action.")
+    flows_closed: int = Field(description="Open connections that were cut.")
+
+
+@router.get("", summary="List revocations")
+async def listed(found: Annotated[Services, Depends(services)]) -> dict[str, Any]:
+    """Capabilities and credentials until they are restored; tasks while their process still runs."""
+    return {
+        "items": [
+            {"kind": r.kind.value, "name": r.name, "time": r.time.isoformat(), "operator": r.operator}
+            for r in found.revoking.all()
+        ]
+    }
+
+
+@router.post("", summary="Revoke a task, capability or credential")
+async def revoked(
+    body: Revoke, found: Annotated[Services, Depends(services)], author: Annotated[str, Depends(operator)]
+) -> Revoked:
+    """Answers when the node refuses the next request and open connections are cut; 503 says how far it got."""
+    done = await found.revoking.revoke(body.kind, body.name, operator=author)
+    return Revoked(kind=done.kind, name=done.name, record=done.record, flows_closed=done.flows_closed)
+
+
+@router.delete("/{kind}/{name}", summary="Restore a capability or credential")
+async def restored(
+    kind: RevocationKind,
+    name: Annotated[str, Path(max_length=63)],
+    found: Annotated[Services, Depends(services)],
+    author: Annotated[str, Depends(operator)],
+) -> dict[str, str]:
+    """A task cannot be restored."""
+    record = await found.revoking.restore(kind, name, operator=author)
+    return {"kind": kind.value, "name": name, "record": record}

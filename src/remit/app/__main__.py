@@ -1,0 +1,50 @@
+"""`python -m remit.app PROCESS --notify-fd N`: the entry of every process that the supervisor starts."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+import uvloop
+
+from remit.core.errors import RemitError
+from remit.node import notify
+from remit.settings import load
+
+PROCESSES = ("control", "decide", "cells", "forward")
+
+
+async def _run(serving: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.ensure_future(serving)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        logging.getLogger("remit").info("stopped")
+
+
+def main(argv: list[str]) -> int:
+    name, flag, descriptor = argv
+    if name not in PROCESSES or flag != "--notify-fd":
+        raise SystemExit(f"usage: python -m remit.app {'|'.join(PROCESSES)} --notify-fd N")
+    notify.die_with_parent(os.getppid())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    module = importlib.import_module(f"remit.app.{name}")
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(module.serve(load(), notify.Notifier(int(descriptor)))))
+    except RemitError as error:
+        logging.getLogger("remit").error("%s (%s)", error.detail, error.hint)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,108 @@
+"""The control plane's process: store, issuer, API, and the link to the node."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from remit import __version__
+from remit.api import server
+from remit.api.cells import CellsClient
+from remit.api.link import NodeLink
+from remit.api.services import Services
+from remit.app.clock import SystemClock
+from remit.audit.reader import Reader
+from remit.broker import sealed
+from remit.control.catalog import Catalog
+from remit.control.explaining import Explaining
+from remit.control.manifests import Manifests
+from remit.control.publish import Publisher
+from remit.control.recording import Recorder
+from remit.control.revocation import Revoking
+from remit.control.secrets import Secrets
+from remit.control.status import Status
+from remit.control.tasks import Lifecycle
+from remit.core.errors import Unavailable
+from remit.identity.issuer import Issuer
+from remit.node.notify import Notifier
+from remit.settings import Settings
+from remit.store.database import Database
+
+
+class NodeSealer:
+    """`control.ports_control.Sealer` with the node's public key, which the node leaves beside its private one."""
+
+    def __init__(self, public_key: Path) -> None:
+        self._public_key = public_key
+
+    def seal(self, name: str, value: bytes) -> bytes:
+        try:
+            key = self._public_key.read_bytes()
+        except OSError as error:
+            raise Unavailable("the node has no sealing key yet", hint="remit status") from error
+        return sealed.seal(key, name, value)
+
+
+def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
+    """Everything but the sockets."""
+    clock = SystemClock()
+    store = Database(settings.control_dir / "remit.db")
+    issuer = Issuer(
+        directory=settings.control_dir / "issuer",
+        clock=clock,
+        retain_s=settings.token_ttl_s + settings.connection_max_s,
+    )
+    link = NodeLink(store=store, clock=clock)
+    publisher = Publisher(store=store, node=link, issuer=issuer, clock=clock)
+    recorder, catalog = Recorder(link), Catalog()
+    audit = Reader(directory=settings.audit_dir, file=settings.control_dir / "audit-index.db")
+    services = Services(
+        manifests=Manifests(store=store, publisher=publisher, recorder=recorder, clock=clock),
+        secrets=Secrets(
+            store=store,
+            publisher=publisher,
+            recorder=recorder,
+            sealer=NodeSealer(settings.sealing_key.with_suffix(".pub")),
+            catalog=catalog,
+            clock=clock,
+        ),
+        tasks=Lifecycle(
+            store=store,
+            publisher=publisher,
+            recorder=recorder,
+            issuer=issuer,
+            catalog=catalog,
+            clock=clock,
+            trust_domain=settings.trust_domain,
+            token_ttl_s=settings.token_ttl_s,
+        ),
+        revoking=Revoking(
+            store=store,
+            publisher=publisher,
+            recorder=recorder,
+            cells=CellsClient(settings.cells_socket),
+            catalog=catalog,
+            clock=clock,
+        ),
+        explaining=Explaining(publisher=publisher, audit=audit),
+        status=Status(store=store, node=link, issuer=issuer, catalog=catalog),
+        audit=audit,
+        store=store,
+        version=__version__,
+    )
+    return services, link, publisher
+
+
+async def serve(settings: Settings, notifier: Notifier) -> None:
+    services, link, publisher = build(settings)
+    publisher.begin()
+    async with link.listening(settings.node_socket, publisher.current), asyncio.TaskGroup() as group:
+        group.create_task(
+            server.serve(
+                services,
+                control_socket=settings.control_socket,
+                port=settings.api_port,
+                token_file=settings.control_dir / "api-token",
+            )
+        )
+        group.create_task(notifier.run())

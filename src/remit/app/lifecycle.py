@@ -1,0 +1,156 @@
+"""`remit up`, `remit down`: one supervisor an instance, found through its locked state file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from remit.app import boundary_files, layout, programs
+from remit.core.errors import Conflict, RemitError, Unavailable
+from remit.node.supervisor import Supervisor
+from remit.settings import Settings, environment
+
+STOP_TIMEOUT_S = 30.0
+
+
+def up(settings: Settings, *, detach: bool) -> None:
+    """Bring the node up; returns when it is up (`detach`) or when it was told to stop.
+
+    `Conflict` where it is already up, `Unavailable` where a part does not start.
+    """
+    running = state(settings)
+    if running is not None:
+        raise Conflict(f"Remit is already up here (pid {running['pid']})", hint="remit status, or remit down first")
+    layout.prepare(settings)
+    if detach:
+        _detached(settings)
+    else:
+        _supervise(settings, sys.stderr.fileno())
+
+
+def down(settings: Settings) -> bool:
+    """Stop the node and wait until it is gone; False where none was up. `Unavailable` where it does not stop."""
+    running = state(settings)
+    if running is None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(running["pid"], signal.SIGTERM)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if state(settings) is None:
+            return True
+        time.sleep(0.05)
+    raise Unavailable(f"pid {running['pid']} did not stop in {STOP_TIMEOUT_S:g} s", hint=f"see {settings.log_dir}")
+
+
+def state(settings: Settings) -> dict[str, Any] | None:
+    """What the supervisor that holds the lock says of itself (pid, state, processes), or None where none does."""
+    try:
+        with settings.supervisor_file.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found = json.loads(file.read() or b"{}")
+                return found if isinstance(found, dict) and "pid" in found else {"pid": 0, "state": "starting"}
+    except (OSError, ValueError):
+        return None
+    return None
+
+
+def _detached(settings: Settings) -> None:
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        null = os.open(os.devnull, os.O_RDWR)
+        out = os.open(settings.log_dir / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for target, source in ((0, null), (1, out), (2, out)):
+            os.dup2(source, target)
+        code = 1
+        try:
+            _supervise(settings, write)
+            code = 0
+        except RemitError as error:
+            _say(write, {"error": error.kind, "detail": error.detail, "hint": error.hint})
+        finally:
+            os._exit(code)
+    os.close(write)
+    os.waitpid(child, 0)
+    _follow_start(read)
+
+
+def _follow_start(read: int) -> None:
+    with os.fdopen(read) as lines:
+        for line in lines:
+            try:
+                said = json.loads(line)
+            except ValueError:
+                continue
+            if "error" in said:
+                raise Unavailable(said["detail"], hint=said["hint"])
+            sys.stderr.write(f"{said['name']}: {said['state']}\n")
+            if said["name"] == "remit":
+                return
+    raise Unavailable("the node ended while it started", hint="remit doctor; the logs are in the state directory")
+
+
+def _supervise(settings: Settings, progress: int) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    lock = _lock(settings.supervisor_file)
+    boundary_files.write(settings)
+    states: dict[str, str] = {}
+
+    def told(name: str, state: str) -> None:
+        states[name] = state
+        if os.isatty(progress) or progress == sys.stderr.fileno():
+            os.write(progress, f"{name}: {state}\n".encode())
+        else:
+            _say(progress, {"name": name, "state": state})
+        restarts = supervisor.restarts()
+        pids = supervisor.pids()
+        parts = {
+            part: {"state": said, "pid": pids.get(part), "restarts": restarts[part]}
+            for part, said in states.items()
+            if part in restarts
+        }
+        _rewrite(lock, {"pid": os.getpid(), "state": states.get("remit", "starting"), "processes": parts})
+
+    supervisor = Supervisor(programs.programs(settings, environment().get("PATH", programs.PATH)), told)
+    try:
+        asyncio.run(supervisor.run(lambda: told("remit", "up")))
+    finally:
+        settings.supervisor_file.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise Conflict("another `remit up` is starting here", hint="remit status") from error
+    return descriptor
+
+
+def _rewrite(descriptor: int, content: dict[str, Any]) -> None:
+    data = json.dumps(content).encode()
+    os.pwrite(descriptor, data, 0)
+    os.ftruncate(descriptor, len(data))
+
+
+def _say(descriptor: int, what: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        os.write(descriptor, json.dumps(what).encode() + b"\n")

@@ -1,0 +1,189 @@
+"""The check's wire, without I/O: what Envoy says of a request to evidence, and a decision to Envoy's answer.
+
+Envoy describes a request by sending it again: method, target, Host and every header are the agent's, the identity
+headers are Envoy's (each `v=…`; what is absent reads `v=-` or `v=`). Repeated headers arrive joined with a comma, so an
+identity header with a comma is a forgery, whatever let it through. `render` writes header names and values that came
+from secrets and policies: what would split or frame the message is refused, never repaired (RFC 9110 §5.5).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from remit.boundary import header_names
+from remit.control.decide import Denied, Permitted
+from remit.core.reason import Reason, Refusal
+from remit.core.request import Evidence
+
+IDENTITY = (
+    b"x-remit-token",
+    b"x-remit-peer",
+    b"x-remit-direct-peer",
+    b"x-remit-dst",
+    b"x-remit-sni",
+    b"x-remit-tls",
+    b"x-remit-conn",
+    b"x-remit-length",
+)
+OVERRIDES = frozenset(
+    {
+        b"x-http-method",
+        b"x-http-method-override",
+        b"x-method-override",
+        b"x-original-url",
+        b"x-rewrite-url",
+    }
+)
+"""Frameworks take the method or the path from these instead of the request line (CVE-2018-14773)."""
+
+_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"te", b"upgrade", *IDENTITY})
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """A request that must not be acted on, only recorded: as far as they could be read, who sent it and what."""
+
+    refusal: Refusal
+    token: bytes
+    flow: str
+    facts: dict[str, object]
+
+
+def parse(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> Evidence | Rejected:
+    """Evidence of one request. Header names are lower-case, as Envoy sends them."""
+    found: dict[bytes, bytes] = {}
+    why: str | None = None
+    for name, value in headers:
+        if name not in found:
+            found[name] = value
+        elif name in _ONCE:
+            why = f"header {_shown(name)} came twice"
+        else:
+            found[name] += b"," + value
+    reason = Reason.MALFORMED
+    said: dict[bytes, str] = {}
+    for name in IDENTITY:
+        whole = found.pop(name, b"")
+        if whole[:2] != b"v=" or b"," in whole:
+            why = why or f"identity header {_shown(name)} is missing or forged"
+            whole = b""
+        said[name] = "" if whole == b"v=-" else whole[2:].decode("latin-1")
+    if why is None:
+        reason, why = Reason.HEADER_INVALID, _ambiguous(found)
+    authority = found.pop(b"host", b"").decode("latin-1")
+    found.pop(b"content-length", None)  # the check's own: the agent's is x-remit-length
+    visible = {name.decode("latin-1"): value.decode("latin-1") for name, value in found.items()}
+    if said[b"x-remit-length"]:
+        visible["content-length"] = said[b"x-remit-length"]
+    evidence = Evidence(
+        token=said[b"x-remit-token"].encode("latin-1"),
+        peer=said[b"x-remit-peer"],
+        direct_peer=said[b"x-remit-direct-peer"],
+        destination=said[b"x-remit-dst"],
+        sni=said[b"x-remit-sni"],
+        tls=bool(said[b"x-remit-tls"]),
+        method=method.decode("latin-1"),
+        authority=authority,
+        target=target.decode("latin-1"),
+        headers=visible,
+    )
+    return evidence if why is None else _rejected(evidence, Refusal(reason, why))
+
+
+def _rejected(evidence: Evidence, refusal: Refusal) -> Rejected:
+    facts: dict[str, object] = {
+        "method": evidence.method[:64],
+        "scheme": "https" if evidence.tls else "http",
+        "host": evidence.authority[:300],
+        "path": evidence.target.partition("?")[0][:1024],
+    }
+    return Rejected(refusal=refusal, token=evidence.token, flow=evidence.peer[:64], facts=facts)
+
+
+def _ambiguous(found: dict[bytes, bytes]) -> str | None:
+    """Why a header could mean one thing here and another at the upstream, or None."""
+    host = found.get(b"host", b"")
+    if not host or b"," in host:
+        return "the request names no host, or several"
+    if b"transfer-encoding" in found:
+        return "the request describes its own framing"
+    if b"x-envoy-auth-partial-body" in found:
+        return "the request was shown in part only"
+    if found.get(b"te", b"trailers").lower() != b"trailers":
+        return "header te offers more than trailers"
+    if found.get(b"upgrade", b"websocket").lower() != b"websocket":
+        return "only an upgrade to websocket is governed"
+    overriding = OVERRIDES.intersection(found)
+    if overriding:
+        return f"header {_shown(min(overriding))} replaces what the request line says"
+    return None
+
+
+def _shown(text: bytes, limit: int = 120) -> str:
+    return ascii(text[:limit].decode("latin-1"))[1:-1]
+
+
+_PERMIT = (
+    b"HTTP/1.1 200 OK\r\nx-remit-record: %b\r\nx-remit-pin: %b\r\nx-remit-pin-port: %d\r\nx-remit-path: %b\r\n"
+    b"x-remit-pool: %b\r\n%bcontent-length: 0\r\n\r\n"
+)
+_DENIAL = (
+    b"HTTP/1.1 %d Denied\r\ncontent-type: application/problem+json\r\nx-remit-record: %b\r\n"
+    b"%bcontent-length: %d\r\n\r\n"
+)
+
+
+def render(answer: Permitted | Denied) -> bytes:
+    """The answer to Envoy. A permit that cannot be written as headers becomes a denial under the same record."""
+    if isinstance(answer, Denied):
+        return problem(answer.record, answer.refusal)
+    if not _VALUE.fullmatch(answer.target) or b" " in answer.target or not answer.target.startswith(b"/"):
+        return problem(answer.record, Refusal(Reason.PATH_AMBIGUOUS, "the path cannot be sent as it would have to be"))
+    lines = []
+    for name, value in answer.headers:
+        if not _settable(name) or not _VALUE.fullmatch(value):
+            return problem(
+                answer.record, Refusal(Reason.POLICY_FAILED, f"header {_shown(name)} cannot be set in this request")
+            )
+        lines.append(b"%b: %b\r\n" % (name, value))
+    return _PERMIT % (
+        answer.record.encode(),
+        answer.pin.encode(),
+        answer.pin_port,
+        answer.target,
+        answer.pool.encode(),
+        b"".join(lines),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _settable(name: bytes) -> bool:
+    return _NAME.fullmatch(name) is not None and header_names.settable(name.decode())
+
+
+def problem(record: str, refusal: Refusal) -> bytes:
+    """A denial as an RFC 9457 problem. Carries no header of the request."""
+    meaning = refusal.meaning
+    body = json.dumps(
+        {
+            "type": f"https://remit.dev/problems/{refusal.reason.value}",
+            "title": meaning.title,
+            "status": meaning.status,
+            "detail": refusal.detail,
+            "reason": refusal.reason.value,
+            "record": record,
+            "next": meaning.next,
+        }
+    ).encode()
+    retry = b"retry-after: 1\r\n" if meaning.status == 503 else b""
+    head = (
+        b"HTTP/1.1 %d Denied\r\ncontent-type: application/problem+json\r\nx-remit-record: %b\r\n"
+        b"%bcontent-length: %d\r\n\r\n"
+    )
+    return head % (meaning.status, record.encode(), retry, len(body)) + body

@@ -1,0 +1,156 @@
+"""Where Envoy asks: HTTP/1.1 with keep-alive over a Unix socket, one request at a time a connection.
+
+An HTTP framework costs ten times what the decision does, so this is httptools under an asyncio protocol. It gives each
+request to the decision, bounds how many wait, and answers a denial for everything that goes wrong on the way: silence
+would be one too (Envoy's time-out), but without a reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+import httptools
+
+from remit.boundary import check
+from remit.control.decide import Denied, Permitted
+from remit.core.reason import Reason, Refusal
+from remit.core.request import Evidence
+
+log = logging.getLogger(__name__)
+
+HEAD_MAX = 128 << 10
+"""Envoy bounds an agent's head to 60 KiB; ours and joined headers come on top."""
+NO_RECORD = ""
+
+Lines = list[tuple[bytes, bytes]]
+Decide = Callable[[Evidence], Awaitable[Permitted | Denied]]
+
+
+class Refuse(Protocol):
+    """`control.decide.Decider.refuse`."""
+
+    def __call__(
+        self, refusal: Refusal, *, token: bytes = b"", flow: str = "", **facts: object
+    ) -> Awaitable[Denied]: ...
+
+
+async def serve_check(path: Path, decide: Decide, refuse: Refuse, pending_max: int) -> None:
+    """Answer Envoy on Unix socket `path` (mode 0600) until cancelled. At most `pending_max` decisions wait at once."""
+    path.unlink(missing_ok=True)
+    desk = Desk(decide, refuse, pending_max)
+    server = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(desk), str(path), backlog=4096)
+    path.chmod(0o600)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        server.close()
+        desk.close()
+        path.unlink(missing_ok=True)
+
+
+class Desk:
+    """What the connections share. `pending` counts decisions that have not been answered."""
+
+    def __init__(self, decide: Decide, refuse: Refuse, pending_max: int) -> None:
+        self._decide = decide
+        self._refuse = refuse
+        self._pending_max = pending_max
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def pending(self) -> int:
+        return len(self._tasks)
+
+    def ask(self, method: bytes, target: bytes, raw: Lines, answer: Callable[[bytes], None]) -> None:
+        """Decide, then call `answer` with the bytes. Where too many wait, answer at once and keep no record."""
+        if len(self._tasks) >= self._pending_max:
+            refusal = Refusal(Reason.OVERLOADED, f"{self._pending_max} requests wait for a decision already")
+            answer(check.render(Denied(record=NO_RECORD, refusal=refusal)))
+            return
+        task = asyncio.ensure_future(self._answer(method, target, raw, answer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+
+    async def _answer(self, method: bytes, target: bytes, raw: Lines, answer: Callable[[bytes], None]) -> None:
+        try:
+            said = check.render(await self._decided(method, target, raw))
+        except Exception:  # a fault of ours is a denial, never a hang
+            log.exception("a check failed")
+            said = check.render(Denied(record=NO_RECORD, refusal=Refusal(Reason.MALFORMED, "the check failed")))
+        answer(said)
+
+    async def _decided(self, method: bytes, target: bytes, raw: Lines) -> Permitted | Denied:
+        read = check.parse(method, target, raw)
+        if isinstance(read, Evidence):
+            return await self._decide(read)
+        return await self._refuse(read.refusal, token=read.token, flow=read.flow, **read.facts)
+
+
+class _Connection(asyncio.Protocol):
+    """Reads one request at a time; whatever httptools does not understand ends the connection (a denial)."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._target = b""
+        self._headers: Lines = []
+        self._size = 0
+        self._busy = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:  # the agent asks for a WebSocket; the check changes nothing
+            self._parser = httptools.HttpRequestParser(self)
+        except httptools.HttpParserError as error:
+            log.warning("Envoy sent what is no request: %s", error)
+            self._abort()
+
+    def on_message_begin(self) -> None:
+        if self._busy:
+            self._abort()
+        self._target, self._headers, self._size = b"", [], 0
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        self._grown(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+        self._grown(len(name) + len(value))
+
+    def on_message_complete(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._busy = True
+        self._desk.ask(self._parser.get_method(), self._target, self._headers, self._answer)
+
+    def _answer(self, data: bytes) -> None:
+        self._busy = False
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def _grown(self, size: int) -> None:
+        self._size += size
+        if self._size > HEAD_MAX:
+            self._abort()
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,42 @@
+"""Which header names belong to the boundary and may not cross it.
+
+Envoy copies the headers of the check's answer into the request; the names that a credential or a policy sets are not
+known beforehand, so the list is one of exceptions. RE2 has no look-ahead: exceptions are written as what is disallowed.
+"""
+
+from __future__ import annotations
+
+import re
+
+OURS = ("x-remit-", "x-envoy-")
+"""Prefixes that never cross the boundary in either direction."""
+
+FORGEABLE = (*OURS, "x-forwarded-")
+"""Prefixes that are taken from an agent's request: they tell a proxy or an upstream who is asking."""
+
+FRAMING = (
+    "connection",
+    "content-length",
+    "content-type",
+    "date",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "server",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+)
+"""Headers of the answer to the check that describe that answer, not the agent's request (RFC 9110 §7.6.1)."""
+
+
+def disallowed() -> str:
+    """An RE2 (and `re`) expression that fully matches each lower-case name the check's answer may not set."""
+    prefixes = "|".join(re.escape(prefix) for prefix in (*FORGEABLE, ":"))
+    return f"(?:(?:{prefixes}).*|forwarded|{'|'.join(re.escape(name) for name in FRAMING)})"
+
+
+def settable(name: str) -> bool:
+    """Whether the check's answer may set header `name` (lower case) in the request to the upstream."""
+    return re.fullmatch(disallowed(), name) is None

@@ -1,0 +1,214 @@
+"""The HTTP half of Envoy's configuration: from a connection of a cell to a request that may be dialled.
+
+Order of the filters is the law: strip what an agent may not say, ask, pin the address, dial. What each line prevents
+was reproduced against Envoy; tests/attacks/test_boundary_*.py try it again. Header values of our own start with `v=`,
+because Envoy omits a header whose value formats empty, and an agent's header of that name would take its place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from remit.boundary import header_names, replies
+
+Json = dict[str, Any]
+
+TYPE = "type.googleapis.com/envoy.extensions."
+CHECK_TIMEOUT = "1s"
+MAX_REQUEST_HEADERS_KB = 60
+MAX_HEADERS = 100
+MAX_CONCURRENT_STREAMS = 128
+STREAM_WINDOW_BYTES = 1 << 20
+CONNECTION_WINDOW_BYTES = 4 << 20
+POOL = "remit.pool"
+METADATA = "envoy.filters.http.ext_authz"
+
+_TOKEN = "%FILTER_STATE(envoy.network.proxy_protocol.tlv:FIELD:token)%"  # noqa: S105 - a format, not a password
+_IDENTITY = (
+    ("x-remit-token", _TOKEN),
+    ("x-remit-peer", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    ("x-remit-direct-peer", "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%"),
+    ("x-remit-dst", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+    ("x-remit-sni", "%REQUESTED_SERVER_NAME%"),
+    ("x-remit-tls", "%DOWNSTREAM_TLS_VERSION%"),
+    ("x-remit-conn", "%CONNECTION_ID%"),
+    ("x-remit-length", "%REQ(CONTENT-LENGTH)%"),
+)
+_METADATA_HEADERS = ("x-remit-record", "x-remit-pin", "x-remit-pin-port", "x-remit-path", "x-remit-pool")
+
+
+def typed(name: str, type_name: str, **fields: Any) -> Json:
+    """An extension: its registered name and its configuration of type `envoy.extensions.<type_name>`."""
+    return {"name": name, "typed_config": {"@type": TYPE + type_name, **fields}}
+
+
+def manager(*, tls: bool, spool: str, connection_max_s: float, idle_s: float) -> Json:
+    """The network filter that speaks HTTP/1.1 and HTTP/2 with a cell. `tls`: whether the connection was intercepted."""
+    chain = "https" if tls else "http"
+    return typed(
+        "envoy.filters.network.http_connection_manager",
+        "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix=chain,
+        codec_type="AUTO",
+        local_reply_config=replies.local_reply(),
+        access_log=[replies.access_log(spool)],
+        **_who_is_asking(chain),
+        **_limits(connection_max_s, idle_s),
+        upgrade_configs=[{"upgrade_type": "websocket"}],
+        http_filters=_filters(),
+        route_config={
+            "name": chain,
+            "virtual_hosts": [{"name": "any", "domains": ["*"], "routes": _routes(tls)}],
+        },
+    )
+
+
+def _who_is_asking(scheme: str) -> Json:
+    """An agent's own forwarding, tracing and scheme headers count for nothing; what it sends is otherwise untouched."""
+    return {
+        "use_remote_address": True,
+        "skip_xff_append": True,
+        "internal_address_config": {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},
+        "generate_request_id": False,
+        "preserve_external_request_id": True,
+        "scheme_header_transformation": {"scheme_to_overwrite": scheme},
+        "server_header_transformation": "PASS_THROUGH",
+        "normalize_path": False,
+        "merge_slashes": False,
+        "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
+        "early_header_mutation_extensions": [
+            typed(
+                "envoy.http.early_header_mutation.header_mutation",
+                "http.early_header_mutation.header_mutation.v3.HeaderMutation",
+                mutations=_removed(header_names.FORGEABLE, "forwarded"),
+            )
+        ],
+    }
+
+
+def _limits(connection_max_s: float, idle_s: float) -> Json:
+    return {
+        "max_request_headers_kb": MAX_REQUEST_HEADERS_KB,
+        "common_http_protocol_options": {
+            "max_headers_count": MAX_HEADERS,
+            "headers_with_underscores_action": "REJECT_REQUEST",
+            "max_connection_duration": f"{connection_max_s:g}s",
+            "idle_timeout": f"{idle_s:g}s",
+        },
+        "http_protocol_options": {"accept_http_10": False, "enable_trailers": True},
+        "http2_protocol_options": {
+            "max_concurrent_streams": MAX_CONCURRENT_STREAMS,
+            "initial_stream_window_size": STREAM_WINDOW_BYTES,
+            "initial_connection_window_size": CONNECTION_WINDOW_BYTES,
+        },
+        "request_headers_timeout": "10s",
+        "stream_idle_timeout": f"{idle_s:g}s",
+        "drain_timeout": "5s",
+        "delayed_close_timeout": "1s",
+    }
+
+
+def _filters() -> list[Json]:
+    return [
+        typed(
+            "envoy.filters.http.header_mutation",
+            "filters.http.header_mutation.v3.HeaderMutation",
+            mutations={
+                "request_mutations": _removed(header_names.FORGEABLE, "forwarded"),
+                "response_mutations": _removed(header_names.OURS),
+                "response_trailers_mutations": _removed(header_names.OURS),
+            },
+        ),
+        _check(),
+        _pin(),
+        typed(
+            "envoy.filters.http.dynamic_forward_proxy",
+            "filters.http.dynamic_forward_proxy.v3.FilterConfig",
+            dns_cache_config=dns_cache(),
+            allow_dynamic_host_from_filter_state=True,
+        ),
+        typed("envoy.filters.http.router", "filters.http.router.v3.Router", suppress_envoy_headers=True),
+    ]
+
+
+def _removed(prefixes: tuple[str, ...], *names: str) -> list[Json]:
+    return [{"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in prefixes] + [
+        {"remove": name} for name in names
+    ]
+
+
+def _check() -> Json:
+    """Ask the decision service; anything but its 200 in time is a denial."""
+    return typed(
+        "envoy.filters.http.ext_authz",
+        "filters.http.ext_authz.v3.ExtAuthz",
+        transport_api_version="V3",
+        failure_mode_allow=False,
+        status_on_error={"code": "ServiceUnavailable"},
+        validate_mutations=True,
+        clear_route_cache=False,
+        allowed_headers={"patterns": [{"safe_regex": {"regex": ".*"}}]},
+        decoder_header_mutation_rules={
+            "disallow_expression": {"regex": header_names.disallowed()},
+        },
+        http_service={
+            "server_uri": {"uri": "http://check", "cluster": "check", "timeout": CHECK_TIMEOUT},
+            "authorization_request": {
+                "headers_to_add": [{"key": key, "value": f"v={value}"} for key, value in _IDENTITY]
+            },
+            "authorization_response": {
+                "allowed_upstream_headers": {"patterns": [{"safe_regex": {"regex": ".*"}}]},
+                "allowed_client_headers": {"patterns": [{"exact": "content-type"}, {"exact": "retry-after"}]},
+                "dynamic_metadata_from_headers": {"patterns": [{"exact": name} for name in _METADATA_HEADERS]},
+            },
+        },
+    )
+
+
+def _pin() -> Json:
+    """The address the decision screened is the one that is dialled; a missing one is `-`, which is no address."""
+
+    def state(key: str, header: str, **extra: Any) -> Json:
+        text = {"text_format_source": {"inline_string": f"%DYNAMIC_METADATA({METADATA}:{header})%"}}
+        return {"object_key": key, "format_string": text, **extra}
+
+    return typed(
+        "envoy.filters.http.set_filter_state",
+        "filters.http.set_filter_state.v3.Config",
+        on_request_headers=[
+            state("envoy.upstream.dynamic_host", "x-remit-pin"),
+            state("envoy.upstream.dynamic_port", "x-remit-pin-port"),
+            state(POOL, "x-remit-pool", factory_key="envoy.hashable_string", shared_with_upstream="ONCE"),
+        ],
+    )
+
+
+def dns_cache() -> Json:
+    """Pins are literals, so nothing is ever looked up; a resolver that cannot be reached makes sure of it."""
+    nowhere = {"socket_address": {"address": "127.0.0.1", "port_value": 1}}
+    return {
+        "name": "pins",
+        "dns_lookup_family": "ALL",
+        "max_hosts": 65536,
+        "host_ttl": "120s",
+        "typed_dns_resolver_config": typed(
+            "envoy.network.dns_resolver.cares",
+            "network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+            resolvers=[nowhere],
+            use_resolvers_as_fallback=False,
+            dns_resolver_options={"no_default_search_domain": True},
+        ),
+    }
+
+
+def _routes(tls: bool) -> list[Json]:
+    """A WebSocket goes upstream over HTTP/1.1: few servers speak RFC 8441. Time-outs are the idle ones above."""
+    action = {"timeout": "0s", "path_rewrite": f"%DYNAMIC_METADATA({METADATA}:x-remit-path)%"}
+    websocket = {"name": "upgrade", "string_match": {"exact": "websocket", "ignore_case": True}}
+    return [
+        {
+            "match": {"prefix": "/", "headers": [websocket]},
+            "route": {"cluster": "tls_http1" if tls else "plain_http1", **action},
+        },
+        {"match": {"prefix": "/"}, "route": {"cluster": "tls" if tls else "plain", **action}},
+    ]

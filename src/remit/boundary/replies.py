@@ -1,0 +1,81 @@
+"""What Envoy says by itself, and what it writes down.
+
+Envoy answers many requests without asking anybody (malformed, oversized, upgrade refused, upstream gone). These answers
+are problems (RFC 9457) too, and each is a line in the spool, from which `completions` makes records. The answers of the
+decision service are left as they are. Neither queries nor header values are ever written: they hold secrets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Json = dict[str, Any]
+
+_RECORD = "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:x-remit-record)%"
+
+_LINE: Json = {
+    "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
+    "record": _RECORD,
+    "flow": "%DOWNSTREAM_REMOTE_ADDRESS%",
+    "destination": "%DOWNSTREAM_LOCAL_ADDRESS%",
+    "sni": "%REQUESTED_SERVER_NAME%",
+    "method": "%REQ(:METHOD)%",
+    "authority": "%REQ(:AUTHORITY)%",
+    "path": "%PATH(NQ:ORIG)%",
+    "protocol": "%PROTOCOL%",
+    "status": "%RESPONSE_CODE%",
+    "details": "%RESPONSE_CODE_DETAILS%",
+    "flags": "%RESPONSE_FLAGS%",
+    "bytes_out": "%BYTES_RECEIVED%",
+    "bytes_in": "%BYTES_SENT%",
+    "duration_ms": "%DURATION%",
+    "upstream": "%UPSTREAM_HOST%",
+    "upstream_failure": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+}
+"""`bytes_out` leave the cell (request body), `bytes_in` enter it (response body)."""
+
+
+def access_log(spool: str) -> Json:
+    """JSON lines to file `spool`, one a request, when it ends."""
+    return {
+        "name": "spool",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+            "path": spool,
+            "log_format": {"json_format": _LINE},
+        },
+    }
+
+
+def local_reply() -> Json:
+    """A problem for every answer Envoy makes, except where the decision service has already given one."""
+    problem = {
+        "type": "https://remit.dev/problems/refused_by_boundary",
+        "title": "Envoy refused the request",
+        "status": "%RESPONSE_CODE%",
+        "detail": "%RESPONSE_CODE_DETAILS%",
+        "reason": "refused_by_boundary",
+        "record": _RECORD,
+        "next": "The detail is Envoy's own reason; `remit audit list --reason refused_by_boundary` shows the record.",
+    }
+    refused = "response.code >= 400 && response.code_details != 'ext_authz_denied'"
+    return {
+        "mappers": [
+            {
+                "filter": _expression(refused),
+                "body_format_override": {"json_format": problem, "content_type": "application/problem+json"},
+            }
+        ]
+    }
+
+
+def _expression(text: str) -> Json:
+    return {
+        "extension_filter": {
+            "name": "envoy.access_loggers.extension_filters.cel",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+                "expression": text,
+            },
+        }
+    }

@@ -1,0 +1,139 @@
+"""Delta SDS as a plain machine: which leaf to send, which name to refuse, when to renew or forget. Sans-io.
+
+Envoy asks for a leaf in the middle of a TLS handshake and says nothing of who connects, so this service cannot know
+tasks. An agent can ask for any name: only canonical spellings are answered, new names are rationed per minute, and only
+a bounded number of leaves is kept (Envoy holds about 60 KB for each). A name that is refused is answered as removed
+(xDS, "delta": removed_resources), or the handshake would wait until its time-out.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from remit.boundary.ca import LEAF_RENEW, LEAVES_MAX, Leaf
+from remit.core import names
+
+NEW_NAMES_PER_MINUTE = 1200
+"""Per node. At 0.2 ms a leaf this bounds the work to a fraction of one core."""
+
+
+class Minter(Protocol):
+    """`ca.Authority`."""
+
+    def knows(self, name: str) -> bool: ...
+
+    def leaf(self, name: str, now: datetime) -> Leaf: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one stream says next: leaves to send, names that do not exist (any more)."""
+
+    leaves: tuple[Leaf, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+class Allowance:
+    """A token bucket. A clock that steps back grants nothing."""
+
+    __slots__ = ("_left", "_per_minute", "_since")
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = per_minute
+        self._left = float(per_minute)
+        self._since: datetime | None = None
+
+    def take(self, now: datetime) -> bool:
+        if self._since is not None:
+            elapsed = max((now - self._since) / timedelta(minutes=1), 0.0)
+            self._left = min(self._left + elapsed * self._per_minute, float(self._per_minute))
+        self._since = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class Desk:
+    """What the streams share: the authority, the allowance, and which names Envoy holds (oldest first)."""
+
+    def __init__(self, minter: Minter, *, per_minute: int = NEW_NAMES_PER_MINUTE, names_max: int = LEAVES_MAX) -> None:
+        self._minter = minter
+        self._allowance = Allowance(per_minute)
+        self._names_max = names_max
+        self._held: OrderedDict[str, Stream] = OrderedDict()
+        self.refused = 0
+        """Names refused since start: a count for metrics."""
+
+    def leaf(self, name: str, now: datetime) -> Leaf | None:
+        """The leaf for `name`, or None where the name is not canonical or the allowance is spent."""
+        if names.canonical(name) != name or not (self._minter.knows(name) or self._allowance.take(now)):
+            self.refused += 1
+            return None
+        return self._minter.leaf(name, now)
+
+    def hold(self, name: str, stream: Stream) -> None:
+        """Note that Envoy holds `name` on `stream`; where that is one too many, the oldest is taken back."""
+        self._held[name] = stream
+        self._held.move_to_end(name)
+        while len(self._held) > self._names_max:
+            oldest, owner = self._held.popitem(last=False)
+            owner.evict(oldest)
+
+    def release(self, name: str, stream: Stream) -> None:
+        if self._held.get(name) is stream:
+            del self._held[name]
+
+
+class Stream:
+    """One stream of Envoy (its on-demand selector opens one for each name)."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._sent: dict[str, Leaf] = {}
+        self._evicted: list[str] = []
+
+    def receive(self, subscribe: Iterable[str], unsubscribe: Iterable[str], now: datetime) -> Answer | None:
+        """The answer to one request, or None where it wants none (an ACK, a NACK)."""
+        for name in unsubscribe:
+            self._forget(name)
+        leaves, removed = [], []
+        for name in subscribe:
+            leaf = self._desk.leaf(name, now)
+            if leaf is None:
+                removed.append(name)
+                continue
+            self._sent[name] = leaf
+            self._desk.hold(name, self)
+            leaves.append(leaf)
+        return Answer(leaves=tuple(leaves), removed=tuple(removed)) if leaves or removed else None
+
+    def due(self, now: datetime) -> Answer | None:
+        """What is to be said without being asked: leaves renewed before they expire, names taken back."""
+        removed, self._evicted = self._evicted, []
+        renewed = []
+        for name, leaf in self._sent.items():
+            if leaf.expires - now <= LEAF_RENEW:
+                fresh = self._desk.leaf(name, now)
+                if fresh is not None and fresh.serial != leaf.serial:
+                    renewed.append(fresh)
+        for leaf in renewed:
+            self._sent[leaf.name] = leaf
+        return Answer(leaves=tuple(renewed), removed=tuple(removed)) if renewed or removed else None
+
+    def evict(self, name: str) -> None:
+        """The desk takes `name` back; `due` will say so."""
+        if self._sent.pop(name, None) is not None:
+            self._evicted.append(name)
+
+    def close(self) -> None:
+        for name in list(self._sent):
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        if self._sent.pop(name, None) is not None:
+            self._desk.release(name, self)

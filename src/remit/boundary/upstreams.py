@@ -1,0 +1,108 @@
+"""Where Envoy may connect: the pinned addresses of upstreams, and the four sockets of the decision service.
+
+An upstream is dialled at the address the decision screened, yet must prove the *name* the agent asked for: SNI and the
+certificate's names are checked against `:authority`. No session is kept, so a resumed one cannot skip that check.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from remit.boundary.http_chain import dns_cache, typed
+
+Json = dict[str, Any]
+
+MANY = 1 << 20
+"""Envoy's own limits of 1,024 let one cell starve the next; what is bounded is bounded by the decision service."""
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_HTTP1: Json = {"enable_trailers": True}
+_HTTP2: Json = {
+    "max_concurrent_streams": 128,
+    "initial_stream_window_size": 1 << 20,
+    "initial_connection_window_size": 4 << 20,
+}
+
+
+def upstreams(*, ca_file: str, connect_timeout_s: float) -> list[Json]:
+    """Clusters for HTTPS and HTTP upstreams; `_http1` ones are for WebSockets."""
+    both = {"http_protocol_options": _HTTP1, "http2_protocol_options": _HTTP2}
+    only1 = {"explicit_http_config": {"http_protocol_options": _HTTP1}}
+    return [
+        _dynamic("tls", {"auto_config": both}, connect_timeout_s, ca_file),
+        _dynamic("tls_http1", only1, connect_timeout_s, ca_file),
+        _dynamic("plain", {"use_downstream_protocol_config": both}, connect_timeout_s, None),
+        _dynamic("plain_http1", only1, connect_timeout_s, None),
+    ]
+
+
+def services(*, check: str, sds: str, refuse: str) -> list[Json]:
+    """Clusters for the decision service's Unix sockets."""
+    check_cluster = _pipe("check", check, _http({"explicit_http_config": {"http_protocol_options": {}}}))
+    sds_cluster = _pipe("sds", sds, _http({"explicit_http_config": {"http2_protocol_options": {}}}))
+    refuse_cluster = _pipe("refuse", refuse, {})
+    refuse_cluster["transport_socket"] = typed(
+        "envoy.transport_sockets.upstream_proxy_protocol",
+        "transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+        config={"version": "V2", "pass_through_tlvs": {"match_type": "INCLUDE_ALL"}},
+        transport_socket=typed("envoy.transport_sockets.raw_buffer", "transport_sockets.raw_buffer.v3.RawBuffer"),
+    )
+    return [check_cluster, sds_cluster, refuse_cluster]
+
+
+def _dynamic(name: str, protocols: Json, connect_timeout_s: float, ca_file: str | None) -> Json:
+    options: Json = {
+        **protocols,
+        "common_http_protocol_options": {"idle_timeout": "30s"},
+        "upstream_http_protocol_options": {"auto_sni": True, "auto_san_validation": True},
+    }
+    cluster: Json = {
+        "name": name,
+        "lb_policy": "CLUSTER_PROVIDED",
+        "connect_timeout": f"{connect_timeout_s:g}s",
+        "per_connection_buffer_limit_bytes": 1 << 20,
+        "circuit_breakers": _many(),
+        "cluster_type": typed(
+            "envoy.clusters.dynamic_forward_proxy",
+            "clusters.dynamic_forward_proxy.v3.ClusterConfig",
+            dns_cache_config=dns_cache(),
+        ),
+    }
+    if ca_file is not None:
+        context: Json = {
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+            "validation_context": {"trusted_ca": {"filename": ca_file}},
+        }
+        if "explicit_http_config" in protocols:
+            context["alpn_protocols"] = ["http/1.1"]
+        cluster["transport_socket"] = typed(
+            "envoy.transport_sockets.tls",
+            "transport_sockets.tls.v3.UpstreamTlsContext",
+            common_tls_context=context,
+            max_session_keys=0,
+        )
+    return {**cluster, **_http(options)}
+
+
+def _pipe(name: str, path: str, extra: Json) -> Json:
+    endpoint = {"endpoint": {"address": {"pipe": {"path": path}}}}
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "circuit_breakers": _many(),
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
+        **extra,
+    }
+
+
+def _http(options: Json) -> Json:
+    return {
+        "typed_extension_protocol_options": {
+            _HTTP_OPTIONS: {"@type": f"type.googleapis.com/{_HTTP_OPTIONS}", **options}
+        }
+    }
+
+
+def _many() -> Json:
+    limits = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests"), MANY)
+    return {"thresholds": [limits]}

@@ -1,0 +1,76 @@
+"""System calls that Python 3.11 has no function for: namespaces and the mount API of Linux 5.2 to 5.12.
+
+`os.setns` came with 3.12, and libc gives no wrapper for `mount_setattr` before glibc 2.36. Every function raises
+`OSError` with its call's errno. Numbers are those of asm-generic, which x86-64 and arm64 share for these calls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+
+MS_RDONLY, MS_NOSUID, MS_NODEV = 1, 2, 4
+MS_REC, MS_PRIVATE = 0x4000, 1 << 18
+
+ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_IDMAP = 0x1, 0x2, 0x4, 0x00100000
+
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
+_AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
+_OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = 1, 4
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Of the calling thread (except for a user namespace, which wants a process of one thread)."""
+    _checked(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def setns(descriptor: int, kind: int) -> None:
+    _checked(_libc.setns(ctypes.c_int(descriptor), ctypes.c_int(kind)), "setns")
+
+
+def die_with_parent(number: int) -> None:
+    """`number` is sent to this process when the thread that started it ends. Undone by setuid(2)."""
+    _checked(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), 0, 0, 0), "prctl")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
+    result = _libc.mount(
+        source.encode(), target.encode(), kind.encode() if kind else None, ctypes.c_ulong(flags), data.encode() or None
+    )
+    _checked(result, f"mount {target}")
+
+
+def clone_tree(path: str, *, recursive: bool = False) -> int:
+    """A detached copy of the mount at `path`, as a descriptor (open_tree(2)); gone when it is closed unattached."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
+    return _checked(_libc.syscall(_OPEN_TREE, _AT_FDCWD, path.encode(), flags), f"open_tree {path}")
+
+
+def attach(tree: int, target: str) -> None:
+    """Mount what `clone_tree` gave at `target` (move_mount(2))."""
+    result = _libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, target.encode(), _MOVE_MOUNT_F_EMPTY_PATH)
+    _checked(result, f"move_mount {target}")
+
+
+def set_attributes(tree: int, attributes: int, *, user_namespace: int = 0, recursive: bool = False) -> None:
+    """Set mount attributes of a detached tree; with `ATTR_IDMAP`, ids are seen through `user_namespace`."""
+    argument = struct.pack("QQQQ", attributes, 0, 0, user_namespace)
+    flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
+    result = _libc.syscall(_MOUNT_SETATTR, tree, b"", flags, argument, ctypes.c_size_t(len(argument)))
+    _checked(result, "mount_setattr")

@@ -1,0 +1,214 @@
+"""Memory, processes and CPU of one cell, and its end as a whole (cgroups(7)).
+
+Machines differ: cgroup v2 alone, v1 alone, or hybrid (limits in v1, `cgroup.kill` in v2). Groups are made beneath this
+process's own group only, and nothing above is touched. A limit that cannot be set is *named* in `absent`, never left
+out in silence. Groups carry the daemon's mark in their name, so that a later daemon finds what an earlier one left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from remit.core.snapshot import Limits
+
+_PERIOD_US = 100_000
+_REMOVE_S = 2.0
+
+
+class Group(Protocol):
+    """One cell's groups. `join` is called by a process that enters; `absent` names limits that do not hold."""
+
+    absent: tuple[str, ...]
+
+    def join(self) -> None: ...
+    def processes(self) -> list[int]: ...
+    def kill(self) -> None: ...
+    def remove(self) -> bool:
+        """Whether the groups are gone (a process that is still dying keeps them a moment)."""
+        ...
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel killed a process of the cell for reaching the memory limit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """Where this process stands: v1 controller → own directory, and the v2 directory if it is mounted."""
+
+    v1: dict[str, Path] = field(default_factory=dict)
+    v2: Path | None = None
+    v2_controllers: frozenset[str] = frozenset()
+
+
+def tree(process: Path = Path("/proc/self")) -> Tree:
+    """Read the hierarchy. Enables controllers for children in our own v2 group where it has any."""
+    mounts: dict[str, Path] = {}
+    unified: Path | None = None
+    for line in (process / "mountinfo").read_text().splitlines():
+        head, _, tail = line.partition(" - ")
+        kind, _, options = tail.split(" ", 2)
+        if kind == "cgroup":
+            mounts.update({option: Path(head.split(" ")[4]) for option in options.split(",")})
+        elif kind == "cgroup2":
+            unified = Path(head.split(" ")[4])
+    v1: dict[str, Path] = {}
+    v2: Path | None = None
+    for line in (process / "cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers and unified is not None:
+            v2 = unified / path.lstrip("/")
+        for controller in controllers.split(","):
+            if controller in mounts:
+                v1[controller] = mounts[controller] / path.lstrip("/")
+    return Tree(v1=v1, v2=v2, v2_controllers=_delegated(v2) if v2 is not None else frozenset())
+
+
+def _delegated(own: Path) -> frozenset[str]:
+    """The controllers that children of `own` can have, after asking for those it has."""
+    try:
+        wanted = {"memory", "pids", "cpu"} & set((own / "cgroup.controllers").read_text().split())
+        for controller in sorted(wanted):
+            # EBUSY: our group holds processes, and v2 wants those in leaves only. Then the limit is absent.
+            with contextlib.suppress(OSError):
+                (own / "cgroup.subtree_control").write_text(f"+{controller}")
+        return frozenset((own / "cgroup.subtree_control").read_text().split()) & wanted
+    except OSError:
+        return frozenset()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Groups:
+    """`paths`: every directory the cell is in. `killer`: the v2 one."""
+
+    paths: list[Path]
+    killer: Path | None
+    events: Path | None
+    absent: tuple[str, ...]
+
+    def join(self) -> None:
+        for path in self.paths:
+            (path / "cgroup.procs").write_text("0")
+
+    def processes(self) -> list[int]:
+        for path in self.paths:
+            with contextlib.suppress(OSError):
+                return [int(line) for line in (path / "cgroup.procs").read_text().split()]
+        return []
+
+    def kill(self) -> None:
+        if self.killer is not None:
+            with contextlib.suppress(OSError):
+                (self.killer / "cgroup.kill").write_text("1")
+                return
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                os.kill(pid, 9)
+
+    def remove(self) -> bool:
+        left: list[Path] = []
+        for path in self.paths:
+            try:
+                path.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                left.append(path)
+        self.paths = left
+        return not left
+
+    def out_of_memory(self) -> bool:
+        try:
+            text = self.events.read_text() if self.events is not None else ""
+        except OSError:
+            return False
+        return any(line.startswith("oom_kill ") and line != "oom_kill 0" for line in text.splitlines())
+
+
+def make(where: Tree, name: str, wanted: Limits) -> Group:
+    """A group for one cell, limits set. Never fails for a limit: see `absent`."""
+    absent: list[str] = []
+    paths: list[Path] = []
+    killer: Path | None = None
+    if where.v2 is not None:
+        killer = _made(where.v2 / name)
+        if killer is not None:
+            paths.append(killer)
+            if not (killer / "cgroup.kill").exists():
+                killer = None
+
+    def limited(limit: str, controller: str, v1_name: str, write: Callable[[Path, bool], None]) -> Path | None:
+        new = controller in where.v2_controllers and where.v2 is not None
+        base = where.v2 if new else where.v1.get(v1_name)
+        path = _made(base / name) if base is not None else None
+        if path is None:
+            absent.append(limit)
+            return None
+        if path not in paths:
+            paths.append(path)
+        try:
+            write(path, new)
+        except OSError:
+            absent.append(limit)
+        return path
+
+    def memory(path: Path, new: bool) -> None:
+        (path / ("memory.max" if new else "memory.limit_in_bytes")).write_text(str(wanted.memory_bytes))
+        swap = path / ("memory.swap.max" if new else "memory.memsw.limit_in_bytes")
+        if swap.exists():
+            swap.write_text("0" if new else str(wanted.memory_bytes))
+
+    def processes(path: Path, new: bool) -> None:
+        # setsid, bubblewrap and its pid 1 are not the agent's.
+        (path / "pids.max").write_text(str((wanted.processes or 0) + 3))
+
+    def cpu(path: Path, new: bool) -> None:
+        quota = max(1000, int((wanted.cpu_cores or 0) * _PERIOD_US))
+        if new:
+            (path / "cpu.max").write_text(f"{quota} {_PERIOD_US}")
+        else:
+            (path / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
+            (path / "cpu.cfs_quota_us").write_text(str(quota))
+
+    where_memory = limited("memory", "memory", "memory", memory) if wanted.memory_bytes is not None else None
+    if wanted.processes is not None:
+        limited("processes", "pids", "pids", processes)
+    if wanted.cpu_cores is not None:
+        limited("cpu", "cpu", "cpu", cpu)
+    events = None
+    if where_memory is not None:
+        events = where_memory / ("memory.events" if where_memory == killer else "memory.oom_control")
+    return _Groups(paths=paths, killer=killer, events=events, absent=tuple(absent))
+
+
+def _made(path: Path) -> Path | None:
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError:
+        return None
+    return path
+
+
+def sweep(where: Tree, prefix: str) -> int:
+    """Kill and remove groups whose name begins with `prefix`: what a daemon that was killed left. Their number."""
+    found: dict[str, list[Path]] = {}
+    for base in {*where.v1.values(), *([where.v2] if where.v2 is not None else [])}:
+        with contextlib.suppress(OSError):
+            for path in base.iterdir():
+                if path.name.startswith(prefix) and path.is_dir():
+                    found.setdefault(path.name, []).append(path)
+    for paths in found.values():
+        killer = next((p for p in paths if (p / "cgroup.kill").exists()), None)
+        group = _Groups(paths=paths, killer=killer, events=None, absent=())
+        group.kill()
+        limit = time.monotonic() + _REMOVE_S
+        while not group.remove() and time.monotonic() < limit:
+            time.sleep(0.01)
+    return len(found)
+

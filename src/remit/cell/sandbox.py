@@ -1,0 +1,90 @@
+"""How bubblewrap is asked to make a cell: a plain function from what is wanted to its arguments.
+
+The first process of a task makes the namespaces; a further one (`remit exec`) joins its user and pid namespaces from
+outside and gets the same mounts anew, so that nothing privileged ever enters a mount namespace that an agent has
+shaped. Pure: every path and descriptor comes with the spec. What is in nobody's list does not exist in a cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+USER, GROUP = "agent", "agent"
+UID = GID = 1000
+HOME = "/home/agent"
+HOSTNAME = "cell"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """`source` on the host, as bubblewrap sees it; `target` in the cell."""
+
+    source: str
+    target: str
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """Descriptors of a running cell's namespaces: the user namespace that owns them, the agent's own in it, pid."""
+
+    outer_user: int
+    inner_user: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """`system`: (kind, source, target) with kind `bind` or `symlink`. Descriptors are inherited by bubblewrap."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    cwd: str
+    system: tuple[tuple[str, str, str], ...]
+    mounts: tuple[Mount, ...]
+    seccomp: tuple[int, ...]
+    info: int
+    join: Join | None = None
+    hidden: tuple[str, ...] = field(default=("/sys",))
+    """Directories that exist and are empty."""
+
+
+def arguments(spec: Spec) -> list[str]:
+    """What to pass to bubblewrap (through `--args`, since an environment is nobody else's to read in `ps`)."""
+    made = [*_namespaces(spec.join), "--hostname", HOSTNAME, "--die-with-parent", "--cap-drop", "ALL"]
+    made += ["--info-fd", str(spec.info)]
+    for kind, source, target in spec.system:
+        made += ["--ro-bind" if kind == "bind" else "--symlink", source, target]
+    for path in spec.hidden:
+        made += ["--dir", path]
+    made += ["--proc", "/proc", "--dev", "/dev"]
+    for mount in spec.mounts:
+        made += ["--bind" if mount.writable else "--ro-bind", mount.source, mount.target]
+    # The root and /dev are tmpfs of bubblewrap's, without a size limit.
+    made += ["--remount-ro", "/dev", "--remount-ro", "/"]
+    made += ["--clearenv"]
+    for name, value in sorted(spec.environment.items()):
+        made += ["--setenv", name, value]
+    for descriptor in spec.seccomp:
+        made += ["--add-seccomp-fd", str(descriptor)]
+    return [*made, "--chdir", spec.cwd, "--", *spec.argv]
+
+
+def command(argv: tuple[str, ...], *, terminal: bool) -> tuple[str, ...]:
+    """`argv` in a session of its own, so that job control and `kill 0` end at the cell; with the terminal, if any."""
+    return ("/usr/bin/setsid", *(("--ctty",) if terminal else ()), "--", *argv)
+
+
+def _namespaces(join: Join | None) -> list[str]:
+    common = ["--unshare-ipc", "--unshare-uts"]
+    if join is None:
+        return [
+            *("--unshare-user", "--uid", str(UID), "--gid", str(GID), "--disable-userns"),
+            *("--unshare-pid", "--unshare-cgroup"),
+            *common,
+        ]
+    return [
+        *("--userns", str(join.outer_user), "--userns2", str(join.inner_user), "--pidns", str(join.pid)),
+        *common,
+    ]

@@ -1,0 +1,89 @@
+"""The seccomp filters of a cell, as BPF programs for bubblewrap (seccomp(2)).
+
+Two filters, because a rule with arguments and a rule without exclude each other in one: the first knows which calls
+exist at all, the second which arguments are refused. The kernel takes the stricter answer of the two, and between two
+refusals that of the filter loaded last. Foreign architectures (i386, x32) are killed, libseccomp's default.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import socket
+
+import pyseccomp
+
+from remit.cell import syscalls
+
+_CLONE_NEW = 0x7E020080
+"""Every CLONE_NEW* bit: cgroup, uts, ipc, user, pid, net, mount, time (sched.h)."""
+_TIOCSTI, _TIOCLINUX, _TIOCSETD = 0x5412, 0x541C, 0x5423
+"""Type into a terminal, its console extras, its line disciplines."""
+_LOW32 = 0xFFFFFFFF
+_MAX_DOMAIN = 16
+_TYPE_MASK = 0xF
+_UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
+_TYPES = {_UNIX: {1, 2, 5}, _INET: {1, 2}, _INET6: {1, 2}, _NETLINK: {2, 3}}
+_PROTOCOL = {1: socket.IPPROTO_TCP, 2: socket.IPPROTO_UDP}
+"""Beside 0, the one protocol of a type: no ICMP, SCTP, MPTCP, UDP-Lite."""
+
+
+@functools.cache
+def programs() -> tuple[bytes, ...]:
+    """The BPF programs, in the order in which they must be loaded."""
+    return _exported(_calls()), _exported(_arguments())
+
+
+def _exported(filters: pyseccomp.SyscallFilter) -> bytes:
+    descriptor = os.memfd_create("seccomp")
+    with os.fdopen(descriptor, "rb") as file:
+        filters.export_bpf(file)
+        file.seek(0)
+        return file.read()
+
+
+def _calls() -> pyseccomp.SyscallFilter:
+    filters = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.ENOSYS))
+    filters.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, 2)
+    for name in sorted(syscalls.ALLOWED):
+        if _known(name):
+            filters.add_rule(pyseccomp.ALLOW, name)
+    for name in sorted(syscalls.REFUSED):
+        if _known(name):
+            filters.add_rule(pyseccomp.ERRNO(errno.EPERM), name)
+    return filters
+
+
+def _known(name: str) -> bool:
+    """Whether this libseccomp knows the call; one it does not know answers ENOSYS like everything else."""
+    return bool(pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) >= 0)
+
+
+def _arguments() -> pyseccomp.SyscallFilter:
+    filters = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    refused = pyseccomp.ERRNO(errno.EPERM)
+    arg, equal, masked, above = pyseccomp.Arg, pyseccomp.EQ, pyseccomp.MASKED_EQ, pyseccomp.GT
+    for bit in range(32):
+        if _CLONE_NEW >> bit & 1:
+            filters.add_rule(refused, "clone", arg(0, masked, 1 << bit, 1 << bit))
+    for request in (_TIOCSTI, _TIOCLINUX, _TIOCSETD):
+        filters.add_rule(refused, "ioctl", arg(1, masked, _LOW32, request))
+    unsupported = pyseccomp.ERRNO(errno.EAFNOSUPPORT)
+    for call in ("socket", "socketpair"):
+        for domain in range(_MAX_DOMAIN + 1):
+            if domain not in _TYPES or (call == "socketpair" and domain != _UNIX):
+                filters.add_rule(unsupported, call, arg(0, equal, domain))
+        filters.add_rule(unsupported, call, arg(0, above, _MAX_DOMAIN))
+    for domain, types in _TYPES.items():
+        for kind in range(_TYPE_MASK + 1):
+            if kind not in types:
+                filters.add_rule(refused, "socket", arg(0, equal, domain), arg(1, masked, _TYPE_MASK, kind))
+    for domain in (_INET, _INET6):
+        for kind, wanted in _PROTOCOL.items():
+            this = (arg(0, equal, domain), arg(1, masked, _TYPE_MASK, kind))
+            for protocol in range(1, wanted):
+                filters.add_rule(refused, "socket", *this, arg(2, equal, protocol))
+            filters.add_rule(refused, "socket", *this, arg(2, above, wanted))
+    filters.add_rule(refused, "socket", arg(0, equal, _NETLINK), arg(2, above, 0))
+    return filters

@@ -1,0 +1,206 @@
+"""`audit list|tail|show|verify` and `why`: what was decided, and that the log still says so.
+
+`audit list --json` prints one record a line; its field names are relied on from outside and do not change.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from remit.cli import client, options, output
+from remit.core.errors import Invalid, NotFound
+from remit.policy import quantity
+
+_COLUMNS = ("time", "id", "task", "role", "decision", "reason", "request", "status")
+TABLE_ROWS = 100
+PAGE = 1000
+"""The most that the API gives at once."""
+
+app = typer.Typer(no_args_is_help=True, help="List, follow, show and verify the audit log.")
+
+Task = Annotated[str | None, typer.Option(help="Id of a task, or its first letters.")]
+Role = Annotated[str | None, typer.Option()]
+Decision = Annotated[str | None, typer.Option(help="permit or deny.")]
+Reason = Annotated[str | None, typer.Option(help="Such as no_capability; docs/reference lists them.")]
+Host = Annotated[str | None, typer.Option()]
+Kind = Annotated[str | None, typer.Option(help="decision, operator, dns or boundary.")]
+Moment = Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339, or how long ago: 90s, 30m, 1h, 2d.")]
+RecordId = Annotated[str, typer.Argument(metavar="RECORD", help="Id of a record, or its first letters.")]
+
+
+@app.command("list")
+def list_records(
+    task: Task = None,
+    role: Role = None,
+    decision: Decision = None,
+    reason: Reason = None,
+    host: Host = None,
+    kind: Kind = None,
+    since: Moment = None,
+    until: Moment = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The latest so many. Default: 100; all with --json.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """List records, oldest first."""
+    query: dict[str, object] = {
+        "task": task,
+        "role": role,
+        "decision": decision,
+        "reason": reason,
+        "host": host,
+        "kind": kind,
+        "since": _moment(since),
+        "until": _moment(until),
+    }
+    wanted = limit if limit is not None or as_json else TABLE_ROWS
+    with client.connected() as api:
+        if as_json:
+            for record in _matching(api, query, wanted):
+                output.line(record)
+            return
+        rows = [_row(record) for record in _matching(api, query, wanted)]
+    output.table(_COLUMNS, rows, empty="no record matches")
+
+
+@app.command()
+def tail(
+    task: Task = None,
+    role: Role = None,
+    decision: Decision = None,
+    kind: Kind = None,
+    as_json: options.Json = False,
+) -> None:
+    """Print records as they are written, until interrupted."""
+    wanted = {"role": role, "decision": decision, "kind": kind}
+    with client.connected() as api:
+        if task is not None:
+            wanted["task"] = api.get(f"/v1/tasks/{client.part(task)}")["id"]
+        for record in api.follow("/v1/audit/stream"):
+            if any(value is not None and record.get(name) != value for name, value in wanted.items()):
+                continue
+            if as_json:
+                output.line(record)
+            else:
+                output.text(output.GAP.join(output.safe(output.shown(cell)) for cell in _row(record)))
+
+
+@app.command()
+def show(record: RecordId, as_json: options.Json = False) -> None:
+    """Show one record, whole."""
+    with client.connected() as api:
+        found = api.get(f"/v1/audit/{client.part(record)}")
+    if as_json:
+        output.line(found["record"])
+    else:
+        output.fields(found["record"])
+
+
+@app.command()
+def verify(as_json: options.Json = False) -> None:
+    """Walk the chain of hashes, and hold it against the signed heads that are kept elsewhere."""
+    with client.connected() as api:
+        report = api.post("/v1/audit/verify")
+    if as_json:
+        output.line(report)
+    elif report["ok"]:
+        output.text(f"ok: {report['records']} records in {report['segments']} segments, unbroken")
+    if not report["ok"]:
+        problem = report.get("problem") or {}
+        if not as_json:
+            output.say(f"error: the audit log is not what was written: {_told(problem)}")
+            output.say("hint: keep the files as they are; compare with a backup from before")
+        raise typer.Exit(1)
+
+
+def why(
+    record: Annotated[
+        str | None, typer.Argument(metavar="RECORD", help="Id of a record, or its first letters; else the last denial.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Explain a decision that was made, and what to do about it."""
+    with client.connected() as api:
+        wanted = record if record is not None else _last_denial(api)
+        found = api.get(f"/v1/audit/{client.part(wanted)}")
+    if as_json:
+        output.line(found)
+        return
+    for sentence in found["explanation"]:
+        output.text(output.safe(sentence))
+    output.say(f"record {found['record'].get('id')}")
+
+
+def _matching(api: client.Client, query: Mapping[str, object], limit: int | None) -> Iterable[dict[str, Any]]:
+    """The latest `limit` records, or all of them as they arrive."""
+    if limit is not None and limit <= PAGE and query["since"] is None:
+        yield from api.get("/v1/audit", **query, limit=limit)["records"]
+        return
+    everything = _pages(api, query)
+    yield from everything if limit is None else deque(everything, maxlen=limit)
+
+
+def _pages(api: client.Client, query: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+    after = "0"
+    while True:
+        page = api.get("/v1/audit", **query, limit=PAGE, after=after)
+        yield from page["records"]
+        if len(page["records"]) < PAGE or page["next"] is None:
+            return
+        after = page["next"]
+
+
+def _last_denial(api: client.Client) -> str:
+    found = api.get("/v1/audit", decision="deny", limit=1)["records"]
+    if not found:
+        raise NotFound("nothing was denied so far", hint="remit audit list")
+    return str(found[-1]["id"])
+
+
+def _row(record: Mapping[str, Any]) -> tuple[object, ...]:
+    return (
+        output.clock(record.get("time")),
+        record.get("id", "-"),
+        record.get("task") or "-",
+        record.get("role") or "-",
+        record.get("decision") or record.get("action") or record.get("kind") or "-",
+        record.get("reason") or "-",
+        _request(record),
+        output.shown(record.get("status")),
+    )
+
+
+def _request(record: Mapping[str, Any]) -> str:
+    if record.get("host") is None:
+        return str(record.get("detail") or "-")
+    usual = {"https": 443, "http": 80}.get(str(record.get("scheme")))
+    port = f":{record['port']}" if record.get("port") not in (None, usual) else ""
+    where = f"{record.get('scheme') or 'tcp'}://{record['host']}{port}{record.get('path') or ''}"
+    return f"{record.get('method') or record.get('kind')} {where}"
+
+
+def _moment(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        ago = quantity.duration_s(text)
+    except ValueError:
+        pass
+    else:
+        return datetime.fromtimestamp(time.time() - ago, UTC).isoformat()
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Invalid(f"{text!r} is not a time", hint="write 2026-01-31T12:00:00Z, or 30m (30 minutes ago)") from error
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).isoformat()
+
+
+def _told(problem: object) -> str:
+    if isinstance(problem, Mapping):
+        return ", ".join(f"{name} {output.shown(value)}" for name, value in problem.items() if value is not None)
+    return str(problem)

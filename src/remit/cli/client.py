@@ -1,0 +1,119 @@
+"""The API's client: HTTP over the control plane's Unix socket.
+
+A problem (RFC 9457) comes back as the error that it was on the other side, so a command fails with the same words
+and the same exit code wherever the mistake was found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from remit import settings as configuration
+from remit.core.errors import Conflict, Invalid, NotFound, RemitError, Unavailable
+from remit.settings import Settings
+
+TIMEOUT_S = 30.0
+"""Longer than the control plane waits for its node and for cells (5 s each)."""
+DOWN_HINT = "remit up --detach"
+_BY_STATUS: Mapping[int, type[RemitError]] = {
+    400: Invalid,
+    404: NotFound,
+    409: Conflict,
+    413: Invalid,
+    415: Invalid,
+    422: Invalid,
+    503: Unavailable,
+}
+
+
+class Client:
+    """Synchronous. Raises the four errors of `core.errors`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._socket = settings.control_socket
+        transport = httpx.HTTPTransport(uds=str(self._socket))
+        self._http = httpx.Client(transport=transport, base_url="http://localhost", timeout=TIMEOUT_S, trust_env=False)
+
+    def get(self, path: str, **query: object) -> Any:
+        return self._asked("GET", path, params=_present(query))
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        return self._asked("POST", path, json=dict(body or {}))
+
+    def put(self, path: str, body: Mapping[str, Any]) -> Any:
+        return self._asked("PUT", path, json=dict(body))
+
+    def delete(self, path: str) -> Any:
+        return self._asked("DELETE", path)
+
+    def follow(self, path: str, **query: object) -> Iterator[dict[str, Any]]:
+        """The `data` of server-sent events, each a JSON object, until the server ends the stream."""
+        with self._translated():
+            timeout = httpx.Timeout(TIMEOUT_S, read=None)
+            with self._http.stream("GET", path, params=_present(query), timeout=timeout) as response:
+                if response.is_error:
+                    response.read()
+                    _raise(response)
+                for text in response.iter_lines():
+                    if text.startswith("data:"):
+                        yield json.loads(text[5:])
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _asked(self, method: str, path: str, **arguments: Any) -> Any:
+        with self._translated():
+            response = self._http.request(method, path, **arguments)
+            if response.is_error:
+                _raise(response)
+            return response.json() if response.content else None
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.ConnectError as error:
+            raise Unavailable(f"the control plane does not answer on {self._socket}", hint=DOWN_HINT) from error
+        except httpx.TimeoutException as error:
+            raise Unavailable("the control plane did not answer in time", hint="remit status") from error
+        except (httpx.HTTPError, ValueError) as error:
+            raise Unavailable("the control plane's answer cannot be read", hint="remit status") from error
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[Client]:
+    """A client of the control plane that the settings name."""
+    client = Client(configuration.load())
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def part(text: str) -> str:
+    """`text` as one segment of a path."""
+    if text in ("", ".", ".."):
+        raise Invalid(f"{text!r} is not a name")
+    return quote(text, safe="")
+
+
+def _present(query: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in query.items() if value is not None}
+
+
+def _raise(response: httpx.Response) -> None:
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = {}
+    if not isinstance(problem, dict):
+        problem = {}
+    detail = str(problem.get("detail") or problem.get("title") or f"the control plane answered {response.status_code}")
+    kind = _BY_STATUS.get(response.status_code, RemitError)
+    raise kind(detail, hint=str(problem.get("hint") or ""))

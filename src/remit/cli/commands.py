@@ -1,0 +1,112 @@
+"""Every command but the fast ones, as one typer application, and what happens when one fails."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+
+import typer
+
+from remit.cli import audit, errors, explain, lifecycle, manifests, options, output, revoke, secrets, tasks
+from remit.core.errors import RemitError
+
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+"""typer carries its own copy of click and does not export its base of usage errors."""
+
+app = typer.Typer(
+    name="remit",
+    help="Run agents with full capability inside a cell and a governed boundary outside it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+@app.command(context_settings=_PASSED_ON)
+def run(context: typer.Context) -> None:
+    """Run a command in a cell: remit run --role ROLE [--workspace DIR] -- COMMAND."""
+    raise typer.Exit(_fast(context))
+
+
+@app.command("exec", context_settings=_PASSED_ON)
+def exec_(context: typer.Context) -> None:
+    """Run a further command in a running cell: remit exec TASK -- COMMAND."""
+    raise typer.Exit(_fast(context))
+
+
+@app.command(context_settings=_PASSED_ON)
+def attach(context: typer.Context) -> None:
+    """Take part in a detached task: remit attach TASK."""
+    raise typer.Exit(_fast(context))
+
+
+@app.command()
+def version(as_json: options.Json = False) -> None:
+    """Show the version."""
+    found = importlib.metadata.version("remit")
+    if as_json:
+        output.line({"version": found})
+    else:
+        output.text(found)
+
+
+_PLAIN: tuple[Callable[..., None], ...] = (
+    lifecycle.up,
+    lifecycle.down,
+    lifecycle.status,
+    lifecycle.doctor,
+    manifests.apply,
+    manifests.get,
+    manifests.remove,
+    manifests.schema,
+    tasks.ps,
+    tasks.logs,
+    tasks.stop,
+    tasks.diff,
+    tasks.merge,
+    audit.why,
+    explain.explain,
+    revoke.revoke,
+    revoke.restore,
+    revoke.revocations,
+)
+for _command in _PLAIN:
+    app.command()(_command)
+app.add_typer(secrets.app, name="secret")
+app.add_typer(audit.app, name="audit")
+
+
+def invoke(arguments: list[str]) -> int:
+    """Run one command line; its exit code. Errors are told on stderr, never as a traceback."""
+    try:
+        code = app(args=arguments, prog_name="remit", standalone_mode=False)
+    except RemitError as error:
+        return errors.report(error)
+    except typer.Abort:
+        return errors.INTERRUPTED
+    except KeyboardInterrupt:
+        return errors.INTERRUPTED
+    except _USAGE_ERROR as error:
+        return _misused(error)
+    return code if isinstance(code, int) else 0
+
+
+def _misused(error: Exception) -> int:
+    message = getattr(error, "format_message", lambda: str(error))()
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "remit"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        output.say(message)
+        return errors.EXIT_CODES["invalid"]
+    output.say(f"error: {message}")
+    output.say(f"hint: {path} --help")
+    return errors.EXIT_CODES["invalid"]
+
+
+def _fast(context: typer.Context) -> int:
+    from remit.cli import run as fast
+
+    return int(fast.main([str(context.info_name), *context.args]))

@@ -1,0 +1,113 @@
+"""What the command line prints: data on stdout, talk on stderr, nothing that can take a terminal over.
+
+Host names, paths, commands and logs were written by agents. A terminal obeys control characters (ECMA-48) and shows
+bidirectional and invisible ones as something else than they are, so every one is printed as its escape; JSON is ASCII.
+Where stdout is not a terminal, tables are plain text without colour and are never cut.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+GAP = "  "
+COLOURS = {"permit": "32", "running": "32", "ok": "32", "deny": "31", "failed": "31", "revoked": "31", "pending": "33"}
+
+
+def safe(text: object, *, keep: str = "") -> str:
+    """`text` with every control, format and separator character escaped, except those in `keep`."""
+    value = "" if text is None else str(text)
+    if value.isascii() and value.isprintable():
+        return value
+    return "".join(c if c in keep or unicodedata.category(c) not in _HIDDEN else _escaped(c) for c in value)
+
+
+def line(record: Mapping[str, Any]) -> None:
+    """One JSON object on a line of its own."""
+    sys.stdout.write(json.dumps(record, ensure_ascii=True, separators=(",", ":")) + "\n")
+    sys.stdout.flush()
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "") -> None:
+    """Aligned columns. `empty` is said on stderr where there is no row."""
+    cells = [[safe(value) for value in row] for row in rows]
+    if not cells:
+        if empty:
+            say(empty)
+        return
+    coloured = sys.stdout.isatty()
+    widths = [max(len(columns[n]), *(len(row[n]) for row in cells)) for n in range(len(columns))]
+    _write([name.upper() for name in columns], widths, coloured=False)
+    for row in cells:
+        _write(row, widths, coloured=coloured)
+
+
+def rows(columns: Sequence[str], records: Sequence[Mapping[str, Any]], *, as_json: bool, empty: str = "") -> None:
+    """Records as JSON lines, whole; or as a table of these fields."""
+    if as_json:
+        for record in records:
+            line(record)
+        return
+    table(columns, [[shown(record.get(column)) for column in columns] for record in records], empty=empty)
+
+
+def fields(record: Mapping[str, Any]) -> None:
+    """One thing, a field a line. Empty fields are left out."""
+    present = {name: shown(value) for name, value in record.items() if value not in (None, "", [], {})}
+    width = max((len(name) for name in present), default=0)
+    for name, value in present.items():
+        sys.stdout.write(f"{safe(name).ljust(width)}{GAP}{safe(value)}\n")
+
+
+def text(value: str) -> None:
+    """Text of several lines (a patch, a log): line ends and tabs stay, the rest is escaped."""
+    sys.stdout.write(safe(value, keep="\n\t"))
+    if value and not value.endswith("\n"):
+        sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def say(message: str) -> None:
+    """Talk to the human; never data."""
+    sys.stderr.write(safe(message, keep="\n") + "\n")
+
+
+def shown(value: object) -> str:
+    """A JSON value as a person would write it."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return json.dumps(value, ensure_ascii=True)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(shown(item) for item in value) or "-"
+    return str(value)
+
+
+def clock(moment: object) -> str:
+    """`2026-01-02T03:04:05.123456+00:00` as `2026-01-02 03:04:05Z`; anything else as it is."""
+    value = str(moment or "-")
+    if len(value) >= 19 and value[10] == "T" and value.endswith(("+00:00", "Z")):
+        return f"{value[:10]} {value[11:19]}Z"
+    return value
+
+
+def _write(row: Sequence[str], widths: Sequence[int], *, coloured: bool) -> None:
+    padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+    padded[-1] = row[-1]
+    if coloured:
+        padded = [
+            f"\x1b[{COLOURS[cell]}m{out}\x1b[0m" if cell in COLOURS else out
+            for cell, out in zip(row, padded, strict=True)
+        ]
+    sys.stdout.write(GAP.join(padded).rstrip() + "\n")
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,0 +1,54 @@
+"""`revoke task|capability|credential`, `restore`, `revocations`: authority taken away and given back.
+
+A revocation that answers has happened: the node refuses the next request and what was open is cut. One that fails
+says how far it got, and exits with 6.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from remit.cli import client, options, output
+from remit.core.errors import Invalid
+
+KINDS = ("task", "capability", "credential")
+
+Kind = Annotated[str, typer.Argument(metavar="KIND", help="task, capability or credential.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Id of a task (or its first letters), or a manifest's name.")]
+
+
+def revoke(kind: Kind, name: Name, as_json: options.Json = False) -> None:
+    """Take authority away, also from what is already open."""
+    with client.connected() as api:
+        answer = api.post("/v1/revocations", {"kind": _kind(kind), "name": name})
+    if as_json:
+        output.line(answer)
+        return
+    output.text(f"{answer['kind']} {answer['name']} revoked; {answer['flows_closed']} open connections cut")
+    if kind != "task":
+        output.say(f"hint: remit restore {kind} {answer['name']} gives it back")
+
+
+def restore(kind: Kind, name: Name, as_json: options.Json = False) -> None:
+    """Give a revoked capability or credential back. A task cannot be restored."""
+    with client.connected() as api:
+        answer = api.delete(f"/v1/revocations/{_kind(kind)}/{client.part(name)}")
+    if as_json:
+        output.line(answer)
+    else:
+        output.text(f"{kind} {name} restored")
+
+
+def revocations(as_json: options.Json = False) -> None:
+    """List what is revoked."""
+    with client.connected() as api:
+        found = api.get("/v1/revocations")["items"]
+    output.rows(("kind", "name", "time", "operator"), found, as_json=as_json, empty="nothing is revoked")
+
+
+def _kind(text: str) -> str:
+    if text not in KINDS:
+        raise Invalid(f"{text!r} cannot be revoked or restored", hint=f"one of: {', '.join(KINDS)}")
+    return text

@@ -1,0 +1,107 @@
+"""Explanations for people: what would be decided (`explain`), and what was, in plain English (`why`).
+
+A denial that nobody understands is worked around, so a record is told as a story: who asked for what, how it was
+decided and at which step, what happened afterwards, and what to do next. Texts that an agent chose are quoted here
+as they are; whoever shows them neutralises them for its own medium.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from remit.control.ports_control import Audit, AuditFilter
+from remit.control.publish import Publisher
+from remit.core.reason import MEANING, STEPS, Reason
+from remit.policy import explain as explaining
+from remit.policy import snapshot as snapshots
+
+COMPLETION_FIELDS = ("completed", "status", "bytes_out", "bytes_in", "duration_ms")
+
+
+class Explaining:
+    def __init__(self, *, publisher: Publisher, audit: Audit) -> None:
+        self._publisher = publisher
+        self._audit = audit
+
+    async def explain(self, role: str, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, Any]:
+        """The decision on a request that nobody sent, with every step. `Invalid` for a URL, `NotFound` for a role."""
+        current = self._publisher.current()
+        told = await asyncio.to_thread(
+            lambda: explaining.explain(snapshots.load(current, None), role, method, url, headers)
+        )
+        return told.as_json()
+
+    async def why(self, prefix: str) -> Mapping[str, Any]:
+        """{"record", "completion", "explanation"}: the record whose id starts with `prefix`, and its story."""
+        record = await self._audit.get(prefix)
+        ended = record.get("completed") is not None
+        completion = {name: record.get(name) for name in COMPLETION_FIELDS} if ended else None
+        return {"record": record, "completion": completion, "explanation": await self._story(record, completion)}
+
+    async def _story(self, record: Mapping[str, Any], completion: Mapping[str, Any] | None) -> Sequence[str]:
+        kind = record.get("kind")
+        if kind == "operator":
+            return [f"{record.get('operator') or 'Someone'} did this at {record.get('time')}: {record.get('detail')}."]
+        lines = [_asked(record)]
+        try:
+            reason = Reason(str(record.get("reason")))
+        except ValueError:
+            return [*lines, f"The record gives no reason that this version knows ({record.get('reason')})."]
+        lines.append(_decided(record, reason))
+        if reason is Reason.TASK_REVOKED:
+            lines += await self._revoked_by(record)
+        if reason is Reason.PERMITTED:
+            lines.append(_ended(record, completion))
+        elif MEANING[reason].next:
+            lines.append(f"Next: {MEANING[reason].next}")
+        return lines
+
+    async def _revoked_by(self, record: Mapping[str, Any]) -> Sequence[str]:
+        task = record.get("task")
+        if not task:
+            return []
+        page = await self._audit.query(AuditFilter(task=str(task), kind="operator", limit=100))
+        return [
+            f"{entry.get('operator') or 'Someone'} revoked it at {entry.get('time')} (record {entry.get('id')})."
+            for entry in page.records
+            if entry.get("action") == "revoke"
+        ][-1:]
+
+
+def _asked(record: Mapping[str, Any]) -> str:
+    who = f"Task {record['task']}" if record.get("task") else "A connection without a valid identity"
+    under = f" (role {record['role']})" if record.get("role") else ""
+    host, port = record.get("host") or "an unnamed host", record.get("port")
+    if record.get("kind") == "dns":
+        return f"{who}{under} looked up {host} at {record.get('time')}."
+    usual = {"https": 443, "http": 80}.get(str(record.get("scheme")))
+    where = f"{record.get('scheme') or 'tcp'}://{host}{f':{port}' if port and port != usual else ''}"
+    what = f"{record.get('method') or 'a connection to'} {where}{record.get('path') or ''}"
+    return f"{who}{under} asked for {what} at {record.get('time')}."
+
+
+def _decided(record: Mapping[str, Any], reason: Reason) -> str:
+    meaning = MEANING[reason]
+    if reason is Reason.PERMITTED:
+        credential = (
+            f", with credential {record['credential']} injected"
+            if record.get("credential")
+            else ", without a credential"
+        )
+        return f"It was permitted by capability {record.get('capability')}{credential}."
+    place = f"{meaning.step}, step {STEPS.index(meaning.step) + 1} of {len(STEPS)}"
+    rule = f" Capability {record['capability']} covered it." if record.get("capability") else ""
+    detail = f": {record['detail']}" if record.get("detail") else ""
+    title = meaning.title[0].lower() + meaning.title[1:]
+    return f"It was refused at {place}, with reason {reason.value} ({title}){detail}.{rule}"
+
+
+def _ended(record: Mapping[str, Any], completion: Mapping[str, Any] | None) -> str:
+    if completion is None:
+        return "No completion is recorded: the request is still open, or Envoy died before it could say how it ended."
+    return (
+        f"The upstream answered {completion['status']} after {completion['duration_ms']} ms; "
+        f"{completion['bytes_out']} bytes went out, {completion['bytes_in']} came in."
+    )

@@ -1,0 +1,242 @@
+"""What the control plane's use cases need from outside: its store, its issuer, the node, the cells, the audit index.
+
+Each port has an in-memory fake in `remit.testing`; the store's contract suite runs on the fake and on SQLite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from remit.control.ports import Tasks
+from remit.core.claims import Claims
+
+Document = Mapping[str, Any]
+"""A manifest as JSON: apiVersion, kind, metadata, spec."""
+
+
+class RevocationKind(StrEnum):
+    TASK = "task"
+    CAPABILITY = "capability"
+    CREDENTIAL = "credential"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    kind: RevocationKind
+    name: str
+    time: datetime
+    operator: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedSecret:
+    """`blob` is opaque: only the node's key opens it."""
+
+    name: str
+    blob: bytes
+    updated: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The signed head of a node's audit log, as it arrived. `fields` are passed through to the verifier."""
+
+    seq: int
+    hash: str
+    received: datetime
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Documents(Protocol):
+    """Manifests in force, one per (kind, name)."""
+
+    def all(self) -> Sequence[Document]:
+        """Ordered by kind, then name."""
+        ...
+
+    def get(self, kind: str, name: str) -> Document | None: ...
+
+    def put(self, document: Document, now: datetime) -> None: ...
+
+    def remove(self, kind: str, name: str) -> bool:
+        """Whether it was there."""
+        ...
+
+
+class Revocations(Protocol):
+    """Capabilities and credentials whose authority is taken away until restored. Tasks carry their own state."""
+
+    def all(self) -> Sequence[Revocation]: ...
+
+    def add(self, revocation: Revocation) -> bool:
+        """Whether it was new."""
+        ...
+
+    def remove(self, kind: RevocationKind, name: str) -> bool:
+        """Whether it was there."""
+        ...
+
+
+class SealedSecrets(Protocol):
+    def all(self) -> Sequence[SealedSecret]: ...
+
+    def put(self, secret: SealedSecret) -> None: ...
+
+    def remove(self, name: str) -> bool: ...
+
+
+class Heads(Protocol):
+    """Audit heads, kept apart from the log that they vouch for."""
+
+    def add(self, head: Head) -> None: ...
+
+    def latest(self) -> Head | None:
+        """The one with the highest `seq`; of several, the first that arrived."""
+        ...
+
+    def all(self) -> Sequence[Head]:
+        """Those that are kept, by `seq`."""
+        ...
+
+
+class Unit(Protocol):
+    """One transaction: everything in it happens, or nothing does."""
+
+    @property
+    def documents(self) -> Documents: ...
+
+    @property
+    def tasks(self) -> Tasks: ...
+
+    @property
+    def revocations(self) -> Revocations: ...
+
+    @property
+    def secrets(self) -> SealedSecrets: ...
+
+    @property
+    def heads(self) -> Heads: ...
+
+    def epoch(self) -> int:
+        """The epoch of the last change; 0 before the first."""
+        ...
+
+    def advance_epoch(self, now: datetime) -> int:
+        """Mark a change that nodes must learn of. Grows always, and is never below `now` in milliseconds: so that a
+        database that was replaced or restored still outranks what its nodes remember."""
+        ...
+
+    def next_cell(self) -> int:
+        """A cell number that no live task has, not reused before all others were."""
+        ...
+
+
+class Store(Protocol):
+    def unit(self) -> AbstractContextManager[Unit]:
+        """Begin; commit at the end of the block; roll back when it raises. `Unavailable`: the store cannot be used."""
+        ...
+
+
+class Issuer(Protocol):
+    def mint(self, claims: Claims) -> str:
+        """A token of at most `core.claims.MAX_TOKEN_BYTES`. `Invalid` where the names in it are too long."""
+        ...
+
+    def public_keys(self) -> Mapping[str, bytes]:
+        """Raw Ed25519 public keys that verify what was minted and may still be presented, by key id."""
+        ...
+
+    def prepare(self) -> str:
+        """The id of a new key: `public_keys` has it from now on, so that nodes learn of it before it signs."""
+        ...
+
+    def activate(self, *, compromised: bool) -> None:
+        """Sign with the prepared key. `compromised`: what older keys signed is worth nothing any more."""
+        ...
+
+
+class Node(Protocol):
+    """The node's end of the link."""
+
+    @property
+    def connected(self) -> bool: ...
+
+    @property
+    def acked_epoch(self) -> int: ...
+
+    async def publish(self, snapshot: Mapping[str, Any]) -> None:
+        """Returns when the node has the snapshot, or a later one, in force. `Unavailable`: it did not say so."""
+        ...
+
+    async def record(self, kind: str, fields: Mapping[str, Any]) -> str:
+        """The id of the durable audit record. `Unavailable`: nothing is promised."""
+        ...
+
+
+class Cells(Protocol):
+    """The privileged process that runs cells."""
+
+    async def cut(self, task: str) -> int:
+        """Close every open connection of a task now; how many they were. 0 where it has no cell."""
+        ...
+
+    async def running(self) -> frozenset[str]:
+        """Ids of the tasks that have a cell."""
+        ...
+
+
+class Sealer(Protocol):
+    def seal(self, name: str, value: bytes) -> bytes:
+        """`value` for the store, so that only nodes can read it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditFilter:
+    """None matches everything. `since` and `until` bound a record's time. `after`: the `next` of a former page; "0"
+    begins with the oldest record, None with the latest page."""
+
+    task: str | None = None
+    role: str | None = None
+    decision: str | None = None
+    reason: str | None = None
+    host: str | None = None
+    kind: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int = 100
+    after: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditPage:
+    """Oldest first. Decisions come joined with their completion (`completed` is its time, absent where there is none
+    yet). `next` is where later records begin; None where there is no record at all."""
+
+    records: Sequence[Mapping[str, Any]]
+    next: str | None = None
+
+
+class Audit(Protocol):
+    """The audit log of the node, to read. Writing goes through the node alone."""
+
+    async def query(self, wanted: AuditFilter) -> AuditPage:
+        """One page of what matches."""
+        ...
+
+    async def get(self, prefix: str) -> Mapping[str, Any]:
+        """The record whose id starts with `prefix`, joined with its completion. `NotFound`, or `Conflict`."""
+        ...
+
+    async def verify(self, heads: Sequence[Head]) -> Mapping[str, Any]:
+        """{"ok", "records", "segments", "problem"?}: the chain walked, and held against the heads kept here."""
+        ...
+
+    def follow(self) -> AsyncIterator[Mapping[str, Any]]:
+        """Every record from now on, as it is written."""
+        ...

@@ -1,0 +1,91 @@
+"""What the node must know, built from the store and pushed until it says that it is in force.
+
+A change that the node has not acknowledged has not happened as far as agents are concerned, so no use case answers
+its caller before that (law 6). Snapshots are whole: there is no way to apply half a change. Many changes at once share
+one push: whoever waits is done when any epoch at or above its own is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from remit.control.ports import Clock
+from remit.control.ports_control import Issuer, Node, RevocationKind, Store, Unit
+from remit.core.errors import Unavailable
+from remit.core.snapshot import Revoked
+from remit.core.task import TRANSITIONS, Task
+from remit.policy import snapshot as snapshots
+
+ACK_TIMEOUT_S = 5.0
+ENDED_KEPT = timedelta(minutes=10)
+"""How long the node can still tell an agent that its task has ended, rather than that it is unknown."""
+
+
+class Publisher:
+    """Pushes the store's state to the node."""
+
+    def __init__(self, *, store: Store, node: Node, issuer: Issuer, clock: Clock) -> None:
+        self._store = store
+        self._node = node
+        self._issuer = issuer
+        self._clock = clock
+        self._pushing = asyncio.Lock()
+        self._background: set[asyncio.Task[None]] = set()
+
+    def current(self) -> Mapping[str, Any]:
+        """The snapshot of the store as it is now, as JSON values."""
+        with self._store.unit() as unit:
+            return self._snapshot(unit)
+
+    async def publish(self) -> None:
+        """Returns when the node has everything that is stored now in force. `Unavailable`: it did not say so."""
+        with self._store.unit() as unit:
+            wanted = unit.epoch()
+        try:
+            async with asyncio.timeout(ACK_TIMEOUT_S), self._pushing:
+                if self._node.acked_epoch < wanted:
+                    await self._node.publish(self.current())
+        except TimeoutError as error:
+            raise Unavailable(
+                f"the change is stored, but the node did not acknowledge it within {ACK_TIMEOUT_S:g} s",
+                hint="remit status",
+            ) from error
+
+    def publish_later(self) -> None:
+        """Push without waiting: for facts that take authority from nobody who could still use it."""
+        task = asyncio.ensure_future(self._quietly())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _quietly(self) -> None:
+        try:
+            await self.publish()
+        except Unavailable:
+            return  # the node gets the whole state when it connects again
+
+    def begin(self) -> None:
+        """Start a new epoch, so that nodes take this database's word over what they remember of another."""
+        with self._store.unit() as unit:
+            unit.advance_epoch(self._clock.now())
+
+    def _snapshot(self, unit: Unit) -> Mapping[str, Any]:
+        since = self._clock.now() - ENDED_KEPT
+        revocations = unit.revocations.all()
+        return snapshots.dump(
+            epoch=unit.epoch(),
+            documents=[dict(document) for document in unit.documents.all()],
+            tasks=[task for task in unit.tasks.all() if _worth_telling(task, since)],
+            revoked=Revoked(
+                capabilities=frozenset(r.name for r in revocations if r.kind is RevocationKind.CAPABILITY),
+                credentials=frozenset(r.name for r in revocations if r.kind is RevocationKind.CREDENTIAL),
+            ),
+            keys=self._issuer.public_keys(),
+            sealed={secret.name: secret.blob for secret in unit.secrets.all()},
+        )
+
+
+def _worth_telling(task: Task, since: datetime) -> bool:
+    return bool(TRANSITIONS[task.state]) or (task.ended is not None and task.ended >= since)

@@ -1,0 +1,44 @@
+"""What the control plane can say of itself: whether its word reaches the node, and what is in force."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from remit.control.catalog import Catalog
+from remit.control.ports_control import Issuer, Node, Store
+from remit.core.task import TRANSITIONS
+
+
+class Status:
+    def __init__(self, *, store: Store, node: Node, issuer: Issuer, catalog: Catalog) -> None:
+        self._store = store
+        self._node = node
+        self._issuer = issuer
+        self._catalog = catalog
+
+    def read(self) -> Mapping[str, Any]:
+        """JSON values. `ok`: the node is connected and has acknowledged the latest change."""
+        with self._store.unit() as unit:
+            epoch, rules, head = unit.epoch(), self._catalog.rules(unit), unit.heads.latest()
+            live = [task for task in unit.tasks.all() if TRANSITIONS[task.state]]
+            revoked, sealed = len(unit.revocations.all()), len(unit.secrets.all())
+        return {
+            "ok": self._node.connected and self._node.acked_epoch >= epoch,
+            "epoch": epoch,
+            "digest": rules.digest,
+            "node": {"connected": self._node.connected, "acked_epoch": self._node.acked_epoch},
+            "tasks": dict(Counter(task.state.value for task in live)),
+            "manifests": {
+                "roles": len(rules.roles),
+                "capabilities": len(rules.capabilities),
+                "credentials": len(rules.credentials),
+                "policies": len(rules.policies),
+            },
+            "invalid": sorted(f"role {role.name}: {role.invalid}" for role in rules.roles.values() if role.invalid),
+            "secrets": sealed,
+            "revocations": revoked,
+            "issuer_keys": sorted(self._issuer.public_keys()),
+            "audit_head": {"seq": head.seq, "hash": head.hash, "received": head.received.isoformat()} if head else None,
+        }

@@ -1,0 +1,191 @@
+"""Tasks from their creation to their end, and the tokens by which they are known.
+
+A cell starts only after the node has acknowledged its task, so that no first connection is refused as unknown; and a
+task whose cell is gone loses its authority even when nobody reported its end (`reconcile`).
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from remit.control import catalog
+from remit.control.catalog import Catalog
+from remit.control.ports import Clock
+from remit.control.ports_control import Issuer, Store
+from remit.control.publish import Publisher
+from remit.control.recording import Recorder
+from remit.core.claims import Claims
+from remit.core.errors import Conflict, Invalid, RemitError
+from remit.core.snapshot import Role, Rules
+from remit.core.task import ALIVE, TRANSITIONS, Event, State, Task, advance
+
+MAX_COMMAND = 256
+MAX_ARGUMENT = 4096
+STARTING = timedelta(seconds=30)
+"""How long a new task may be without a cell before it counts as lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """`expires` in Unix seconds."""
+
+    token: str
+    expires: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """All that a cell needs to start. `environment`: the role's variables and the placeholders of its credentials."""
+
+    task: Task
+    token: Token
+    environment: Mapping[str, str]
+    limits: Mapping[str, Any]
+
+
+class Lifecycle:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        publisher: Publisher,
+        recorder: Recorder,
+        issuer: Issuer,
+        catalog: Catalog,
+        clock: Clock,
+        trust_domain: str,
+        token_ttl_s: float,
+    ) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._recorder = recorder
+        self._issuer = issuer
+        self._catalog = catalog
+        self._clock = clock
+        self._trust_domain = trust_domain
+        self._token_ttl_s = int(token_ttl_s)
+
+    async def create(self, role_name: str, command: Sequence[str], *, operator: str) -> Created:
+        """A pending task under a role, known to the node. The command is kept for `remit ps`, cut where it is long."""
+        if not command:
+            raise Invalid("a task needs a command", hint="remit run --role ROLE -- COMMAND")
+        with self._store.unit() as unit:
+            rules = self._catalog.rules(unit)
+        role = catalog.role(rules, role_name)
+        if role.invalid is not None:
+            raise Conflict(f"role {role.name} {role.invalid}", hint="fix its manifest and run `remit apply`")
+        task_id = _new_task_id()
+        detail = f"task {task_id} created under role {role.name}"
+        await self._recorder.before("task.create", operator, detail, task=task_id, role=role.name)
+        with self._store.unit() as unit:
+            now = self._clock.now()
+            task = Task(
+                id=task_id,
+                role=role.name,
+                state=State.PENDING,
+                cell=unit.next_cell(),
+                created=now,
+                command=tuple(argument[:MAX_ARGUMENT] for argument in command[:MAX_COMMAND]),
+                operator=operator,
+            )
+            token = self._mint(task)
+            unit.tasks.add(task)
+            unit.advance_epoch(now)
+        try:
+            await self._publisher.publish()
+        except RemitError:
+            self._move(task.id, Event.FAIL)
+            raise
+        return Created(
+            task=task, token=token, environment=environment(role, rules), limits=dataclasses.asdict(role.limits)
+        )
+
+    def started(self, task_id: str) -> Task:
+        """The command runs. `Conflict` where the task was revoked or ended meanwhile: it must not run on."""
+        task = self._move(task_id, Event.START)
+        self._publisher.publish_later()
+        return task
+
+    def exited(self, task_id: str, code: int | None, *, stopped: bool = False) -> Task:
+        """The cell and every process in it are gone. Telling it twice is the same as once."""
+        task = self._move(task_id, Event.STOP if stopped else Event.EXIT, code=code)
+        self._publisher.publish_later()
+        return task
+
+    def failed(self, task_id: str) -> Task:
+        """The cell could not be started, or was lost."""
+        task = self._move(task_id, Event.FAIL)
+        self._publisher.publish_later()
+        return task
+
+    def renew(self, task_id: str) -> Token:
+        """A fresh token. `Conflict` where the task has no authority any more."""
+        task = self.get(task_id)
+        if task.state not in ALIVE:
+            raise Conflict(f"task {task.id} is {task.state}: it gets no token", hint="remit ps --all")
+        return self._mint(task)
+
+    def get(self, prefix: str) -> Task:
+        """The task whose id starts with `prefix`; `t-` may be left out."""
+        with self._store.unit() as unit:
+            return unit.tasks.get(prefix)
+
+    def all(self, *, alive_only: bool) -> Sequence[Task]:
+        """Those that still hold a cell (revoked ones whose process runs are among them), or every one."""
+        with self._store.unit() as unit:
+            return [task for task in unit.tasks.all() if not alive_only or TRANSITIONS[task.state]]
+
+    def reconcile(self, running: frozenset[str]) -> Sequence[Task]:
+        """Fail every task that should have a cell and is not among `running`; those that were failed."""
+        since = self._clock.now() - STARTING
+        lost = [task for task in self.all(alive_only=True) if task.id not in running and task.created < since]
+        ended = [self._move(task.id, Event.FAIL) for task in lost]
+        if ended:
+            self._publisher.publish_later()
+        return ended
+
+    def _move(self, task_id: str, event: Event, *, code: int | None = None) -> Task:
+        with self._store.unit() as unit:
+            task = unit.tasks.get(task_id)
+            told_before = task.state is State.RUNNING if event is Event.START else not TRANSITIONS[task.state]
+            if told_before:
+                return task
+            if event is Event.EXIT and task.state is State.PENDING:
+                task = advance(task, Event.START, self._clock.now())  # it ended before its start was reported
+            task = dataclasses.replace(advance(task, event, self._clock.now()), exit_code=code)
+            unit.tasks.save(task)
+            unit.advance_epoch(self._clock.now())
+            return task
+
+    def _mint(self, task: Task) -> Token:
+        issued = int(self._clock.now().timestamp())
+        claims = Claims(
+            trust_domain=self._trust_domain,
+            role=task.role,
+            task=task.id,
+            jti=secrets.token_urlsafe(9),
+            issued=issued,
+            expires=issued + self._token_ttl_s,
+            parent=task.parent,
+        )
+        return Token(token=self._issuer.mint(claims), expires=claims.expires)
+
+
+def environment(role: Role, rules: Rules) -> Mapping[str, str]:
+    """The role's variables, and for each credential its capabilities use the placeholder that stands for it."""
+    variables: dict[str, str] = {}
+    for capability in role.capabilities:
+        credential = rules.credentials.get(capability.credential) if capability.credential else None
+        if credential is not None and credential.placeholder is not None:
+            variables[credential.placeholder.variable] = credential.placeholder.value
+    return {**variables, **role.environment}
+
+
+def _new_task_id() -> str:
+    return "t-" + base64.b32encode(secrets.token_bytes(7)).decode().lower()[:10]

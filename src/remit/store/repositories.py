@@ -1,0 +1,234 @@
+"""Repositories over one open transaction: rows in, values of `core` and `control` out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.exc import IntegrityError
+
+from remit.control.ports_control import Document, Head, Revocation, RevocationKind, SealedSecret
+from remit.core.errors import Conflict, NotFound
+from remit.core.flow import MAX_CELL
+from remit.core.task import ALIVE, State, Task
+from remit.store import tables
+
+HEADS_KEPT = 10_000
+"""One a second while the log grows: about three hours of a busy node, a kilobyte each at most."""
+PREFIX_MAX = 32
+
+
+class Documents:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def all(self) -> Sequence[Document]:
+        t = tables.documents
+        return [row.document for row in self._connection.execute(select(t).order_by(t.c.kind, t.c.name))]
+
+    def get(self, kind: str, name: str) -> Document | None:
+        t = tables.documents
+        row = self._connection.execute(select(t).where(t.c.kind == kind, t.c.name == name)).one_or_none()
+        return row.document if row is not None else None
+
+    def put(self, document: Document, now: datetime) -> None:
+        values = {"document": dict(document), "updated": _text(now)}
+        statement = upsert(tables.documents).values(kind=document["kind"], name=document["metadata"]["name"], **values)
+        self._connection.execute(statement.on_conflict_do_update(index_elements=["kind", "name"], set_=values))
+
+    def remove(self, kind: str, name: str) -> bool:
+        t = tables.documents
+        return self._connection.execute(delete(t).where(t.c.kind == kind, t.c.name == name)).rowcount > 0
+
+
+class Tasks:
+    """Implements `control.ports.Tasks`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def add(self, task: Task) -> None:
+        try:
+            self._connection.execute(insert(tables.tasks).values(**_task_row(task)))
+        except IntegrityError as error:
+            raise Conflict(f"task {task.id} or its cell {task.cell} exists already") from error
+
+    def get(self, prefix: str) -> Task:
+        t = tables.tasks
+        short = prefix[:PREFIX_MAX].replace("\\", "").replace("%", "").replace("_", "")
+        wanted = short if short.startswith("t-") else f"t-{short}"
+        if short != prefix or wanted == "t-":
+            raise _no_task(prefix)
+        rows = self._connection.execute(select(t).where(t.c.id.like(f"{wanted}%")).limit(2)).all()
+        if not rows:
+            raise _no_task(prefix)
+        if len(rows) > 1:
+            raise Conflict(f"several tasks start with {wanted}", hint="give more letters; remit ps --all")
+        return _task(rows[0])
+
+    def save(self, task: Task) -> None:
+        t = tables.tasks
+        changed = self._connection.execute(update(t).where(t.c.id == task.id).values(**_task_row(task))).rowcount
+        if not changed:
+            raise _no_task(task.id)
+
+    def all(self, *, alive_only: bool = False) -> Sequence[Task]:
+        t = tables.tasks
+        query = select(t).order_by(t.c.created, t.c.id)
+        if alive_only:
+            query = query.where(t.c.state.in_([state.value for state in ALIVE]))
+        return [_task(row) for row in self._connection.execute(query)]
+
+
+class Revocations:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def all(self) -> Sequence[Revocation]:
+        t = tables.revocations
+        return [
+            Revocation(kind=RevocationKind(row.kind), name=row.name, time=_time(row.time), operator=row.operator)
+            for row in self._connection.execute(select(t).order_by(t.c.time, t.c.kind, t.c.name))
+        ]
+
+    def add(self, revocation: Revocation) -> bool:
+        statement = upsert(tables.revocations).values(
+            kind=revocation.kind.value,
+            name=revocation.name,
+            time=_text(revocation.time),
+            operator=revocation.operator,
+        )
+        return self._connection.execute(statement.on_conflict_do_nothing()).rowcount > 0
+
+    def remove(self, kind: RevocationKind, name: str) -> bool:
+        t = tables.revocations
+        return self._connection.execute(delete(t).where(t.c.kind == kind.value, t.c.name == name)).rowcount > 0
+
+
+class SealedSecrets:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def all(self) -> Sequence[SealedSecret]:
+        t = tables.sealed_secrets
+        return [
+            SealedSecret(name=row.name, blob=row.blob, updated=_time(row.updated))
+            for row in self._connection.execute(select(t).order_by(t.c.name))
+        ]
+
+    def put(self, secret: SealedSecret) -> None:
+        values = {"blob": secret.blob, "updated": _text(secret.updated)}
+        statement = upsert(tables.sealed_secrets).values(name=secret.name, **values)
+        self._connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
+
+    def remove(self, name: str) -> bool:
+        t = tables.sealed_secrets
+        return self._connection.execute(delete(t).where(t.c.name == name)).rowcount > 0
+
+
+class Heads:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def add(self, head: Head) -> None:
+        t = tables.audit_heads
+        row = {"seq": head.seq, "hash": head.hash, "received": _text(head.received), "fields": dict(head.fields)}
+        added = self._connection.execute(upsert(t).values(**row).on_conflict_do_nothing()).lastrowid
+        self._connection.execute(delete(t).where(t.c.id <= added - HEADS_KEPT))
+
+    def latest(self) -> Head | None:
+        t = tables.audit_heads
+        row = self._connection.execute(select(t).order_by(t.c.seq.desc(), t.c.id).limit(1)).one_or_none()
+        return _head(row) if row is not None else None
+
+    def all(self) -> Sequence[Head]:
+        t = tables.audit_heads
+        return [_head(row) for row in self._connection.execute(select(t).order_by(t.c.seq, t.c.id))]
+
+
+class Unit:
+    """Implements `control.ports_control.Unit` on one connection in a transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.documents = Documents(connection)
+        self.tasks = Tasks(connection)
+        self.revocations = Revocations(connection)
+        self.secrets = SealedSecrets(connection)
+        self.heads = Heads(connection)
+
+    def epoch(self) -> int:
+        return self._number("epoch")
+
+    def advance_epoch(self, now: datetime) -> int:
+        epoch = max(self.epoch() + 1, int(now.timestamp() * 1000))
+        self._set_number("epoch", epoch)
+        return epoch
+
+    def next_cell(self) -> int:
+        t = tables.tasks
+        taken = set(self._connection.scalars(select(t.c.cell).where(t.c.state.in_(tables.HOLDS_CELL))))
+        cell = self._number("cell")
+        for _ in range(len(taken) + 1):
+            cell = cell % MAX_CELL + 1
+            if cell not in taken:
+                break
+        self._set_number("cell", cell)
+        return cell
+
+    def _number(self, key: str) -> int:
+        value = self._connection.scalar(select(tables.meta.c.value).where(tables.meta.c.key == key))
+        return int(value) if value is not None else 0
+
+    def _set_number(self, key: str, value: int) -> None:
+        statement = upsert(tables.meta).values(key=key, value=str(value))
+        self._connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": str(value)}))
+
+
+def _task_row(task: Task) -> Mapping[str, Any]:
+    return {
+        "id": task.id,
+        "role": task.role,
+        "state": task.state.value,
+        "cell": task.cell,
+        "created": _text(task.created),
+        "command": list(task.command),
+        "parent": task.parent,
+        "operator": task.operator,
+        "ended": _text(task.ended) if task.ended is not None else None,
+        "exit_code": task.exit_code,
+    }
+
+
+def _task(row: Row[Any]) -> Task:
+    return Task(
+        id=row.id,
+        role=row.role,
+        state=State(row.state),
+        cell=row.cell,
+        created=_time(row.created),
+        command=tuple(row.command),
+        parent=row.parent,
+        operator=row.operator,
+        ended=_time(row.ended) if row.ended is not None else None,
+        exit_code=row.exit_code,
+    )
+
+
+def _head(row: Row[Any]) -> Head:
+    return Head(seq=row.seq, hash=row.hash, received=_time(row.received), fields=row.fields)
+
+
+def _no_task(prefix: str) -> NotFound:
+    return NotFound(f"no task {ascii(prefix[:PREFIX_MAX])[1:-1]}", hint="remit ps --all")
+
+
+def _text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)

@@ -1,0 +1,82 @@
+"""Tables of the control plane's database. A change here needs a migration in `migrations/versions`.
+
+Times are ISO 8601 text in UTC: SQLite has no type for them, and text sorts and reads well in a shell.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, Column, Index, Integer, LargeBinary, MetaData, String, Table, text
+
+from remit.core.task import State
+
+metadata = MetaData()
+
+HOLDS_CELL = (State.PENDING.value, State.RUNNING.value, State.REVOKED.value)
+"""States in which a task's processes may exist, so that its cell number is taken."""
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("value", String, nullable=False),
+)
+
+documents = Table(
+    "documents",
+    metadata,
+    Column("kind", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("document", JSON, nullable=False),
+    Column("updated", String, nullable=False),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("role", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("cell", Integer, nullable=False),
+    Column("created", String, nullable=False),
+    Column("command", JSON, nullable=False),
+    Column("parent", String),
+    Column("operator", String, nullable=False),
+    Column("ended", String),
+    Column("exit_code", Integer),
+)
+Index("tasks_created", tasks.c.created)
+Index(
+    "tasks_cell",
+    tasks.c.cell,
+    unique=True,
+    sqlite_where=text("state IN ('pending', 'running', 'revoked')"),
+    postgresql_where=text("state IN ('pending', 'running', 'revoked')"),
+)
+
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("kind", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("time", String, nullable=False),
+    Column("operator", String, nullable=False),
+)
+
+sealed_secrets = Table(
+    "sealed_secrets",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("blob", LargeBinary, nullable=False),
+    Column("updated", String, nullable=False),
+)
+
+audit_heads = Table(
+    "audit_heads",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("seq", Integer, nullable=False),
+    Column("hash", String, nullable=False),
+    Column("received", String, nullable=False),
+    Column("fields", JSON, nullable=False),
+)
+Index("audit_heads_seq", audit_heads.c.seq, audit_heads.c.hash, unique=True)

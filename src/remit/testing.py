@@ -1,0 +1,366 @@
+"""In-memory adapters for every port of the control plane: for tests of Remit, and of what is built on it.
+
+They keep the contracts of the real ones (`tests/contract` runs on both) without files, sockets or clocks.
+Must not be imported by anything that governs real agents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from remit.control.ports import Entry
+from remit.control.ports_control import (
+    AuditFilter,
+    AuditPage,
+    Document,
+    Head,
+    Revocation,
+    RevocationKind,
+    SealedSecret,
+)
+from remit.core.claims import Claims
+from remit.core.decision import Candidate, Opinion, Permit
+from remit.core.errors import Conflict, NotFound, Unavailable
+from remit.core.flow import MAX_CELL
+from remit.core.names import Address
+from remit.core.reason import Reason, Refusal
+from remit.core.secret import Secret
+from remit.core.task import ALIVE, TRANSITIONS, Task
+
+
+class ManualClock:
+    """Stands still until it is moved."""
+
+    def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
+        self._now = start
+
+    def now(self) -> datetime:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+
+
+@dataclass(slots=True)
+class _Tables:
+    documents: dict[tuple[str, str], Document] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    revocations: dict[tuple[RevocationKind, str], Revocation] = field(default_factory=dict)
+    secrets: dict[str, SealedSecret] = field(default_factory=dict)
+    heads: list[Head] = field(default_factory=list)
+    epoch: int = 0
+    cell: int = 0
+
+
+class MemoryDocuments:
+    def __init__(self, rows: dict[tuple[str, str], Document]) -> None:
+        self._rows = rows
+
+    def all(self) -> Sequence[Document]:
+        return [copy.deepcopy(self._rows[key]) for key in sorted(self._rows)]
+
+    def get(self, kind: str, name: str) -> Document | None:
+        return copy.deepcopy(self._rows.get((kind, name)))
+
+    def put(self, document: Document, now: datetime) -> None:
+        self._rows[document["kind"], document["metadata"]["name"]] = copy.deepcopy(document)
+
+    def remove(self, kind: str, name: str) -> bool:
+        return self._rows.pop((kind, name), None) is not None
+
+
+class MemoryTasks:
+    def __init__(self, rows: dict[str, Task]) -> None:
+        self._rows = rows
+
+    def add(self, task: Task) -> None:
+        if task.id in self._rows or any(t.cell == task.cell for t in self._rows.values() if TRANSITIONS[t.state]):
+            raise Conflict(f"task {task.id} or its cell {task.cell} exists already")
+        self._rows[task.id] = task
+
+    def get(self, prefix: str) -> Task:
+        wanted = prefix if prefix.startswith("t-") else f"t-{prefix}"
+        found = [task for key, task in self._rows.items() if key.startswith(wanted)]
+        if wanted == "t-" or not found:
+            raise NotFound(f"no task {ascii(prefix[:32])[1:-1]}", hint="remit ps --all")
+        if len(found) > 1:
+            raise Conflict(f"several tasks start with {wanted}", hint="give more letters; remit ps --all")
+        return found[0]
+
+    def save(self, task: Task) -> None:
+        if task.id not in self._rows:
+            raise NotFound(f"no task {task.id}", hint="remit ps --all")
+        self._rows[task.id] = task
+
+    def all(self, *, alive_only: bool = False) -> Sequence[Task]:
+        tasks = sorted(self._rows.values(), key=lambda task: (task.created, task.id))
+        return [task for task in tasks if not alive_only or task.state in ALIVE]
+
+
+class MemoryRevocations:
+    def __init__(self, rows: dict[tuple[RevocationKind, str], Revocation]) -> None:
+        self._rows = rows
+
+    def all(self) -> Sequence[Revocation]:
+        return sorted(self._rows.values(), key=lambda r: (r.time, r.kind, r.name))
+
+    def add(self, revocation: Revocation) -> bool:
+        key = (revocation.kind, revocation.name)
+        return self._rows.setdefault(key, revocation) is revocation
+
+    def remove(self, kind: RevocationKind, name: str) -> bool:
+        return self._rows.pop((kind, name), None) is not None
+
+
+class MemorySealedSecrets:
+    def __init__(self, rows: dict[str, SealedSecret]) -> None:
+        self._rows = rows
+
+    def all(self) -> Sequence[SealedSecret]:
+        return [self._rows[name] for name in sorted(self._rows)]
+
+    def put(self, secret: SealedSecret) -> None:
+        self._rows[secret.name] = secret
+
+    def remove(self, name: str) -> bool:
+        return self._rows.pop(name, None) is not None
+
+
+class MemoryHeads:
+    def __init__(self, rows: list[Head]) -> None:
+        self._rows = rows
+
+    def add(self, head: Head) -> None:
+        if not any((h.seq, h.hash) == (head.seq, head.hash) for h in self._rows):
+            self._rows.append(head)
+
+    def latest(self) -> Head | None:
+        return max(self._rows, key=lambda head: head.seq, default=None)
+
+    def all(self) -> Sequence[Head]:
+        return sorted(self._rows, key=lambda head: head.seq)
+
+
+class MemoryUnit:
+    def __init__(self, tables: _Tables) -> None:
+        self._tables = tables
+        self.documents = MemoryDocuments(tables.documents)
+        self.tasks = MemoryTasks(tables.tasks)
+        self.revocations = MemoryRevocations(tables.revocations)
+        self.secrets = MemorySealedSecrets(tables.secrets)
+        self.heads = MemoryHeads(tables.heads)
+
+    def epoch(self) -> int:
+        return self._tables.epoch
+
+    def advance_epoch(self, now: datetime) -> int:
+        self._tables.epoch = max(self._tables.epoch + 1, int(now.timestamp() * 1000))
+        return self._tables.epoch
+
+    def next_cell(self) -> int:
+        taken = {task.cell for task in self._tables.tasks.values() if TRANSITIONS[task.state]}
+        for _ in range(len(taken) + 1):
+            self._tables.cell = self._tables.cell % MAX_CELL + 1
+            if self._tables.cell not in taken:
+                break
+        return self._tables.cell
+
+
+class MemoryStore:
+    """Implements `control.ports_control.Store`."""
+
+    def __init__(self) -> None:
+        self._tables = _Tables()
+
+    @contextlib.contextmanager
+    def unit(self) -> Iterator[MemoryUnit]:
+        now = self._tables
+        draft = replace(
+            now,
+            documents=dict(now.documents),
+            tasks=dict(now.tasks),
+            revocations=dict(now.revocations),
+            secrets=dict(now.secrets),
+            heads=list(now.heads),
+        )
+        yield MemoryUnit(draft)
+        self._tables = draft
+
+
+class MemoryNode:
+    """Implements `control.ports_control.Node`. Set `connected` to False and it answers like a node that is away."""
+
+    def __init__(self) -> None:
+        self.connected = True
+        self.acked_epoch = 0
+        self.snapshots: list[Mapping[str, Any]] = []
+        self.records: list[tuple[str, Mapping[str, Any]]] = []
+
+    async def publish(self, snapshot: Mapping[str, Any]) -> None:
+        self._here()
+        self.snapshots.append(snapshot)
+        self.acked_epoch = max(self.acked_epoch, int(snapshot["epoch"]))
+
+    async def record(self, kind: str, fields: Mapping[str, Any]) -> str:
+        self._here()
+        self.records.append((kind, dict(fields)))
+        return f"r-{len(self.records):010d}"
+
+    def _here(self) -> None:
+        if not self.connected:
+            raise Unavailable("no node is connected", hint="remit status")
+
+
+class MemoryCells:
+    """Implements `control.ports_control.Cells`: `flows` holds open connections by task."""
+
+    def __init__(self) -> None:
+        self.flows: dict[str, int] = {}
+        self.available = True
+
+    async def cut(self, task: str) -> int:
+        if not self.available:
+            raise Unavailable("the cells process does not answer", hint="remit status")
+        return self.flows.pop(task, 0)
+
+    async def running(self) -> frozenset[str]:
+        return frozenset(self.flows)
+
+
+class PlainSealer:
+    """Implements `control.ports_control.Sealer` by reversing the bytes: enough to see that a value was sealed."""
+
+    def seal(self, name: str, value: bytes) -> bytes:
+        return b"sealed:" + value[::-1]
+
+
+class MemoryIssuer:
+    """Implements `control.ports_control.Issuer` with tokens that anyone can read and nobody should believe."""
+
+    def __init__(self) -> None:
+        self._kids = ["kid1"]
+
+    def mint(self, claims: Claims) -> str:
+        return f"token.{claims.task}.{claims.jti}"
+
+    def public_keys(self) -> Mapping[str, bytes]:
+        return {kid: bytes(32) for kid in self._kids}
+
+    def prepare(self) -> str:
+        self._kids.append(f"kid{len(self._kids) + 1}")
+        return self._kids[-1]
+
+    def activate(self, *, compromised: bool) -> None:
+        if compromised:
+            self._kids = self._kids[-1:]
+
+
+class MemoryAudit:
+    """Implements `control.ports_control.Audit` over `records`, oldest first, each with an `id` and a `seq`."""
+
+    def __init__(self, records: Sequence[Mapping[str, Any]] = ()) -> None:
+        self.records = list(records)
+        self._news = asyncio.Condition()
+
+    async def add(self, record: Mapping[str, Any]) -> None:
+        async with self._news:
+            self.records.append(record)
+            self._news.notify_all()
+
+    async def query(self, wanted: AuditFilter) -> AuditPage:
+        equal = {name: getattr(wanted, name) for name in ("task", "role", "decision", "reason", "host", "kind")}
+        found = [r for r in self.records if all(v is None or r.get(k) == v for k, v in equal.items())]
+        if wanted.after is not None:
+            page = [r for r in found if r["seq"] > int(wanted.after)][: wanted.limit]
+        else:
+            page = found[-wanted.limit :]
+        return AuditPage(records=page, next=str(page[-1]["seq"]) if page else wanted.after)
+
+    async def get(self, prefix: str) -> Mapping[str, Any]:
+        found = [r for r in self.records if r["id"].startswith(prefix) or r["id"].startswith(f"r-{prefix}")]
+        if not found:
+            raise NotFound(f"no record {ascii(prefix[:40])[1:-1]}", hint="remit audit list")
+        if len(found) > 1:
+            raise Conflict(f"several records start with {prefix}", hint="give more letters")
+        return found[0]
+
+    async def verify(self, heads: Sequence[Head]) -> Mapping[str, Any]:
+        return {"ok": True, "records": len(self.records), "segments": 1}
+
+    async def follow(self) -> AsyncIterator[Mapping[str, Any]]:
+        seen = len(self.records)
+        while True:
+            async with self._news:
+                await self._news.wait_for(lambda seen=seen: len(self.records) > seen)  # type: ignore[misc]
+            for record in self.records[seen:]:
+                seen += 1
+                yield record
+
+
+class MemoryJournal:
+    """Implements `control.ports.Journal`. Set `full` and nothing can be written."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, Entry]] = []
+        self.full = False
+        self._ids = 0
+
+    def new_id(self) -> str:
+        self._ids += 1
+        return f"r-{self._ids:010d}"
+
+    async def append(self, record: str, entry: Entry) -> None:
+        if self.full:
+            raise Unavailable("the audit log is full", hint="remit doctor")
+        self.entries.append((record, entry))
+
+
+class StaticResolver:
+    """Implements `control.ports.Resolver` from a table."""
+
+    def __init__(self, table: Mapping[str, tuple[Address, ...]] | None = None) -> None:
+        self.table = dict(table or {})
+
+    async def addresses(self, host: str) -> tuple[Address, ...]:
+        return self.table.get(host, ())
+
+
+class StaticVerifier:
+    """Implements `control.ports.Verifier`: tokens that it was told of, and no other."""
+
+    def __init__(self, known: Mapping[bytes, Claims] | None = None) -> None:
+        self.known = dict(known or {})
+
+    def verify(self, token: bytes) -> Claims | Refusal:
+        if not token:
+            return Refusal(Reason.TOKEN_MISSING, "the connection carries no token")
+        return self.known.get(token) or Refusal(Reason.TOKEN_INVALID, "the token is not known")
+
+
+class StaticPolicies:
+    """Implements `control.ports.Policies`: one opinion on everything."""
+
+    def __init__(self, opinion: Opinion | None = None) -> None:
+        self.opinion = opinion or Opinion()
+
+    async def judge(self, candidate: Candidate) -> Opinion:
+        return self.opinion
+
+
+class MemorySecrets:
+    """Implements `control.ports.Secrets` from a table: secret name to value."""
+
+    def __init__(self, table: Mapping[str, bytes] | None = None) -> None:
+        self.table = dict(table or {})
+
+    def lease(self, permit: Permit) -> Secret | Refusal:
+        name = permit.credential.secret if permit.credential else ""
+        if name not in self.table:
+            return Refusal(Reason.CREDENTIAL_UNAVAILABLE, f"no secret {name} is stored")
+        return Secret(self.table[name])
