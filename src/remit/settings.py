@@ -115,6 +115,11 @@ class Settings:
         return self.boundary_dir / "envoy.json"
 
     @property
+    def envoy_admin(self) -> Path:
+        """Envoy's admin interface: 0600, only to make it reopen its log."""
+        return self.run_dir / "admin" / "envoy.sock"
+
+    @property
     def spool(self) -> Path:
         """Envoy's access log."""
         return self.boundary_dir / "access.log"

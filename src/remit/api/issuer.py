@@ -28,5 +28,5 @@ async def rotate(
     body: Rotate, found: Annotated[Services, Depends(services)], author: Annotated[str, Depends(operator)]
 ) -> Rotated:
     """Tasks go on: their tokens verify until no connection can carry one, unless the key was compromised."""
-    kid, record = await found.rotation.rotate(operator=author, compromised=body.compromised)
+    kid, record = await found.tasks.rotate(operator=author, compromised=body.compromised)
     return Rotated(kid=kid, record=record)

@@ -56,7 +56,12 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    services: Services, *, control_socket: Path, port: int, token_file: Path, ready: Callable[[], None]
+    services: Services,
+    *,
+    control_socket: Path,
+    port: int,
+    token_file: Path,
+    ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until cancelled. `port` 0: no TCP. The token is made, 0600, where its file does not exist.
 

@@ -11,7 +11,6 @@ from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
 from remit.control.ports_control import Audit, Store
 from remit.control.revocation import Revoking
-from remit.control.rotation import Rotation
 from remit.control.secrets import Secrets
 from remit.control.status import Status
 from remit.control.tasks import Lifecycle
@@ -25,7 +24,6 @@ class Services:
     secrets: Secrets
     tasks: Lifecycle
     revoking: Revoking
-    rotation: Rotation
     explaining: Explaining
     status: Status
     audit: Audit

@@ -1,7 +1,7 @@
 """The directories of an instance, who owns them, and who may enter.
 
-State is 0700 per process; the sockets between processes stand in directories that only the two ends can enter. The
-group of a socket comes from its set-group-id directory, since Envoy cannot choose it.
+State is 0700; the sockets that the forwarder connects to stand in directories that only its group can enter. The group
+of a socket comes from its set-group-id directory, since Envoy cannot choose it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from remit.settings import Settings, rootless
 
 FORWARD_UID = 64101
 """Of the forwarder; numeric, so that set-up creates no user. Rootless, everything has the user's own."""
-ENVOY_UID = 64102
 VERSION = "1"
 """Of the layout. A state directory of a later one is refused."""
 
@@ -29,8 +28,7 @@ def prepare(settings: Settings) -> None:
 
 
 def _prepare(settings: Settings) -> None:
-    root = not rootless()
-    forward, envoy = (FORWARD_UID, ENVOY_UID) if root else (os.geteuid(), os.geteuid())
+    forward = None if rootless() else FORWARD_UID
     for base in (settings.state_dir, settings.run_dir):
         base.mkdir(parents=True, exist_ok=True)
         base.chmod(0o711)
@@ -45,15 +43,14 @@ def _prepare(settings: Settings) -> None:
     for private in (settings.control_dir, settings.decide_dir, settings.ca_dir, settings.cells_dir, settings.log_dir):
         _directory(private, 0o700)
     settings.cells_dir.chmod(0o711)
-    _directory(settings.boundary_dir, 0o700, owner=envoy if root else None)
-    _directory(settings.check_socket.parent, 0o2750, group=envoy if root else None)
-    _directory(settings.dns_socket.parent, 0o2750, group=forward if root else None)
-    _directory(settings.forward_socket.parent, 0o2750, group=forward if root else None)
-    _directory(settings.proxy_socket.parent, 0o2750, owner=envoy if root else None, group=forward if root else None)
+    for private in (settings.boundary_dir, settings.check_socket.parent, settings.envoy_admin.parent):
+        _directory(private, 0o700)
+    for shared in (settings.dns_socket.parent, settings.forward_socket.parent, settings.proxy_socket.parent):
+        _directory(shared, 0o2750, group=forward)
 
 
-def _directory(path: Path, mode: int, *, owner: int | None = None, group: int | None = None) -> None:
+def _directory(path: Path, mode: int, *, group: int | None = None) -> None:
     path.mkdir(parents=True, exist_ok=True)
-    if owner is not None or group is not None:
-        os.chown(path, -1 if owner is None else owner, -1 if group is None else group)
+    if group is not None:
+        os.chown(path, -1, group)
     path.chmod(mode)

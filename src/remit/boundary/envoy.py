@@ -6,6 +6,7 @@ Envoy's and a restart costs no interpreter. Nothing here starts it: that is the 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from remit.core.errors import Unavailable
 LOG_FORMAT = "[%Y-%m-%dT%H:%M:%S.%eZ][envoy][%l][%n] %v"
 FLUSH_MS = 200
 """How long an access-log line may wait in memory; what waits is lost on kill -9 (completions are best effort)."""
+ADMIN_TIMEOUT_S = 2.0
 
 
 def binary() -> Path:
@@ -82,3 +84,16 @@ def write_upstream_cas(path: Path, files: Sequence[Path]) -> None:
     temporary = path.with_suffix(".new")
     temporary.write_bytes(b"".join(seen))
     temporary.replace(path)
+
+
+async def reopen_logs(admin_socket: Path) -> None:
+    """Tell a running Envoy to open its access log anew. Raises `OSError` or `TimeoutError` where it does not answer."""
+    async with asyncio.timeout(ADMIN_TIMEOUT_S):
+        reader, writer = await asyncio.open_unix_connection(str(admin_socket))
+        try:
+            writer.write(b"POST /reopen_logs HTTP/1.1\r\nhost: admin\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            status = await reader.readline()
+        finally:
+            writer.close()
+    if b" 200 " not in status:
+        raise OSError(f"Envoy answered {status[:64]!r}")

@@ -20,6 +20,7 @@ _LINE: Json = {
     "destination": "%DOWNSTREAM_LOCAL_ADDRESS%",
     "sni": "%REQUESTED_SERVER_NAME%",
     "method": "%REQ(:METHOD)%",
+    "scheme": "%REQ(:SCHEME)%",
     "authority": "%REQ(:AUTHORITY)%",
     "path": "%PATH(NQ:ORIG)%",
     "protocol": "%PROTOCOL%",

@@ -108,6 +108,8 @@ class Stream:
                 removed.append(name)
                 continue
             self._sent[name] = leaf
+            if name in self._evicted:
+                self._evicted.remove(name)
             self._desk.hold(name, self)
             leaves.append(leaf)
         return Answer(leaves=tuple(leaves), removed=tuple(removed)) if leaves or removed else None

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -37,6 +39,7 @@ class Client:
 
     def __init__(self, settings: Settings) -> None:
         self._socket = settings.control_socket
+        _probe(self._socket)
         transport = httpx.HTTPTransport(uds=str(self._socket))
         self._http = httpx.Client(transport=transport, base_url="http://localhost", timeout=TIMEOUT_S, trust_env=False)
 
@@ -78,8 +81,6 @@ class Client:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except httpx.ConnectError as error:
-            raise Unavailable(f"the control plane does not answer on {self._socket}", hint=DOWN_HINT) from error
         except httpx.TimeoutException as error:
             raise Unavailable("the control plane did not answer in time", hint="remit status") from error
         except (httpx.HTTPError, ValueError) as error:
@@ -94,6 +95,17 @@ def connected() -> Iterator[Client]:
         yield client
     finally:
         client.close()
+
+
+def _probe(path: Path) -> None:
+    """Fail here where nobody listens: httpcore 1.0 leaks its socket when a connection to a Unix socket fails."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.connect(str(path))
+        except PermissionError as error:
+            raise Unavailable(f"you may not use the control plane on {path}", hint="use its user, or sudo") from error
+        except OSError as error:
+            raise Unavailable(f"the control plane does not answer on {path}", hint=DOWN_HINT) from error
 
 
 def part(text: str) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable
 
 import typer
 
+from remit import __version__
 from remit.cli import audit, errors, explain, lifecycle, manifests, options, output, revoke, secrets, tasks
 from remit.core.errors import RemitError
 
@@ -46,11 +46,10 @@ def attach(context: typer.Context) -> None:
 @app.command()
 def version(as_json: options.Json = False) -> None:
     """Show the version."""
-    found = importlib.metadata.version("remit")
     if as_json:
-        output.line({"version": found})
+        output.line({"version": __version__})
     else:
-        output.text(found)
+        output.text(__version__)
 
 
 _PLAIN: tuple[Callable[..., None], ...] = (
@@ -77,6 +76,7 @@ for _command in _PLAIN:
     app.command()(_command)
 app.add_typer(secrets.app, name="secret")
 app.add_typer(audit.app, name="audit")
+app.add_typer(lifecycle.issuer, name="issuer")
 
 
 def invoke(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`up`, `down`, `status`, `doctor`: the daemons of this machine.
+"""`up`, `down`, `status`, `doctor`, `issuer rotate`: the daemons of this machine.
 
 The processes are started by `remit.app`, which imports every part; it is imported only by the commands that need it.
 """
@@ -6,12 +6,16 @@ The processes are started by `remit.app`, which imports every part; it is import
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from remit import settings as configuration
 from remit.cli import client, options, output
+from remit.core.errors import Unavailable
+
+issuer = typer.Typer(no_args_is_help=True, help="The keys that sign tasks' tokens.")
 
 
 def up(
@@ -22,56 +26,97 @@ def up(
 ) -> None:
     """Start the control plane and this node's boundary."""
     settings = configuration.load({"api_port": api_port})
-    raise typer.Exit(int(_app().up(settings, detach)))
+    _app("lifecycle").up(settings, detach=detach)
+    if detach:
+        output.say("remit is up; remit status shows what is in force")
 
 
 def down() -> None:
     """Stop everything, cells included."""
-    raise typer.Exit(int(_app().down(configuration.load())))
+    was_up = _app("lifecycle").down(configuration.load())
+    output.say("remit is down" if was_up else "remit was not up")
 
 
 def status(as_json: options.Json = False) -> None:
     """Show whether everything works, and what is in force. Exit code 6 where it does not."""
-    with client.connected() as api:
-        found: dict[str, Any] = api.get("/v1/status")
+    supervisor = _app("lifecycle").state(configuration.load())
+    processes: dict[str, dict[str, Any]] = (supervisor or {}).get("processes", {})
+    try:
+        with client.connected() as api:
+            found: dict[str, Any] = api.get("/v1/status")
+    except Unavailable as error:
+        if as_json:
+            output.line({"ok": False, "detail": error.detail, "processes": processes})
+        elif processes:
+            _processes(processes)
+        if supervisor is not None:
+            raise Unavailable(error.detail, hint="remit doctor") from error
+        raise
     if as_json:
-        output.line(found)
+        output.line({**found, "processes": processes})
     else:
-        node = found["node"]
-        behind = found["epoch"] - node["acked_epoch"]
-        state = "not connected" if not node["connected"] else "up to date" if behind <= 0 else "behind"
-        summary = {
-            "status": "ok" if found["ok"] else "not ok",
-            "version": found.get("version"),
-            "node": state,
-            "tasks": ", ".join(f"{count} {name}" for name, count in found["tasks"].items()) or "none",
-            **found["manifests"],
-            "secrets": found["secrets"],
-            "revocations": found["revocations"],
-            "invalid": found["invalid"],
-        }
-        output.fields(summary)
-        if state != "up to date":
-            output.say(f"the node is {state}: requests are refused once its lease has ended")
-            output.say("hint: remit doctor")
+        _summary(found)
+        if processes:
+            output.text("")
+            _processes(processes)
     if not found["ok"]:
+        if not as_json:
+            output.say("the node does not have the latest change in force; without word it refuses after its lease")
+            output.say("hint: remit doctor")
         raise typer.Exit(6)
+
+
+def _summary(found: Mapping[str, Any]) -> None:
+    node = found["node"]
+    behind = found["epoch"] - node["acked_epoch"]
+    summary = {
+        "status": "ok" if found["ok"] else "not ok",
+        "version": found.get("version"),
+        "node": "not connected" if not node["connected"] else "up to date" if behind <= 0 else "behind",
+        "tasks": ", ".join(f"{count} {name}" for name, count in found["tasks"].items()) or "none",
+        **found["manifests"],
+        "secrets": found["secrets"],
+        "revocations": found["revocations"],
+        "invalid": found["invalid"],
+    }
+    output.fields(summary)
+
+
+def _processes(processes: Mapping[str, Mapping[str, Any]]) -> None:
+    rows = [(name, p.get("state"), output.shown(p.get("pid")), p.get("restarts")) for name, p in processes.items()]
+    output.table(("process", "state", "pid", "restarts"), rows)
 
 
 def doctor(as_json: options.Json = False) -> None:
     """Check what this machine offers, and what is missing. Exit code 1 where something needed is."""
-    checks: list[dict[str, Any]] = _app().doctor(configuration.load())
+    checks: list[dict[str, Any]] = _app("doctor").doctor(configuration.load())
     if as_json:
         output.rows((), checks, as_json=True)
     else:
-        rows = [(c.get("check"), "ok" if c.get("ok") else "failed", c.get("detail")) for c in checks]
+        rows = [(c["check"], "ok" if c["ok"] else "failed" if c["needed"] else "absent", c["detail"]) for c in checks]
         output.table(("check", "outcome", "detail"), rows)
         for check in checks:
-            if not check.get("ok") and check.get("hint"):
-                output.say(f"hint: {check['hint']}")
-    if not all(check.get("ok") for check in checks):
+            if not check["ok"] and check["hint"]:
+                output.say(f"hint: {check['check']}: {check['hint']}")
+    if not all(check["ok"] or not check["needed"] for check in checks):
         raise typer.Exit(1)
 
 
-def _app() -> Any:
-    return importlib.import_module("remit.app")
+@issuer.command()
+def rotate(
+    compromised: Annotated[
+        bool, typer.Option("--compromised", help="End what older keys signed at once, open connections too.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Sign tokens with a new key. Tasks go on."""
+    with client.connected() as api:
+        answer = api.post("/v1/issuer/rotate", {"compromised": compromised})
+    if as_json:
+        output.line(answer)
+    else:
+        output.text(f"key {answer['kid']} signs from now on")
+
+
+def _app(module: str) -> Any:
+    return importlib.import_module(f"remit.app.{module}")

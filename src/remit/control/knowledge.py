@@ -6,6 +6,7 @@ have revoked something. After the lease the node refuses everything until it hea
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from remit.core.reason import Reason, Refusal
@@ -22,6 +23,7 @@ class Knowledge:
         self._lease_s = lease_s
         self._monotonic = monotonic
         self._heard = float("-inf")
+        self._informed = asyncio.Event()
         self._listeners: list[Listener] = []
 
     def on_change(self, listener: Listener) -> None:
@@ -31,6 +33,12 @@ class Knowledge:
     def heard(self) -> None:
         """The control plane spoke: the lease begins anew."""
         self._heard = self._monotonic()
+        if self.snapshot.version:
+            self._informed.set()
+
+    async def informed(self) -> None:
+        """Returns once there is a snapshot and the control plane has been heard."""
+        await self._informed.wait()
 
     def replace(self, snapshot: Snapshot) -> None:
         """Decide from `snapshot` from now on."""

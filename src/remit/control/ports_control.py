@@ -216,7 +216,7 @@ class AuditFilter:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditPage:
     """Oldest first. Decisions come joined with their completion (`completed` is its time, absent where there is none
-    yet). `next` is where later records begin; None where there is no record at all."""
+    yet). `next`: what to ask for `after` this page; None on the last one."""
 
     records: Sequence[Mapping[str, Any]]
     next: str | None = None

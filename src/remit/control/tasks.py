@@ -1,4 +1,4 @@
-"""Tasks from their creation to their end, and the tokens by which they are known.
+"""Tasks from their creation to their end, the tokens by which they are known, and the key that signs those.
 
 A cell starts only after the node has acknowledged its task, so that no first connection is refused as unknown; and a
 task whose cell is gone loses its authority even when nobody reported its end (`reconcile`).
@@ -149,6 +149,26 @@ class Lifecycle:
         if ended:
             self._publisher.publish_later()
         return ended
+
+    async def rotate(self, *, operator: str, compromised: bool = False) -> tuple[str, str]:
+        """A new signing key: (its id, id of the record). The node learns of it before it signs anything.
+
+        Ends nothing: old tokens verify until no connection can carry one. `compromised`: they end at once, with every
+        connection that carries one; cells fetch new tokens by themselves.
+        """
+        why = "because the old one is compromised" if compromised else "on request"
+        record = await self._recorder.before("issuer.rotate", operator, f"issuer key rotated {why}")
+        kid = self._issuer.prepare()
+        await self._publish()
+        self._issuer.activate(compromised=compromised)
+        if compromised:
+            await self._publish()
+        return kid, record
+
+    async def _publish(self) -> None:
+        with self._store.unit() as unit:
+            unit.advance_epoch(self._clock.now())
+        await self._publisher.publish()
 
     def _move(self, task_id: str, event: Event, *, code: int | None = None) -> Task:
         with self._store.unit() as unit:

