@@ -156,6 +156,12 @@ class MemoryUnit:
         self.secrets = MemorySealedSecrets(tables.secrets)
         self.heads = MemoryHeads(tables.heads)
 
+    def current_tasks(self, *, ended_since: datetime | None = None) -> Sequence[Task]:
+        def recent(task: Task) -> bool:
+            return ended_since is not None and task.ended is not None and task.ended >= ended_since
+
+        return [task for task in self.tasks.all() if TRANSITIONS[task.state] or recent(task)]
+
     def epoch(self) -> int:
         return self._tables.epoch
 
@@ -280,7 +286,8 @@ class MemoryAudit:
             page = [r for r in found if r["seq"] > int(wanted.after)][: wanted.limit]
         else:
             page = found[-wanted.limit :]
-        return AuditPage(records=page, next=str(page[-1]["seq"]) if page else wanted.after)
+        more = wanted.after is not None and len(page) == wanted.limit
+        return AuditPage(records=page, next=str(page[-1]["seq"]) if more else None)
 
     async def get(self, prefix: str) -> Mapping[str, Any]:
         found = [r for r in self.records if r["id"].startswith(prefix) or r["id"].startswith(f"r-{prefix}")]

@@ -1,215 +1,247 @@
-"""The log against everything that happens to files: changes, cuts, crashes, full disks."""
+"""The journal: durable before it answers, one writer, refusing while the disk refuses, healing by itself."""
 
 import asyncio
+import errno
+import json
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from audit_log import DECISION, content, filled, journal
 
 from remit.audit import head, record, segments, verify
-from remit.audit.index import FIELDS, Index
 from remit.audit.journal import Journal
 from remit.control.ports import Entry
-from remit.core.errors import Conflict, NotFound, Unavailable
+from remit.core.errors import Conflict, Unavailable
 
-DECISION = {"task": "t-aaaaaaaaaa", "role": "devops", "decision": "permit", "reason": "permitted", "host": "a.com"}
-
-
-def opened(directory: Path, segment_bytes: int = 1 << 16) -> Journal:
-    signer = head.Signer(directory / "head.key")
-    return Journal(directory / "audit", segment_bytes=segment_bytes, signer=signer, now=lambda: datetime.now(UTC))
+ENTRY = Entry(kind="decision", fields=DECISION)
 
 
-async def filled(directory: Path, count: int = 40, segment_bytes: int = 4096) -> dict[str, object]:
-    journal = opened(directory, segment_bytes)
-    try:
-        for number in range(count):
-            await journal.append(journal.new_id(), Entry(kind="decision", fields={**DECISION, "number": number}))
-        signed = journal.head()
-        assert signed is not None
-        return signed
-    finally:
-        journal.close()
+async def healed(log: Journal) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await log.append(log.new_id(), ENTRY)
+            except Unavailable:
+                await asyncio.sleep(0.02)
+
+
+def verified(directory: Path, *heads: dict[str, object]) -> verify.Report:
+    report = verify.verify(directory / "audit", heads)
+    assert report.ok, report.problem
+    return report
 
 
 async def test_what_was_written_verifies_across_segments_and_restarts(tmp_path: Path) -> None:
-    await filled(tmp_path)
-    signed = await filled(tmp_path)
-    report = verify.verify(tmp_path / "audit", [signed])
-    assert report.ok, report.problem
+    first = await filled(tmp_path)
+    second = await filled(tmp_path)
+    report = verified(tmp_path, first, second)
     assert report.segments > 2
-    assert report.records == signed["seq"]
+    assert report.records == second["seq"] > first["seq"]
 
 
-@pytest.mark.parametrize(
-    ("damage", "kind"),
-    [
-        (lambda d: d.replace(b"devops", b"devoqs", 1), "altered"),
-        (lambda d: b"\n".join([*d.split(b"\n")[:2], *d.split(b"\n")[3:]]), "missing"),
-        (lambda d: b"\n".join([*d.split(b"\n")[:2], d.split(b"\n")[3], d.split(b"\n")[2], *d.split(b"\n")[4:]]), "missing"),
-        (lambda d: d + b'{"seq":9}\n', "altered"),
-    ],
-)  # fmt: skip
-async def test_damage_is_found_and_located(tmp_path: Path, damage: Callable[[bytes], bytes], kind: str) -> None:
-    signed = await filled(tmp_path)
-    file = segments.path(tmp_path / "audit", 2)
-    file.write_bytes(damage(file.read_bytes()))
-    report = verify.verify(tmp_path / "audit", [signed])
-    assert report.problem is not None
-    assert (report.problem.kind, report.problem.segment) == (kind, 2) or report.problem.segment == 3
+async def test_a_record_is_on_the_disk_when_append_returns(tmp_path: Path) -> None:
+    with journal(tmp_path) as log:
+        one = log.new_id()
+        await log.append(one, ENTRY)
+        assert one.encode() in content(tmp_path)
 
 
-async def test_a_cut_tail_is_found_by_the_head_that_was_kept_elsewhere(tmp_path: Path) -> None:
-    signed = await filled(tmp_path)
-    last = segments.path(tmp_path / "audit", segments.numbers(tmp_path / "audit")[-1])
-    lines = last.read_bytes().splitlines(keepends=True)
-    last.write_bytes(b"".join(lines[:-1]))
-    assert verify.verify(tmp_path / "audit").ok
-    report = verify.verify(tmp_path / "audit", [signed])
-    assert report.problem is not None
-    assert report.problem.kind == "truncated"
+async def test_records_that_arrive_together_share_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[int] = []
+    real = os.pwrite
+    with journal(tmp_path, 1 << 20) as log:
+        monkeypatch.setattr(os, "pwrite", lambda *given: writes.append(len(given[1])) or real(*given))
+        ids = [log.new_id() for _ in range(200)]
+        await asyncio.gather(*(log.append(one, ENTRY) for one in ids))
+    assert len(writes) <= 3
+    assert [line["id"] for line in map(json.loads, content(tmp_path).splitlines())][1:] == ids
 
 
-async def test_a_head_that_was_forged_is_not_believed(tmp_path: Path) -> None:
-    signed = await filled(tmp_path)
-    report = verify.verify(tmp_path / "audit", [{**signed, "seq": 1}])
-    assert report.problem is not None
-    assert report.problem.kind == "head"
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_no_changed_byte_goes_unseen(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    directory = tmp_path_factory.mktemp("log")
-    signed = asyncio.run(filled(directory, count=12))
-    number = data.draw(st.sampled_from(segments.numbers(directory / "audit")))
-    file = segments.path(directory / "audit", number)
-    content = bytearray(file.read_bytes())
-    at = data.draw(st.integers(0, len(content) - 1))
-    content[at] ^= data.draw(st.integers(1, 255))
-    file.write_bytes(content)
-    assert not verify.verify(directory / "audit", [signed]).ok
-
-
-WRITER = """
-import asyncio, sys
-from datetime import UTC, datetime
-from pathlib import Path
-from remit.audit import head
-from remit.audit.journal import Journal
-from remit.control.ports import Entry
-
-async def main():
-    d = Path(sys.argv[1])
-    j = Journal(d / "audit", segment_bytes=8192, signer=head.Signer(d / "head.key"), now=lambda: datetime.now(UTC))
-    async def one(n):
-        while True:
-            r = j.new_id()
-            await j.append(r, Entry(kind="decision", fields={"n": n}))
-            sys.stdout.write(r + "\\n"); sys.stdout.flush()
-    await asyncio.gather(*(one(n) for n in range(8)))
-
-asyncio.run(main())
-"""
-
-
-def test_every_acknowledged_record_survives_kill_9(tmp_path: Path) -> None:
-    acknowledged: list[str] = []
-    for _ in range(3):
-        child = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        acknowledged += [child.stdout.readline().strip() for _ in range(150)]
-        os.kill(child.pid, signal.SIGKILL)
-        acknowledged += [line.strip() for line in child.stdout if len(line) > 20]
-        child.wait()
-        child.stdout.close()
-    asyncio.run(filled(tmp_path, count=1))
-    report = verify.verify(tmp_path / "audit")
-    assert report.ok, report.problem
-    numbers = segments.numbers(tmp_path / "audit")
-    written = b"".join(segments.path(tmp_path / "audit", number).read_bytes() for number in numbers)
-    assert all(f'"id":"{one}"'.encode() in written for one in acknowledged)
+async def test_ids_sort_by_time_and_never_repeat(tmp_path: Path) -> None:
+    with journal(tmp_path) as log:
+        ids = [log.new_id() for _ in range(5000)]
+    assert ids == sorted(set(ids))
 
 
 async def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    journal = opened(tmp_path)
-    try:
-        with pytest.raises(Conflict, match="another process writes"):
-            opened(tmp_path)
-    finally:
-        journal.close()
+    with journal(tmp_path), pytest.raises(Conflict, match="another process writes"), journal(tmp_path):
+        pass
 
 
+async def test_the_head_is_signed_and_names_the_last_durable_record(tmp_path: Path) -> None:
+    with journal(tmp_path) as log:
+        await log.append(log.new_id(), ENTRY)
+        signed = log.head()
+    assert signed is not None
+    assert head.valid(signed)
+    assert (signed["seq"], signed["hash"]) == (2, record.digest(content(tmp_path).splitlines()[-1]))
+    for name in ("seq", "hash", "segment", "offset", "time"):
+        assert not head.valid({**signed, name: 99})
+    assert not head.valid({**signed, "signature": "!"})
+
+
+async def test_a_key_of_heads_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    head.Signer(tmp_path / "k")
+    assert (tmp_path / "k").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "k").chmod(0o640)
+    with pytest.raises(Unavailable, match="read by others"):
+        head.Signer(tmp_path / "k")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
 async def test_a_disk_that_refuses_makes_records_unavailable_and_heals(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    journal = opened(tmp_path)
-    real = os.fdatasync
+    real, calls = os.pwrite, 0
 
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
+    def half(descriptor: int, data: bytes, at: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls % 2:
+            return real(descriptor, data[: len(data) // 2], at)
+        raise OSError(number, os.strerror(number))
 
-    try:
-        await journal.append(journal.new_id(), Entry(kind="decision", fields=DECISION))
-        monkeypatch.setattr(os, "fdatasync", full)
+    with journal(tmp_path, 1 << 20) as log:
+        await log.append(log.new_id(), ENTRY)
+        monkeypatch.setattr(os, "pwrite", half)
+        said = await asyncio.gather(*(log.append(log.new_id(), ENTRY) for _ in range(20)), return_exceptions=True)
+        assert all(isinstance(one, Unavailable) and os.strerror(number) in one.detail for one in said)
+        with pytest.raises(Unavailable, match=os.strerror(number)):
+            await log.append(log.new_id(), ENTRY)
+        monkeypatch.setattr(os, "pwrite", real)
+        await healed(log)
+        signed = log.head()
+    assert signed is not None
+    assert verified(tmp_path, signed).records == 3
+
+
+async def test_a_segment_that_cannot_begin_refuses_and_heals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.posix_fallocate
+
+    def full(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    acknowledged = 0
+    with journal(tmp_path, 2048) as log:
+        monkeypatch.setattr(os, "posix_fallocate", full)
         with pytest.raises(Unavailable, match="No space left"):
-            await journal.append(journal.new_id(), Entry(kind="decision", fields=DECISION))
-        monkeypatch.setattr(os, "fdatasync", real)
-        async with asyncio.timeout(5):
-            while True:
-                try:
-                    await journal.append(journal.new_id(), Entry(kind="decision", fields=DECISION))
-                    break
-                except Unavailable:
-                    await asyncio.sleep(0.02)
-    finally:
-        journal.close()
-    report = verify.verify(tmp_path / "audit")
-    assert report.ok, report.problem
-    assert report.records == 3
+            for _ in range(20):
+                await log.append(log.new_id(), ENTRY)
+                acknowledged += 1
+        assert segments.numbers(tmp_path / "audit") == [1]
+        monkeypatch.setattr(os, "posix_fallocate", real)
+        await healed(log)
+    report = verified(tmp_path)
+    assert (report.segments, report.records) == (2, acknowledged + 3)
 
 
-async def test_hostile_text_cannot_break_a_line(tmp_path: Path) -> None:
-    journal = opened(tmp_path)
-    try:
-        hostile = {"path": 'a\n{"seq":1}\r\x00\x1b[2J\u2028\ud800"', "host": "x" * 100_000}
-        await journal.append("r-x", Entry(kind="decision", fields=hostile))
-    finally:
-        journal.close()
-    index = Index(tmp_path / "index.db")
-    assert index.ingest(tmp_path / "audit") == 2
-    found = index.get("r-x")
-    assert found["path"] == hostile["path"]
-    assert found["host"].endswith("[cut]")
-    assert verify.verify(tmp_path / "audit").ok
-    index.close()
+async def test_a_disk_that_refuses_at_the_start_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.posix_fallocate
+
+    def full(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with journal(tmp_path) as log:
+        with pytest.raises(Unavailable, match="No space left"):
+            await log.append(log.new_id(), ENTRY)
+        assert log.head() is None
+        monkeypatch.setattr(os, "posix_fallocate", real)
+        await healed(log)
+    verified(tmp_path)
 
 
-async def test_a_completion_joins_its_decision(tmp_path: Path) -> None:
-    journal = opened(tmp_path)
-    decided = journal.new_id()
-    try:
-        await journal.append(decided, Entry(kind="decision", fields=DECISION))
-        done = {"record": decided, "status": 200, "bytes_in": 5, "bytes_out": 0, "duration_ms": 3}
-        await journal.append(journal.new_id(), Entry(kind="completion", fields=done))
-    finally:
-        journal.close()
-    index = Index(tmp_path / "index.db")
-    index.ingest(tmp_path / "audit")
-    assert index.ingest(tmp_path / "audit") == 0
-    (listed,) = index.query(filters={"kind": "decision"})
-    assert tuple(listed)[: len(FIELDS)] == FIELDS
-    assert (listed["status"], listed["bytes_in"], listed["duration_ms"]) == (200, 5, 3)
-    line = segments.path(tmp_path / "audit", 1).read_bytes().splitlines()[1]
-    assert listed["hash"] == record.digest(line)
-    assert index.query(filters={"host": "b.com"}) == []
-    with pytest.raises(NotFound):
-        index.get("r-nothing")
-    index.close()
+async def test_a_segment_removed_while_open_is_noticed(tmp_path: Path) -> None:
+    with journal(tmp_path, 1 << 20) as log:
+        await log.append(log.new_id(), ENTRY)
+        segments.path(tmp_path / "audit", 1).unlink()
+        with pytest.raises(Unavailable, match="the open segment was removed"):
+            await log.append(log.new_id(), ENTRY)
+
+
+async def test_a_closed_journal_refuses_and_answers_everyone_who_waits(tmp_path: Path) -> None:
+    with journal(tmp_path) as log:
+        waiting = [asyncio.ensure_future(log.append(log.new_id(), ENTRY)) for _ in range(10)]
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        said = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(one is None or isinstance(one, Unavailable) for one in said)
+    with pytest.raises(Unavailable):
+        await log.append(log.new_id(), ENTRY)
+    verified(tmp_path)
+
+
+async def test_a_waiter_that_gives_up_does_not_disturb_the_others(tmp_path: Path) -> None:
+    with journal(tmp_path) as log:
+        ones = [asyncio.ensure_future(log.append(log.new_id(), ENTRY)) for _ in range(10)]
+        await asyncio.sleep(0)
+        for one in ones[::2]:
+            one.cancel()
+        said = await asyncio.gather(*ones, return_exceptions=True)
+        assert said[1::2] == [None] * 5
+        await log.append(log.new_id(), ENTRY)
+    verified(tmp_path)
+
+
+async def test_half_a_line_of_a_crash_is_put_aside_and_said(tmp_path: Path) -> None:
+    signed = await filled(tmp_path, 3, 1 << 16)
+    file = segments.path(tmp_path / "audit", 1)
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"seq":5,"id":"r-half' + bytes(5000))
+    assert verify.verify(tmp_path / "audit", [signed]).ok
+    await filled(tmp_path, 1, 1 << 16)
+    assert (tmp_path / "audit" / f"00000001-{len(whole)}.torn").read_bytes() == b'{"seq":5,"id":"r-half'
+    assert verified(tmp_path, signed).records == signed["seq"] + 2
+    said = json.loads(content(tmp_path).splitlines()[-2])
+    assert said["kind"] == "boundary"
+    assert "21 bytes" in said["detail"]
+
+
+async def test_a_write_of_which_only_some_pages_arrived_is_put_aside(tmp_path: Path) -> None:
+    signed = await filled(tmp_path, 3, 1 << 16)
+    file = segments.path(tmp_path / "audit", 1)
+    file.write_bytes(file.read_bytes() + bytes(4096) + b'"prev":"0"}\n{"seq":9}\n' + bytes(4096))
+    await filled(tmp_path, 1, 1 << 16)
+    verified(tmp_path, signed)
+
+
+async def test_a_rotation_that_a_crash_cut_short_is_begun_again(tmp_path: Path) -> None:
+    signed = await filled(tmp_path, 3, 1 << 16)
+    segments.path(tmp_path / "audit", 2).write_bytes(b'{"seq":5,"id":"r-h' + bytes(60000))
+    await filled(tmp_path, 1, 1 << 16)
+    assert verified(tmp_path, signed).segments == 1
+
+
+def cut_line(data: bytes) -> bytes:
+    return b"".join(data.splitlines(keepends=True)[:-1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (cut_line, "was durable and is gone"),
+        (lambda data: data[: len(data) // 2], "was durable and is gone"),
+        (lambda data: data.replace(b"devops", b"devoqs", 1), "was durable and is gone"),
+        (lambda data: data + b"x" * (segments.MAX_WRITE + 1), "altered"),
+        (lambda data: b"", "was durable and is gone"),
+    ],
+)
+async def test_the_journal_does_not_go_on_behind_a_log_that_was_tampered_with(
+    tmp_path: Path, damage: Callable[[bytes], bytes], why: str
+) -> None:
+    await filled(tmp_path, 5, 1 << 16)
+    file = segments.path(tmp_path / "audit", 1)
+    file.write_bytes(damage(file.read_bytes()))
+    before = content(tmp_path)
+    with pytest.raises(Unavailable, match=why), journal(tmp_path, 1 << 16):
+        pass
+    assert content(tmp_path) == before
+
+
+async def test_the_journal_does_not_go_on_where_a_segment_is_missing(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    segments.path(tmp_path / "audit", 2).unlink()
+    with pytest.raises(Unavailable, match="a segment is missing"), journal(tmp_path):
+        pass

@@ -1,66 +1,220 @@
 """Secrets open for a permit, for the name and the key they were sealed for, and print nowhere."""
 
+import copy
+import io
 import json
 import logging
 import pickle
 import traceback
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from permits import credential, permit
 
 from remit.broker import sealed
 from remit.broker.sealed import Opener
-from remit.core.errors import Invalid, Unavailable
+from remit.broker.secrets import Broker
+from remit.core.credential import BasicInjection, inject
+from remit.core.errors import Conflict, Invalid, Unavailable
+from remit.core.reason import Reason, Refusal
 from remit.core.secret import Secret
+from remit.core.snapshot import Revoked, Snapshot
 
 CANARY = b"canary-8f3a-0-value"
+PERMIT = permit(credential())
+REVOKED = Revoked(credentials=frozenset({"github-token"}))
+
+
+def value(opened: Secret | Refusal) -> bytes:
+    assert isinstance(opened, Secret)
+    return opened.reveal(PERMIT)
+
+
+def holding(opener: Opener, secret: bytes = CANARY, **revoked: frozenset[str]) -> Snapshot:
+    return Snapshot(sealed={"github": sealed.seal(opener.public, "github", secret)}, revoked=Revoked(**revoked))
+
+
+@pytest.fixture
+def opener(tmp_path: Path) -> Opener:
+    return Opener(tmp_path / "sealed.key")
 
 
 def test_a_sealed_secret_opens_on_its_node_only(tmp_path: Path) -> None:
     ours, theirs = Opener(tmp_path / "a.key"), Opener(tmp_path / "b.key")
     blob = sealed.seal(ours.public, "github", CANARY)
     assert CANARY not in blob
-    assert Opener(tmp_path / "a.key").open("github", blob) == CANARY
+    assert value(Opener(tmp_path / "a.key").open("github", blob)) == CANARY
     with pytest.raises(Unavailable, match="not sealed for this node"):
         theirs.open("github", blob)
-    with pytest.raises(Unavailable, match="another name"):
-        ours.open("slack", blob)
-    with pytest.raises(Unavailable, match="not sealed"):
-        ours.open("github", blob[:-1] + bytes([blob[-1] ^ 1]))
-    with pytest.raises(Unavailable, match="not sealed"):
-        ours.open("github", b"")
 
 
-def test_binary_secrets_keep_every_byte(tmp_path: Path) -> None:
-    opener = Opener(tmp_path / "a.key")
-    value = bytes(range(256))
-    assert opener.open("x", sealed.seal(opener.public, "x", value)) == value
+def test_a_blob_cannot_take_the_place_of_another(opener: Opener) -> None:
+    blob = sealed.seal(opener.public, "github", CANARY)
+    for other in ("slack", "git", "github2", ""):
+        with pytest.raises(Unavailable, match="another name"):
+            opener.open(other, blob)
 
 
-@pytest.mark.parametrize("value", [b"", b"x" * (sealed.MAX_SECRET + 1)])
-def test_a_secret_has_a_size(tmp_path: Path, value: bytes) -> None:
+def test_a_blob_that_was_changed_does_not_open(opener: Opener) -> None:
+    blob = sealed.seal(opener.public, "github", CANARY)
+    for at in range(len(blob)):
+        with pytest.raises(Unavailable, match="not sealed"):
+            opener.open("github", blob[:at] + bytes([blob[at] ^ 1]) + blob[at + 1 :])
+    for bad in (b"", blob[:-1], blob + b"x", b"\0" * 200):
+        with pytest.raises(Unavailable, match="not sealed"):
+            opener.open("github", bad)
+
+
+def test_binary_secrets_keep_every_byte(opener: Opener) -> None:
+    every = bytes(range(256))
+    assert value(opener.open("x", sealed.seal(opener.public, "x", every))) == every
+
+
+@pytest.mark.parametrize("secret", [b"", b"x" * (sealed.MAX_SECRET + 1)])
+def test_a_secret_has_a_size(opener: Opener, secret: bytes) -> None:
     with pytest.raises(Invalid):
-        sealed.seal(Opener(tmp_path / "a.key").public, "x", value)
+        sealed.seal(opener.public, "x", secret)
 
 
-def test_a_key_that_others_can_read_is_not_used(tmp_path: Path) -> None:
-    Opener(tmp_path / "a.key")
-    (tmp_path / "a.key").chmod(0o644)
+@pytest.mark.parametrize("name", ["", "a\0b", "x" * 300])
+def test_a_name_that_is_none_is_refused(opener: Opener, name: str) -> None:
+    with pytest.raises(Invalid):
+        sealed.seal(opener.public, name, b"v")
+    with pytest.raises(Invalid):
+        sealed.seal(b"short", "x", b"v")
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o602, 0o620])
+def test_a_key_that_others_can_read_is_not_used(opener: Opener, tmp_path: Path, mode: int) -> None:
+    (tmp_path / "sealed.key").chmod(mode)
     with pytest.raises(Unavailable, match="can be read by others"):
-        Opener(tmp_path / "a.key")
+        Opener(tmp_path / "sealed.key")
 
 
-def test_a_secret_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None:
-    secret = Secret(CANARY)
-    logging.getLogger("x").warning("%s %r", secret, secret)
-    shown = f"{secret} {secret!r} {secret:>20} {vars(type(secret))} {caplog.text}"
+def test_the_key_is_private_and_its_public_half_is_not(opener: Opener, tmp_path: Path) -> None:
+    assert (tmp_path / "sealed.key").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "sealed.pub").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "sealed.pub").read_bytes() == opener.public
+
+
+def test_what_is_no_key_is_refused(tmp_path: Path) -> None:
+    short, link = tmp_path / "short.key", tmp_path / "link.key"
+    short.write_bytes(b"x" * 31)
+    short.chmod(0o600)
+    link.symlink_to(short)
+    for file in (short, link, tmp_path / "none" / "x.key"):
+        with pytest.raises(Unavailable):
+            Opener(file)
+
+
+def test_a_rotated_key_opens_the_old_blobs_until_it_is_retired(opener: Opener, tmp_path: Path) -> None:
+    before, blob = opener.public, sealed.seal(opener.public, "github", CANARY)
+    opener.rotate()
+    assert opener.public != before
+    assert (tmp_path / "sealed.pub").read_bytes() == opener.public
+    with pytest.raises(Conflict):
+        opener.rotate()
+    again = Opener(tmp_path / "sealed.key")
+    anew = again.reseal("github", blob)
+    assert value(again.open("github", blob)) == value(again.open("github", anew)) == CANARY
+    again.retire()
+    assert value(again.open("github", anew)) == CANARY
+    with pytest.raises(Unavailable, match="not sealed for this node"):
+        again.open("github", blob)
+    with pytest.raises(Unavailable):
+        again.reseal("slack", anew)
+
+
+def test_a_permit_gets_the_secret_of_its_credential(opener: Opener) -> None:
+    broker = Broker(opener)
+    broker.update(holding(opener))
+    found = broker.lease(PERMIT)
+    assert value(found) == CANARY
+    assert broker.lease(PERMIT) is found
+
+
+def test_a_secret_that_was_replaced_or_removed_is_forgotten(opener: Opener) -> None:
+    broker = Broker(opener)
+    broker.update(holding(opener))
+    assert value(broker.lease(PERMIT)) == CANARY
+    broker.update(holding(opener, b"second"))
+    assert value(broker.lease(PERMIT)) == b"second"
+    broker.update(Snapshot())
+    found = broker.lease(PERMIT)
+    assert isinstance(found, Refusal)
+    assert (found.reason, found.detail) == (Reason.CREDENTIAL_UNAVAILABLE, "no secret github is stored")
+    assert "second" not in repr(vars(broker))
+
+
+@pytest.mark.parametrize(
+    ("asked", "change", "reason"),
+    [
+        (permit(None), lambda s: s, Reason.CREDENTIAL_UNAVAILABLE),
+        (permit(credential(), "evil.com"), lambda s: s, Reason.CREDENTIAL_NOT_PINNED),
+        (PERMIT, lambda s: replace(s, revoked=REVOKED), Reason.CREDENTIAL_REVOKED),
+        (PERMIT, lambda s: replace(s, sealed={"github": b"garbage"}), Reason.CREDENTIAL_UNAVAILABLE),
+        (PERMIT, lambda s: replace(s, sealed={"slack": s.sealed["github"]}), Reason.CREDENTIAL_UNAVAILABLE),
+        (permit(credential(secret="slack")), lambda s: replace(s, sealed={"slack": s.sealed["github"]}),
+         Reason.CREDENTIAL_UNAVAILABLE),
+    ],
+)  # fmt: skip
+def test_nothing_is_leased_without_every_condition(
+    opener: Opener, asked: object, change: Callable[[Snapshot], Snapshot], reason: Reason
+) -> None:
+    broker = Broker(opener)
+    broker.update(change(holding(opener)))
+    found = broker.lease(asked)  # type: ignore[arg-type]
+    assert isinstance(found, Refusal)
+    assert found.reason is reason
+
+
+def test_a_secret_that_would_split_a_header_is_not_leased_for_one(opener: Opener) -> None:
+    broker = Broker(opener)
+    broker.update(holding(opener, b"a\r\nx-admin: 1"))
+    for _ in range(2):
+        found = broker.lease(PERMIT)
+        assert isinstance(found, Refusal)
+        assert found.reason is Reason.CREDENTIAL_UNAVAILABLE
+        assert "control characters" in found.detail
+        assert "x-admin" not in found.detail
+    assert isinstance(broker.lease(permit(credential(BasicInjection(username="u")))), Secret)
+
+
+def test_a_leased_secret_is_what_gets_injected(opener: Opener) -> None:
+    broker = Broker(opener)
+    broker.update(holding(opener))
+    found = inject(credential().injection, value(broker.lease(PERMIT)), "/")
+    assert found.headers == ((b"authorization", b"Bearer " + CANARY),)
+
+
+def test_a_secret_shows_nowhere(opener: Opener, caplog: pytest.LogCaptureFixture) -> None:
+    broker = Broker(opener)
+    broker.update(holding(opener))
+    secret = broker.lease(PERMIT)
+    logging.getLogger("x").warning("%s %r %s", secret, secret, {"s": secret})
+    shown = f"{secret} {secret!r} {secret:>20} {vars(type(secret))} {vars(broker)} {vars(opener)} {caplog.text}"
     try:
         raise ValueError(secret)
     except ValueError:
         shown += traceback.format_exc()
-    for leak in (json.dumps, pickle.dumps):
+    for leak in (json.dumps, pickle.dumps, copy.deepcopy):
         with pytest.raises(TypeError) as caught:
-            leak(secret)  # type: ignore[operator]
+            leak(secret)
         shown += str(caught.value)
     assert "canary" not in shown
     assert secret != Secret(CANARY)
+    assert json.dumps({"s": secret}, default=str) == '{"s": "Secret(\\u2026)"}'
+
+
+def test_no_traceback_with_its_local_variables_shows_a_secret(opener: Opener) -> None:
+    blob = sealed.seal(opener.public, "github", CANARY)
+    out = io.StringIO()
+    for failing in (lambda: opener.open("slack", blob), lambda: opener.reseal("slack", blob)):
+        try:
+            failing()
+        except Unavailable as error:
+            out.write("".join(traceback.TracebackException.from_exception(error, capture_locals=True).format()))
+    assert "slack" in out.getvalue()
+    assert "canary" not in out.getvalue()

@@ -13,7 +13,9 @@ from remit.policy.manifests import ManifestError
 
 HEAD = "apiVersion: remit.dev/v1alpha1\n"
 CAPABILITY = HEAD + "kind: Capability\nmetadata: {name: a}\nspec:\n  hosts: [a.com]\n"
-CREDENTIAL = HEAD + "kind: Credential\nmetadata: {name: k}\nspec:\n  hosts: [a.com]\n  inject: {header: {name: X-Key}}\n"
+CREDENTIAL = (
+    HEAD + "kind: Credential\nmetadata: {name: k}\nspec:\n  hosts: [a.com]\n  inject: {header: {name: X-Key}}\n"
+)
 EXAMPLES = sorted(Path(__file__).parents[2].glob("examples/**/*.yaml"))
 
 
@@ -86,7 +88,12 @@ def test_schemas_are_schemas(kind: str) -> None:
 def test_a_snapshot_travels_whole_and_shows_any_change() -> None:
     documents = manifests.parse(EXAMPLES[0].read_text(), "x")
     sent = snapshot.dump(
-        epoch=3, documents=[dict(d.raw) for d in documents], tasks=[], revoked=Revoked(), keys={"k": b"x" * 32}, sealed={}
+        epoch=3,
+        documents=[dict(d.raw) for d in documents],
+        tasks=[],
+        revoked=Revoked(),
+        keys={"k": b"x" * 32},
+        sealed={},
     )
     received = snapshot.load(json.loads(json.dumps(sent)), None)
     assert received.rules == compiler.rules(documents)

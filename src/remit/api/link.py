@@ -142,7 +142,7 @@ class NodeLink:
                     else:
                         await self._received(peer, message)
         except (OSError, Invalid, Unavailable) as error:
-            log.warning("the link to the node broke: %s", error or "it fell silent")
+            log.warning("the link to the node broke: %s", str(error) or "it fell silent")
         finally:
             if pinging is not None:
                 pinging.cancel()

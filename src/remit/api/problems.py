@@ -6,6 +6,7 @@ hold anything. Neither leaves this process: fields are named, values are not.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -18,6 +19,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from remit.core.errors import RemitError
+from remit.policy.manifests import ManifestError
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +65,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RemitError)
     async def known(_: Request, error: RemitError) -> Response:
-        mistakes = [
-            {"source": p.source, "line": p.line, "field": p.field, "message": p.message}
-            for p in getattr(error, "problems", ())
-        ]
+        mistakes = [dataclasses.asdict(p) for p in error.problems] if isinstance(error, ManifestError) else []
         return response(error.kind, STATUS.get(error.kind, 500), error.detail, hint=error.hint, errors=mistakes)
 
     @app.exception_handler(RequestValidationError)

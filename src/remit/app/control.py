@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from remit import __version__
-from remit.api import server
+from remit.api import process
 from remit.api.cells import CellsClient
 from remit.api.link import NodeLink
 from remit.api.services import Services
@@ -95,14 +95,20 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
 
 async def serve(settings: Settings, notifier: Notifier) -> None:
     services, link, publisher = build(settings)
-    publisher.begin()
-    async with link.listening(settings.node_socket, publisher.current), asyncio.TaskGroup() as group:
+    ready = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
         group.create_task(
-            server.serve(
+            process.serve(
                 services,
+                link=link,
+                publisher=publisher,
+                cells=CellsClient(settings.cells_socket),
                 control_socket=settings.control_socket,
-                port=settings.api_port,
+                node_socket=settings.node_socket,
+                api_port=settings.api_port,
                 token_file=settings.control_dir / "api-token",
+                ready=ready.set,
             )
         )
+        await ready.wait()
         group.create_task(notifier.run())

@@ -35,6 +35,6 @@ def programs(settings: Settings, caller_path: str) -> list[Program]:
             socket=settings.proxy_socket,
             log=settings.log_dir / "envoy.log",
         ),
-        ours("cells", caller_path),
+        ours("cells", f"{caller_path}:{PATH}"),
         ours("forward"),
     ]

@@ -1,149 +1,252 @@
 """The only writer of the log: nothing is permitted before its record is on the disk.
 
-Records that arrive while one sync runs go into the next (group commit), so many requests share the cost of a sync. A
-disk that refuses makes every waiting record `Unavailable`, which denies the requests they stand for; the journal then
-tries again by itself, from the last position that was synced.
+Records that arrive while one sync runs go into the next (group commit), so many requests share its cost. One thread
+writes; the event loop assembles the lines, so that the thread needs the interpreter lock as little as possible.
+A disk that refuses makes every waiting record `Unavailable`, which denies the requests they stand for; the journal then
+refuses at once until a probe of the disk succeeds. What was acknowledged is never touched by that. A record that was
+refused may still be in the log after a crash: the log can hold more than was acknowledged, never less.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
+import json
 import logging
 import os
 import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from remit.audit import head, record, segments
-from remit.control.ports import Entry
+from remit.audit.segments import Position
+from remit.audit.writer import Writer
+from remit.control import ports
 from remit.core.errors import Conflict, Unavailable
 
 log = logging.getLogger(__name__)
 
 MAX_BATCH = 1024
-RETRY_S = 0.25
-_Item = tuple[str, str, str, bytes, "asyncio.Future[None]"]
+MAX_WAITING = 32768
+"""Records that may wait for the disk; more are refused, or a stalled disk would eat the memory."""
+PROBE_S = 0.25
+CLOSE_S = 10.0
+HINT = "remit doctor; check the disk that holds the audit log"
+_Waiter = tuple[bytes, "asyncio.Future[None]"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    data: bytes
+    begins: bool
+    """Whether it begins a segment."""
+    end: Position
+    waiters: list[_Waiter]
 
 
 class Journal:
-    """`control.ports.Journal` on files below `directory`. Open it inside a running event loop."""
+    """`control.ports.Journal` on files below `directory`. Made inside the event loop that it is used from."""
 
     def __init__(
         self, directory: Path, *, segment_bytes: int, signer: head.Signer, now: Callable[[], datetime]
     ) -> None:
-        """Take the lock, find the end of the log, start the writer. `Conflict` where another one writes."""
-        self._directory = directory
-        self._segment_bytes = segment_bytes
-        self._signer = signer
-        self._now = now
+        """Take the lock, find the end of the log, start the writer. A write never spans two segments, so one that is
+        larger than `segment_bytes` makes a larger segment.
+
+        `Conflict` where another process writes; `Unavailable` where the log is damaged. A disk that refuses is not an
+        error here: the journal then begins as unavailable and heals by itself.
+        """
+        self._directory, self._segment_bytes = directory, segment_bytes
+        self._signer, self._now = signer, now
         self._loop = asyncio.get_running_loop()
-        directory.mkdir(parents=True, exist_ok=True, mode=0o750)
-        self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = _locked(directory)
+        self._writer = Writer(directory, segment_bytes, self._own)
+        self._end = segments.EMPTY
+        self._waiting: list[_Waiter] = []
+        self._busy = self._scheduled = self._closing = False
+        self._failed: str | None = None
+        self._last_us = 0
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            self._end = self._writer.prepare(self._acknowledged())
+        except OSError as error:
+            self._refuse(error)
+        except BaseException:
             os.close(self._lock)
-            raise Conflict(f"another process writes the audit log in {directory}", hint="remit status") from error
-        self._end = segments.end(directory)
-        self._writer: segments.Writer | None = None
-        self._broken_until = 0.0
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
+            raise
+        self._jobs: queue.SimpleQueue[_Batch | tuple[int, str] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="audit", daemon=True)
         self._thread.start()
 
     def new_id(self) -> str:
-        return record.record_id(time.time_ns() // 1_000_000, secrets.randbits(52))
+        self._last_us = max(self._last_us + 1, time.time_ns() // 1000)
+        return record.record_id(self._last_us, secrets.randbits(55))
 
-    async def append(self, record_id: str, entry: Entry) -> None:
-        written: asyncio.Future[None] = self._loop.create_future()
-        middle = record.body(entry.fields)
-        self._queue.put((record_id, record.stamp(self._now()), entry.kind, middle, written))
+    async def append(self, record: str, entry: ports.Entry) -> None:
+        written = self._enqueue(record, entry)
         await written
 
     def head(self) -> dict[str, Any] | None:
-        """The signed end of the log, or None where nothing was written yet."""
-        at = self._end
-        return self._signer.sign(at, record.stamp(self._now())) if at.seq else None
+        """The signed end of what is durable, or None where nothing was ever written. Also kept beside the log."""
+        if not self._end.seq:
+            return None
+        signed = self._signer.sign(self._end, record.stamp(self._now()))
+        with contextlib.suppress(OSError):
+            temporary = self._directory / "head.new"
+            temporary.write_text(json.dumps(signed))
+            temporary.replace(self._directory / "head.json")
+        return signed
 
     def close(self) -> None:
-        """Write what waits, cut the segment to its length, release the lock."""
-        self._queue.put(None)
-        self._thread.join()
+        """Refuse what still waits, finish the write under way, cut the segment to its length, release the lock."""
+        if self._closing:
+            return
+        self._closing = True
+        self._failed = self._failed or "the audit log is closed"
+        self._settle(self._waiting)
+        self._waiting = []
+        self._jobs.put(None)
+        self._thread.join(CLOSE_S)
         os.close(self._lock)
 
-    def _run(self) -> None:
-        while True:
-            item = self._queue.get()
-            batch: list[_Item] = []
-            while item is not None:
-                batch.append(item)
-                if len(batch) == MAX_BATCH:
-                    break
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            if batch:
-                self._commit(batch)
-            if item is None:
-                if self._writer is not None:
-                    self._writer.close()
-                return
+    def _enqueue(self, record_id: str, entry: ports.Entry) -> asyncio.Future[None]:
+        if self._failed is not None:
+            raise Unavailable(self._failed, hint=HINT)
+        if len(self._waiting) >= MAX_WAITING:
+            raise Unavailable(f"{MAX_WAITING} records wait for the disk", hint=HINT)
+        written: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append((record.body(record_id, record.stamp(self._now()), entry.kind, entry.fields), written))
+        if not self._busy and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._send)
+        return written
 
-    def _commit(self, batch: list[_Item]) -> None:
-        if time.monotonic() < self._broken_until:
-            self._settle(batch, Unavailable("the audit log could not be written a moment ago"))
+    def _send(self) -> None:
+        """Hand the next batch to the thread: all that waits, bounded."""
+        self._scheduled = False
+        if self._busy or self._failed is not None or not self._waiting:
             return
-        try:
-            self._write(batch)
-        except OSError as error:
+        self._busy = True
+        self._jobs.put(self._batch(self._take(MAX_BATCH)))
+
+    def _take(self, most: int) -> list[_Waiter]:
+        size = count = 0
+        for middle, _ in self._waiting[:most]:
+            size += len(middle) + 160
+            if size > segments.MAX_WRITE - record.MAX_LINE:
+                break
+            count += 1
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        return taken
+
+    def _batch(self, waiters: list[_Waiter]) -> _Batch:
+        """The lines of a batch behind the last durable one. Nothing changes before it is written."""
+        number, start = self._end.segment, self._end.offset
+        seq, prev, middles = self._end.seq, self._end.hash, [middle for middle, _ in waiters]
+        begins = start + sum(map(len, middles)) + 160 * len(middles) > self._segment_bytes
+        if begins:
+            number, start = number + 1, 0
+            middles.insert(0, self._own(segments.HEADER_KIND, segments.header(number)))
+        lines: list[bytes] = []
+        for middle in middles:
+            seq += 1
+            text = record.line(seq, middle, prev)
+            prev = record.digest(text)
+            lines.append(text)
+        lines.append(b"")
+        data = b"\n".join(lines)
+        end = Position(segment=number, offset=start + len(data), seq=seq, hash=prev)
+        return _Batch(data=data, begins=begins, end=end, waiters=waiters)
+
+    def _own(self, kind: str, fields: Mapping[str, Any]) -> bytes:
+        """A record that the journal makes itself."""
+        return record.body(self.new_id(), record.stamp(self._now()), kind, fields)
+
+    def _done(self, batch: _Batch, error: Exception | None) -> None:
+        """In the loop: the thread has written `batch`, or could not."""
+        self._busy = False
+        if error is None:
+            self._end = batch.end
+            for _, written in batch.waiters:
+                if not written.done():
+                    written.set_result(None)
+            self._send()
+            return
+        self._refuse(error)
+        self._settle(batch.waiters + self._waiting)
+        self._waiting = []
+
+    def _refuse(self, error: Exception) -> None:
+        if self._failed is None:
             log.error("the audit log cannot be written: %s", error)
-            self._broken_until = time.monotonic() + RETRY_S
-            if self._writer is not None:
-                self._writer.abandon()
-                self._writer = None
-            self._settle(batch, Unavailable(f"the audit log cannot be written: {os.strerror(error.errno or 0)}"))
-        else:
-            self._settle(batch, None)
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        self._failed = f"the audit log cannot be written: {why}"
+        self._loop.call_later(PROBE_S, self._probe)
 
-    def _write(self, batch: list[_Item]) -> None:
-        if self._writer is None:
-            self._writer = segments.Writer(self._directory, self._segment_bytes, self._end)
-        writer, seq, prev, out = self._writer, self._end.seq, self._end.hash, bytearray()
-        if not writer.room(len(batch) * 1024):
-            writer.rotate()
-        if writer.offset == 0:
-            seq += 1
-            middle = record.body({"segment": writer.segment})
-            text = record.line(seq, self.new_id(), batch[0][1], "segment", middle, prev)
-            out += text + b"\n"
-            prev = record.digest(text)
-        for record_id, stamp, kind, middle, _ in batch:
-            seq += 1
-            text = record.line(seq, record_id, stamp, kind, middle, prev)
-            prev = record.digest(text)
-            out += text + b"\n"
-        writer.write(bytes(out))
-        self._end = segments.Position(segment=writer.segment, offset=writer.offset, seq=seq, hash=prev)
+    def _settle(self, waiters: list[_Waiter]) -> None:
+        for _, written in waiters:
+            if not written.done():
+                written.set_exception(Unavailable(self._failed or "", hint=HINT))
 
-    def _settle(self, batch: list[_Item], error: Exception | None) -> None:
-        futures = [item[4] for item in batch]
+    def _probe(self) -> None:
+        if not self._closing:
+            self._busy = True
+            self._jobs.put(self._acknowledged())
+
+    def _probed(self, end: Position, error: Exception | None) -> None:
+        self._busy = False
+        if error is not None:
+            self._refuse(error)
+        elif not self._closing:
+            self._failed, self._end = None, end
+            log.warning("the audit log can be written again")
+
+    def _work(self) -> None:
+        """The thread: writes batches and probes a disk that refused. Whatever goes wrong, somebody waits for it."""
+        while (job := self._jobs.get()) is not None:
+            error: Exception | None = None
+            end = segments.EMPTY
+            try:
+                if isinstance(job, _Batch):
+                    self._writer.write(job.data, job.end, begins=job.begins)
+                else:
+                    end = self._writer.heal(job)
+            except Exception as raised:
+                error = raised
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                if isinstance(job, _Batch):
+                    self._loop.call_soon_threadsafe(self._done, job, error)
+                else:
+                    self._loop.call_soon_threadsafe(self._probed, end, error)
+        self._writer.close()
+
+    def _acknowledged(self) -> tuple[int, str]:
         try:
-            self._loop.call_soon_threadsafe(_resolve, futures, error)
-        except RuntimeError:
-            log.warning("the event loop closed before %d records were answered", len(futures))
+            kept = json.loads((self._directory / "head.json").read_bytes())
+        except (OSError, ValueError):
+            return 0, ""
+        ours = isinstance(kept, dict) and head.valid(kept) and kept["key"] == self._signer.public
+        return (int(kept["seq"]), str(kept["hash"])) if ours else (0, "")
 
 
-def _resolve(futures: list[asyncio.Future[None]], error: Exception | None) -> None:
-    for future in futures:
-        if not future.done():
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
+def _locked(directory: Path) -> int:
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Unavailable(f"the audit directory {directory} cannot be used: {error.strerror}", hint=HINT) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise Conflict(f"another process writes the audit log in {directory}", hint="remit status") from error
+    return descriptor
+
+
+_: type[ports.Journal] = Journal

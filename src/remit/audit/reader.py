@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ class Reader:
     def __init__(self, *, directory: Path, file: Path) -> None:
         self._directory = directory
         self._index = Index(file)
+
+    def close(self) -> None:
+        self._index.close()
 
     async def query(self, wanted: AuditFilter) -> AuditPage:
         try:
@@ -69,8 +73,8 @@ class Reader:
         filters = {name: value for name in names if (value := getattr(wanted, name)) is not None}
         records = self._index.query(
             filters=filters,
-            since=record.stamp(wanted.since) if wanted.since else None,
-            until=record.stamp(wanted.until) if wanted.until else None,
+            since=record.stamp(wanted.since.astimezone(UTC)) if wanted.since else None,
+            until=record.stamp(wanted.until.astimezone(UTC)) if wanted.until else None,
             after=after,
             limit=wanted.limit,
         )

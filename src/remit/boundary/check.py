@@ -16,6 +16,7 @@ from functools import lru_cache
 
 from remit.boundary import header_names
 from remit.control.decide import Denied, Permitted
+from remit.core import names
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Evidence
 
@@ -41,6 +42,8 @@ OVERRIDES = frozenset(
 """Frameworks take the method or the path from these instead of the request line (CVE-2018-14773)."""
 
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"te", b"upgrade", *IDENTITY})
+_ENVOYS = (b"x-envoy-", b"x-forwarded-")
+"""Added by Envoy's own client; the agent's are taken off before."""
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
@@ -78,13 +81,17 @@ def parse(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) 
         reason, why = Reason.HEADER_INVALID, _ambiguous(found)
     authority = found.pop(b"host", b"").decode("latin-1")
     found.pop(b"content-length", None)  # the check's own: the agent's is x-remit-length
-    visible = {name.decode("latin-1"): value.decode("latin-1") for name, value in found.items()}
+    visible = {
+        name.decode("latin-1"): value.decode("latin-1") for name, value in found.items() if not name.startswith(_ENVOYS)
+    }
     if said[b"x-remit-length"]:
         visible["content-length"] = said[b"x-remit-length"]
+    # On a Unix socket the direct peer is that socket, which only the forwarder can reach: PROXY names the flow alone.
+    direct = said[b"x-remit-direct-peer"]
     evidence = Evidence(
         token=said[b"x-remit-token"].encode("latin-1"),
         peer=said[b"x-remit-peer"],
-        direct_peer=said[b"x-remit-direct-peer"],
+        direct_peer=said[b"x-remit-peer"] if direct.startswith("/") else direct,
         destination=said[b"x-remit-dst"],
         sni=said[b"x-remit-sni"],
         tls=bool(said[b"x-remit-tls"]),
@@ -145,6 +152,9 @@ def render(answer: Permitted | Denied) -> bytes:
         return problem(answer.record, answer.refusal)
     if not _VALUE.fullmatch(answer.target) or b" " in answer.target or not answer.target.startswith(b"/"):
         return problem(answer.record, Refusal(Reason.PATH_AMBIGUOUS, "the path cannot be sent as it would have to be"))
+    pin = _dialable(answer.pin)
+    if pin is None:
+        return problem(answer.record, Refusal(Reason.ADDRESS_REFUSED, "the host has no address that can be dialled"))
     lines = []
     for name, value in answer.headers:
         if not _settable(name) or not _VALUE.fullmatch(value):
@@ -154,12 +164,21 @@ def render(answer: Permitted | Denied) -> bytes:
         lines.append(b"%b: %b\r\n" % (name, value))
     return _PERMIT % (
         answer.record.encode(),
-        answer.pin.encode(),
+        pin,
         answer.pin_port,
         answer.target,
         answer.pool.encode(),
         b"".join(lines),
     )
+
+
+@lru_cache(maxsize=16384)
+def _dialable(pin: str) -> bytes | None:
+    """An address literal as Envoy wants it (IPv6 in brackets); a name would be looked up once more, by Envoy."""
+    address = names.address_literal(pin)
+    if address is None:
+        return None
+    return f"[{address}]".encode() if address.version == 6 else str(address).encode()
 
 
 @lru_cache(maxsize=4096)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import httptools
 
@@ -60,6 +60,7 @@ class Desk:
         self._refuse = refuse
         self._pending_max = pending_max
         self._tasks: set[asyncio.Task[None]] = set()
+        self.connections: set[asyncio.Transport] = set()
 
     @property
     def pending(self) -> int:
@@ -78,13 +79,15 @@ class Desk:
     def close(self) -> None:
         for task in list(self._tasks):
             task.cancel()
+        for transport in list(self.connections):
+            transport.abort()
 
     async def _answer(self, method: bytes, target: bytes, raw: Lines, answer: Callable[[bytes], None]) -> None:
         try:
             said = check.render(await self._decided(method, target, raw))
         except Exception:  # a fault of ours is a denial, never a hang
             log.exception("a check failed")
-            said = check.render(Denied(record=NO_RECORD, refusal=Refusal(Reason.MALFORMED, "the check failed")))
+            said = check.render(Denied(record=NO_RECORD, refusal=Refusal(Reason.NOT_READY, "the check failed")))
         answer(said)
 
     async def _decided(self, method: bytes, target: bytes, raw: Lines) -> Permitted | Denied:
@@ -107,13 +110,19 @@ class _Connection(asyncio.Protocol):
         self._busy = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are not of asyncio's class
+        self._desk.connections.add(self._transport)
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self._transport is not None:
+            self._desk.connections.discard(self._transport)
         self._transport = None
 
     def data_received(self, data: bytes) -> None:
+        self._size += len(data)  # counted here: the parser keeps a header to itself until it is whole
+        if self._size > HEAD_MAX:
+            self._abort()
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:  # the agent asks for a WebSocket; the check changes nothing
@@ -125,31 +134,24 @@ class _Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._busy:
             self._abort()
-        self._target, self._headers, self._size = b"", [], 0
+        self._target, self._headers = b"", []
 
     def on_url(self, url: bytes) -> None:
         self._target += url
-        self._grown(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
-        self._grown(len(name) + len(value))
 
     def on_message_complete(self) -> None:
         if self._transport is None or self._transport.is_closing():
             return
-        self._busy = True
+        self._busy, self._size = True, 0
         self._desk.ask(self._parser.get_method(), self._target, self._headers, self._answer)
 
     def _answer(self, data: bytes) -> None:
         self._busy = False
         if self._transport is not None:
             self._transport.write(data)
-
-    def _grown(self, size: int) -> None:
-        self._size += size
-        if self._size > HEAD_MAX:
-            self._abort()
 
     def _abort(self) -> None:
         if self._transport is not None:

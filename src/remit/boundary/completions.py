@@ -23,6 +23,7 @@ HOST_MAX = 300
 PATH_MAX = 1024
 TEXT_MAX = 300
 RECORD_MAX = 64
+NO_LEAF = "no certificate is made for this name (not in canonical form, or too many new names at once)"
 
 Handler = Callable[[str | None, Mapping[str, Any]], Awaitable[None]]
 """`control.observing.Endings.ended`: the decision's record id (None: Envoy refused by itself), and the fields."""
@@ -70,6 +71,8 @@ def parse(line: bytes) -> tuple[str | None, dict[str, Any]] | None:
         return None
     if not isinstance(said, dict):
         return None
+    if "handshake" in said:
+        return _handshake(said)
     ended: dict[str, Any] = {
         "status": _number(said.get("status")),
         "bytes_out": _number(said.get("bytes_out")),
@@ -84,19 +87,44 @@ def parse(line: bytes) -> tuple[str | None, dict[str, Any]] | None:
         ended["upstream"] = _text(said.get("upstream"))
         failure = _text(said.get("upstream_failure"))
         return record, {**ended, "upstream_failure": failure} if failure else ended
-    destination = _text(said.get("destination")) or ""
-    port = destination.rpartition(":")[2]
     return None, {
-        "flow": _text(said.get("flow")) or "",
-        "destination": destination,
-        "sni": _text(said.get("sni"), HOST_MAX),
+        **_connection(said),
         "method": _text(said.get("method"), 64),
         "scheme": _text(said.get("scheme"), 16),
         "host": _text(said.get("authority"), HOST_MAX),
-        "port": int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else None,
         "path": _text(said.get("path"), PATH_MAX),
         "detail": _text(said.get("details")) or "Envoy gave no reason",
         **ended,
+    }
+
+
+def _handshake(said: Mapping[str, Any]) -> tuple[None, dict[str, Any]] | None:
+    """A connection that ended before its first request because TLS failed; None for one that failed later."""
+    if _number(said.get("bytes_out")):
+        return None
+    why = _text(said.get("handshake")) or ""
+    refused = "CONNECTION_REJECTED" in why
+    return None, {
+        **_connection(said),
+        "method": None,
+        "scheme": "https",
+        "host": _text(said.get("sni"), HOST_MAX),
+        "path": None,
+        "detail": f"the TLS handshake failed: {NO_LEAF if refused else why}",
+        "status": None,
+        "flags": _text(said.get("flags")),
+        "duration_ms": _number(said.get("duration_ms")),
+    }
+
+
+def _connection(said: Mapping[str, Any]) -> dict[str, Any]:
+    destination = _text(said.get("destination")) or ""
+    port = destination.rpartition(":")[2]
+    return {
+        "flow": _text(said.get("flow")) or "",
+        "destination": destination,
+        "sni": _text(said.get("sni"), HOST_MAX),
+        "port": int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else None,
     }
 
 

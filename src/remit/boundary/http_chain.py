@@ -36,6 +36,17 @@ _IDENTITY = (
 )
 _METADATA_HEADERS = ("x-remit-record", "x-remit-pin", "x-remit-pin-port", "x-remit-path", "x-remit-pool")
 
+_SET_TARGET = f"""
+function envoy_on_request(handle)
+  local said = handle:streamInfo():dynamicMetadata():get("{METADATA}")
+  local target = said and said["x-remit-path"]
+  if target and target ~= handle:headers():get(":path") then
+    handle:headers():replace(":path", target)
+  end
+end
+"""
+"""A header the check sets cannot be `:path`, and a route's rewrite keeps the agent's query: this replaces all of it."""
+
 
 def typed(name: str, type_name: str, **fields: Any) -> Json:
     """An extension: its registered name and its configuration of type `envoy.extensions.<type_name>`."""
@@ -104,23 +115,19 @@ def _limits(connection_max_s: float, idle_s: float) -> Json:
         "request_headers_timeout": "10s",
         "stream_idle_timeout": f"{idle_s:g}s",
         "drain_timeout": "5s",
-        "delayed_close_timeout": "1s",
+        "delayed_close_timeout": "0.2s",
     }
 
 
 def _filters() -> list[Json]:
+    own = _removed(header_names.OURS)
     return [
-        typed(
-            "envoy.filters.http.header_mutation",
-            "filters.http.header_mutation.v3.HeaderMutation",
-            mutations={
-                "request_mutations": _removed(header_names.FORGEABLE, "forwarded"),
-                "response_mutations": _removed(header_names.OURS),
-                "response_trailers_mutations": _removed(header_names.OURS),
-            },
-        ),
+        _mutation("cell", request_mutations=own, response_mutations=own, response_trailers_mutations=own),
         _check(),
+        typed("envoy.filters.http.lua", "filters.http.lua.v3.Lua", default_source_code={"inline_string": _SET_TARGET}),
         _pin(),
+        # Only now: a route is not found without x-forwarded-proto, which Envoy itself has set.
+        _mutation("upstream", request_mutations=_removed(header_names.FORGEABLE)),
         typed(
             "envoy.filters.http.dynamic_forward_proxy",
             "filters.http.dynamic_forward_proxy.v3.FilterConfig",
@@ -129,6 +136,10 @@ def _filters() -> list[Json]:
         ),
         typed("envoy.filters.http.router", "filters.http.router.v3.Router", suppress_envoy_headers=True),
     ]
+
+
+def _mutation(name: str, **mutations: list[Json]) -> Json:
+    return typed(name, "filters.http.header_mutation.v3.HeaderMutation", mutations=mutations)
 
 
 def _removed(prefixes: tuple[str, ...], *names: str) -> list[Json]:
@@ -203,7 +214,7 @@ def dns_cache() -> Json:
 
 def _routes(tls: bool) -> list[Json]:
     """A WebSocket goes upstream over HTTP/1.1: few servers speak RFC 8441. Time-outs are the idle ones above."""
-    action = {"timeout": "0s", "path_rewrite": f"%DYNAMIC_METADATA({METADATA}:x-remit-path)%"}
+    action = {"timeout": "0s"}
     websocket = {"name": "upgrade", "string_match": {"exact": "websocket", "ignore_case": True}}
     return [
         {

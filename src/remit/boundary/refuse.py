@@ -15,6 +15,7 @@ from remit.boundary import opaque, proxy_header
 from remit.boundary.check_server import Refuse
 from remit.boundary.opaque import Opening, Recognised
 from remit.boundary.proxy_header import Header
+from remit.boundary.resources import SERVER_FIRST_PORTS
 from remit.core.errors import Invalid
 from remit.core.reason import Reason, Refusal
 
@@ -22,7 +23,9 @@ log = logging.getLogger(__name__)
 
 HEADER_TIMEOUT_S = 2.0
 OPENING_TIMEOUT_S = 2.0
-"""A client that waits for the server to speak first is answered by a close after this."""
+"""How long a client may take to say what it speaks."""
+WAITING_TIMEOUT_S = 0.2
+"""The same on ports whose clients wait for the server to speak first: nothing will come."""
 READ_BYTES = 4096
 CONNECTIONS_MAX = 1024
 
@@ -37,32 +40,39 @@ async def serve_refuse(path: Path, refuse: Refuse) -> None:
         await asyncio.Event().wait()
     finally:
         server.close()
+        desk.close()
         path.unlink(missing_ok=True)
 
 
 class _Desk:
     def __init__(self, refuse: Refuse) -> None:
         self._refuse = refuse
-        self._open = 0
+        self._open: set[asyncio.StreamWriter] = set()
+
+    def close(self) -> None:
+        for writer in self._open:
+            writer.transport.abort()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._open >= CONNECTIONS_MAX:
+        if len(self._open) >= CONNECTIONS_MAX:
             writer.transport.abort()
             return
-        self._open += 1
+        self._open.add(writer)
         try:
             await self._serve(reader, writer)
         except (OSError, Invalid, TimeoutError, EOFError) as error:
             log.info("an opaque connection was closed: %s", error)
         finally:
-            self._open -= 1
+            self._open.discard(writer)
             writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         header, rest = await asyncio.wait_for(_header(reader), HEADER_TIMEOUT_S)
         host, _, port = header.destination.rpartition(":")
-        opening = Opening(int(port))
-        found = await _recognised(opening, rest, reader, writer)
+        waits = int(port) in SERVER_FIRST_PORTS
+        found = await _recognised(
+            Opening(int(port)), rest, reader, writer, WAITING_TIMEOUT_S if waits else OPENING_TIMEOUT_S
+        )
         refusal = Refusal(
             Reason.PROTOCOL_UNSUPPORTED, f"the connection to port {port} speaks {found.protocol}, not HTTP or TLS"
         )
@@ -102,9 +112,9 @@ async def _header(reader: asyncio.StreamReader) -> tuple[Header, bytes]:
 
 
 async def _recognised(
-    opening: Opening, data: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    opening: Opening, data: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout_s: float
 ) -> Recognised:
-    deadline = asyncio.get_running_loop().time() + OPENING_TIMEOUT_S
+    deadline = asyncio.get_running_loop().time() + timeout_s
     while True:
         found = opening.feed(data)
         if opening.to_send:

@@ -22,7 +22,7 @@ _LINE: Json = {
     "method": "%REQ(:METHOD)%",
     "scheme": "%REQ(:SCHEME)%",
     "authority": "%REQ(:AUTHORITY)%",
-    "path": "%PATH(NQ:ORIG)%",
+    "path": "%PATH(NQ:PATH)%",
     "protocol": "%PROTOCOL%",
     "status": "%RESPONSE_CODE%",
     "details": "%RESPONSE_CODE_DETAILS%",
@@ -36,14 +36,30 @@ _LINE: Json = {
 """`bytes_out` leave the cell (request body), `bytes_in` enter it (response body)."""
 
 
+_HANDSHAKE: Json = {
+    "handshake": "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%",
+    **{name: _LINE[name] for name in ("time", "flow", "destination", "sni", "flags", "bytes_out", "duration_ms")},
+}
+
+
 def access_log(spool: str) -> Json:
     """JSON lines to file `spool`, one a request, when it ends."""
+    return _file(spool, _LINE)
+
+
+def handshake_log(spool: str) -> Json:
+    """JSON lines to file `spool`, one an intercepted connection whose TLS failed, before or after it was set up."""
+    failed = "xds.filter_chain_name == 'https' && connection.transport_failure_reason != ''"
+    return {**_file(spool, _HANDSHAKE), "filter": _expression(failed)}
+
+
+def _file(path: str, line: Json) -> Json:
     return {
         "name": "spool",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
-            "path": spool,
-            "log_format": {"json_format": _LINE},
+            "path": path,
+            "log_format": {"json_format": line},
         },
     }
 

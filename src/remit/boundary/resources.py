@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from remit.boundary import http_chain, upstreams
+from remit.boundary import http_chain, replies, upstreams
 from remit.boundary.http_chain import typed
 
 Json = dict[str, Any]
@@ -83,6 +83,7 @@ def _listener(layout: Layout) -> Json:
         "name": "cells",
         "address": {"pipe": {"path": layout.proxy_socket, "mode": layout.proxy_socket_mode}},
         "per_connection_buffer_limit_bytes": 1 << 20,
+        "access_log": [replies.handshake_log(layout.spool)],
         "listener_filters_timeout": "5s",
         "continue_on_listener_filters_timeout": False,
         "listener_filters": [
@@ -95,7 +96,7 @@ def _listener(layout: Layout) -> Json:
                 "name": "https",
                 "filter_chain_match": {"transport_protocol": "tls"},
                 "transport_socket": _interception(),
-                "transport_socket_connect_timeout": "10s",
+                "transport_socket_connect_timeout": "5s",
                 "filters": [http(True)],
             },
             {

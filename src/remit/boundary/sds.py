@@ -9,7 +9,7 @@ a bounded number of leaves is kept (Envoy holds about 60 KB for each). A name th
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -69,9 +69,12 @@ class Desk:
         self.refused = 0
         """Names refused since start: a count for metrics."""
 
-    def leaf(self, name: str, now: datetime) -> Leaf | None:
-        """The leaf for `name`, or None where the name is not canonical or the allowance is spent."""
-        if names.canonical(name) != name or not (self._minter.knows(name) or self._allowance.take(now)):
+    def leaf(self, name: str, now: datetime, *, held: bool = False) -> Leaf | None:
+        """The leaf for `name`, or None where the name is not canonical or the allowance is spent.
+
+        `held`: Envoy says it has one. After a restart of this service it asks for all of them at once: not new names.
+        """
+        if names.canonical(name) != name or not (held or self._minter.knows(name) or self._allowance.take(now)):
             self.refused += 1
             return None
         return self._minter.leaf(name, now)
@@ -97,13 +100,18 @@ class Stream:
         self._sent: dict[str, Leaf] = {}
         self._evicted: list[str] = []
 
-    def receive(self, subscribe: Iterable[str], unsubscribe: Iterable[str], now: datetime) -> Answer | None:
-        """The answer to one request, or None where it wants none (an ACK, a NACK)."""
+    def receive(
+        self, subscribe: Iterable[str], unsubscribe: Iterable[str], now: datetime, held: Container[str] = ()
+    ) -> Answer | None:
+        """The answer to one request, or None where it wants none (an ACK, a NACK).
+
+        `held`: what Envoy says it has from an earlier stream (initial_resource_versions).
+        """
         for name in unsubscribe:
             self._forget(name)
         leaves, removed = [], []
         for name in subscribe:
-            leaf = self._desk.leaf(name, now)
+            leaf = self._desk.leaf(name, now, held=name in held)
             if leaf is None:
                 removed.append(name)
                 continue
@@ -120,7 +128,7 @@ class Stream:
         renewed = []
         for name, leaf in self._sent.items():
             if leaf.expires - now <= LEAF_RENEW:
-                fresh = self._desk.leaf(name, now)
+                fresh = self._desk.leaf(name, now, held=True)
                 if fresh is not None and fresh.serial != leaf.serial:
                     renewed.append(fresh)
         for leaf in renewed:

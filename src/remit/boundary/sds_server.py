@@ -88,7 +88,8 @@ class _Servicer(sds_pb2_grpc.SecretDiscoveryServiceServicer):  # type: ignore[mi
             async for request in requests:
                 subscribe = list(request.resource_names_subscribe)[:SUBSCRIBE_MAX]  # type: ignore[attr-defined]
                 unsubscribe = list(request.resource_names_unsubscribe)  # type: ignore[attr-defined]
-                answer = stream.receive(subscribe, unsubscribe, self._now())
+                held = frozenset(request.initial_resource_versions)  # type: ignore[attr-defined]
+                answer = stream.receive(subscribe, unsubscribe, self._now(), held)
                 if answer is not None:
                     queue.put_nowait(answer)
         finally:

@@ -2,11 +2,13 @@
 
 The control plane holds the node's public key and seals (X25519 + XSalsa20-Poly1305, libsodium's sealed box); the node's
 private key is a file (0600) of the decision service. The name is inside the seal, so that one blob cannot be put in
-another's place. The control plane does see a secret at the moment it is put; it keeps nothing of it.
+another's place. The control plane does see a secret at the moment it is put; it keeps nothing of it. A seal says who
+can open it, not who made it: whoever may write the store can replace a secret, but learns nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -14,49 +16,123 @@ from pathlib import Path
 from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, PublicKey, SealedBox
 
-from remit.core.errors import Invalid, Unavailable
+from remit.core.errors import Conflict, Invalid, Unavailable
+from remit.core.secret import Secret
 
 MAX_SECRET = 32 << 10
+MAX_NAME = 253
+_KEY_BYTES = 32
 _MAGIC = b"remit-sealed-1"
 
 
 def seal(public_key: bytes, name: str, value: bytes) -> bytes:
-    """`value` sealed under `name`. `Invalid` where it is empty or over `MAX_SECRET` bytes."""
+    """`value` sealed under `name`. `Invalid` where it is empty or over `MAX_SECRET` bytes, or a key or name is none."""
     if not 0 < len(value) <= MAX_SECRET:
         raise Invalid(f"a secret has 1 to {MAX_SECRET} bytes, this one has {len(value)}")
+    if not 0 < len(name) <= MAX_NAME or "\0" in name:
+        raise Invalid(f"{name[:64]!a} is not a name of a secret")
+    if len(public_key) != _KEY_BYTES:
+        raise Invalid(f"a sealing key has {_KEY_BYTES} bytes, this one has {len(public_key)}")
     return SealedBox(PublicKey(public_key)).encrypt(b"\0".join((_MAGIC, name.encode(), value)))
 
 
 class Opener:
-    """Opens with the private key in `file`; the public key stands beside it in `file`.pub for those who seal."""
+    """Opens with the private key in `file`; the public key stands beside it in `file`.pub for those who seal.
+
+    Rotation: `rotate` makes a new key and keeps the one before in `file`.old, every blob is sealed anew (`reseal`),
+    then `retire` forgets the old key.
+    """
 
     def __init__(self, file: Path) -> None:
-        """Make the key on first use. `Unavailable` where others could read it."""
-        if not file.exists():
-            key = PrivateKey.generate()
-            _write(file, bytes(key), 0o600)
-        mode = stat.S_IMODE(file.stat().st_mode)
-        if mode & 0o077:
-            raise Unavailable(f"{file} can be read by others (mode {mode:o})", hint=f"chmod 600 {file}")
-        key = PrivateKey(file.read_bytes())
-        self._box = SealedBox(key)
-        self.public = bytes(key.public_key)
-        _write(file.with_suffix(".pub"), self.public, 0o644)
-
-    def open(self, name: str, blob: bytes) -> bytes:
-        """The value sealed under `name`. `Unavailable` where the blob was sealed for another key or another name."""
+        """Make the key on first use. `Unavailable` where it is no key, others could read it, or it cannot be read."""
+        self._file, self._old = file, file.with_suffix(".old")
         try:
-            magic, inner, value = self._box.decrypt(blob).split(b"\0", 2)
-        except (CryptoError, ValueError, TypeError) as error:
-            raise Unavailable(f"secret {name} was not sealed for this node", hint=f"remit secret put {name}") from error
-        if magic != _MAGIC or inner != name.encode():
-            raise Unavailable(f"the blob of secret {name} belongs to another name", hint=f"remit secret put {name}")
-        return value
+            if not os.path.lexists(file):
+                _write(file, bytes(PrivateKey.generate()), 0o600)
+            self._load()
+        except OSError as error:
+            raise Unavailable(
+                f"the sealing key {file} cannot be used: {error.strerror}", hint="remit doctor"
+            ) from error
+
+    def open(self, name: str, blob: bytes) -> Secret:
+        """What is sealed under `name`. `Unavailable` where the blob was sealed for another key or another name."""
+        for box in self._boxes:
+            with contextlib.suppress(CryptoError, ValueError, TypeError):
+                found = _named(name, box.decrypt(blob))
+                if found is not None:
+                    return found
+                raise Unavailable(f"the blob of secret {name} belongs to another name", hint=f"remit secret put {name}")
+        raise Unavailable(f"secret {name} was not sealed for this node", hint=f"remit secret put {name}")
+
+    def reseal(self, name: str, blob: bytes) -> bytes:
+        """The same secret, sealed for the current key. `Unavailable` as in `open`."""
+        for box in self._boxes:
+            with contextlib.suppress(CryptoError, ValueError, TypeError):
+                found = _resealed(name, box.decrypt(blob), self.public)
+                if found is not None:
+                    return found
+        raise Unavailable(f"secret {name} was not sealed for this node", hint=f"remit secret put {name}")
+
+    def rotate(self) -> None:
+        """Seal for a new key from now on. `Conflict` while an older one still waits to be retired."""
+        if self._old.exists():
+            raise Conflict(
+                "the sealing key before this one is still in use", hint="seal every secret anew, then retire it"
+            )
+        _write(self._old, _private(self._file), 0o600)
+        _write(self._file, bytes(PrivateKey.generate()), 0o600)
+        self._load()
+
+    def retire(self) -> None:
+        """Forget the key before the current one: what is still sealed for it is lost."""
+        self._old.unlink(missing_ok=True)
+        self._load()
+
+    def _load(self) -> None:
+        current = PrivateKey(_private(self._file))
+        keys = [current, *([PrivateKey(_private(self._old))] if self._old.exists() else [])]
+        self._boxes = [SealedBox(key) for key in keys]
+        self.public = bytes(current.public_key)
+        public = self._file.with_suffix(".pub")
+        if not public.exists() or public.read_bytes() != self.public:
+            _write(public, self.public, 0o644)
+
+
+def _named(name: str, plain: bytes) -> Secret | None:
+    """A function of its own, so that no frame of a traceback holds an opened secret."""
+    prefix = b"\0".join((_MAGIC, name.encode(), b""))
+    return Secret(plain[len(prefix) :]) if plain.startswith(prefix) else None
+
+
+def _resealed(name: str, plain: bytes, public: bytes) -> bytes | None:
+    return SealedBox(PublicKey(public)).encrypt(plain) if _named(name, plain) is not None else None
+
+
+def _private(file: Path) -> bytes:
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, "rb") as opened:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
+            raise Unavailable(
+                f"{file} can be read by others (mode {stat.S_IMODE(status.st_mode):o})", hint=f"chmod 600 {file}"
+            )
+        if status.st_uid not in (os.geteuid(), 0):
+            raise Unavailable(f"{file} belongs to another user (uid {status.st_uid})", hint=f"chown it, or move {file}")
+        key = opened.read(_KEY_BYTES + 1)
+    if len(key) != _KEY_BYTES:
+        raise Unavailable(f"{file} is not a sealing key", hint="move it aside; secrets sealed for it must be put again")
+    return key
 
 
 def _write(file: Path, data: bytes, mode: int) -> None:
+    """Whole or not at all, durable, with `mode` whatever the umask."""
     temporary = file.with_name(file.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as out:
+        os.fchmod(descriptor, mode)
         out.write(data)
+        out.flush()
+        os.fsync(descriptor)
     temporary.replace(file)

@@ -15,7 +15,7 @@ from remit.core.errors import Invalid
 
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 CERTIFICATE = "/etc/remit/ca.pem"
-JAVA_STORE = "/etc/remit/trust.p12"
+JAVA_STORE = "/etc/remit/trust.jks"
 JAVA_PASSWORD = "changeit"
 """Not a secret: Java wants one for a file of certificates."""
 SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -70,6 +70,6 @@ def build(
         "SSL_CERT_DIR": "/etc/ssl/certs",
         "NODE_EXTRA_CA_CERTS": CERTIFICATE,
         "JAVA_TOOL_OPTIONS": f"-Djavax.net.ssl.trustStore={JAVA_STORE} "
-        f"-Djavax.net.ssl.trustStorePassword={JAVA_PASSWORD} -Djavax.net.ssl.trustStoreType=PKCS12",
+        f"-Djavax.net.ssl.trustStorePassword={JAVA_PASSWORD} -Djavax.net.ssl.trustStoreType=JKS",
     }
     return base | dict.fromkeys(_BUNDLE_NAMES, BUNDLE) | dict(tools) | dict(role) | dict(given)

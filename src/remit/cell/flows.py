@@ -12,13 +12,12 @@ import errno
 import ipaddress
 import logging
 import socket
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 
 from remit.cell import proxy_header
 from remit.cell.dns_relay import MAX_TCP, Relay, TcpConnection, UdpPort
-from remit.cell.splice import Half
+from remit.cell.splice import RESET, Half
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,6 @@ _ACCEPTS_A_TURN = 64
 _NO_DESCRIPTORS_PAUSE_S = 0.1
 _SO_ORIGINAL_DST = 80
 """linux/netfilter_ipv4.h; IP6T_SO_ORIGINAL_DST has the same number at SOL_IPV6."""
-_RESET = struct.pack("ii", 1, 0)
 
 
 def original_destination(sock: socket.socket) -> tuple[str, int]:
@@ -44,7 +42,7 @@ def original_destination(sock: socket.socket) -> tuple[str, int]:
 
 def _reset(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     sock.close()
 
 
@@ -58,6 +56,7 @@ class _Flow:
         self._open = cell
         self.near = Half(self._lost)
         self.far = Half(self._lost)
+        self.near.join(self.far)
 
     def _lost(self) -> None:
         if self.near.lost and self.far.lost:
@@ -149,8 +148,6 @@ class Cell:
             return
         if self._flows.get(flow.port) is not flow:
             flow.abort()
-            return
-        flow.near.join(flow.far)
 
     def _begin_dns(self, sock: socket.socket) -> None:
         if len(self._dns) >= MAX_TCP:

@@ -56,6 +56,11 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
     _checked(result, f"mount {target}")
 
 
+def detach(target: str) -> None:
+    """Unmount, lazily (MNT_DETACH)."""
+    _checked(_libc.umount2(target.encode(), 2), f"umount {target}")
+
+
 def clone_tree(path: str, *, recursive: bool = False) -> int:
     """A detached copy of the mount at `path`, as a descriptor (open_tree(2)); gone when it is closed unattached."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
@@ -74,3 +79,7 @@ def set_attributes(tree: int, attributes: int, *, user_namespace: int = 0, recur
     flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
     result = _libc.syscall(_MOUNT_SETATTR, tree, b"", flags, argument, ctypes.c_size_t(len(argument)))
     _checked(result, "mount_setattr")
+
+
+def unmount(target: str, flags: int) -> None:
+    _checked(_libc.umount2(target.encode(), ctypes.c_int(flags)), f"unmount {target}")

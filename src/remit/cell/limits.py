@@ -211,4 +211,3 @@ def sweep(where: Tree, prefix: str) -> int:
         while not group.remove() and time.monotonic() < limit:
             time.sleep(0.01)
     return len(found)
-

@@ -11,7 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
-from remit.cell import environment, rules, sandbox
+from remit.cell import environment, network, sandbox, truststore
 
 COPIED = (
     *("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "timezone", "mime.types", "magic"),
@@ -44,8 +44,8 @@ def system() -> tuple[tuple[str, str, str], ...]:
 class Etc:
     """The shared /etc at `root` (made by `write`)."""
 
-    def __init__(self, root: Path, *, bundle: Path, certificate: Path | None, java_store: Path | None) -> None:
-        self._root, self._bundle, self._certificate, self._java = root, bundle, certificate, java_store
+    def __init__(self, root: Path, *, bundle: Path, certificate: Path | None) -> None:
+        self._root, self._bundle, self._certificate = root, bundle, certificate
         self._seen: tuple[object, ...] = ()
 
     def write(self) -> None:
@@ -75,18 +75,19 @@ class Etc:
 
     def refresh(self) -> None:
         """Copy the certificates again where they changed since. `OSError`: there is no CA bundle yet."""
-        now = tuple(_stamp(path) for path in (self._bundle, self._certificate, self._java))
+        now = tuple(_stamp(path) for path in (self._bundle, self._certificate))
         if now == self._seen:
             return
-        for source, target in (
-            (self._bundle, environment.BUNDLE),
-            (self._certificate or self._bundle, environment.CERTIFICATE),
-            (self._java, environment.JAVA_STORE),
-        ):
-            if source is not None and source.exists():
-                _replace(self._root / target.removeprefix("/etc/"), source.read_bytes())
         if now[0] is None:
             raise FileNotFoundError(2, "no CA bundle", str(self._bundle))
+        bundle = self._bundle.read_bytes()
+        certificate = self._certificate.read_bytes() if self._certificate is not None else bundle
+        for target, content in (
+            (environment.BUNDLE, bundle),
+            (environment.CERTIFICATE, certificate),
+            (environment.JAVA_STORE, truststore.from_pem(bundle, environment.JAVA_PASSWORD)),
+        ):
+            _replace(self._root / target.removeprefix("/etc/"), content)
         self._seen = now
 
 
@@ -113,7 +114,7 @@ def _files() -> dict[str, str]:
         "group": f"root:x:0:\ntty:x:5:\n{group}:x:{gid}:\nnogroup:x:65534:\n",
         "hosts": f"127.0.0.1 localhost {sandbox.HOSTNAME}\n::1 localhost ip6-localhost ip6-loopback\n",
         "hostname": f"{sandbox.HOSTNAME}\n",
-        "resolv.conf": f"nameserver {rules.RESOLVER}\noptions timeout:2 attempts:2\n",
+        "resolv.conf": f"nameserver {network.RESOLVER}\noptions timeout:2 attempts:2\n",
         "nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"
         "networks: files\nprotocols: files\nservices: files\nethers: files\nrpc: files\n",
     }

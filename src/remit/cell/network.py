@@ -31,9 +31,9 @@ link set lo up
 addr add 10.201.0.2/32 dev lo
 addr add fd00:201::2/128 dev lo nodad
 route add default dev lo src 10.201.0.2
--6 route add default dev lo src fd00:201::2 metric 10
+route add ::/0 dev lo src fd00:201::2 metric 10
 """
-"""`ip` commands; the IPv6 route is added by a call of its own (`ip -batch` takes one family)."""
+"""`ip -batch` commands. `::/0` rather than `default`: one batch then holds both families."""
 
 RULES = f"""\
 table inet cell {{
@@ -103,10 +103,7 @@ def _furnish() -> Network:
     with contextlib.ExitStack() as undo:
         namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         undo.callback(os.close, namespace)
-        for line in ADDRESSES.splitlines():
-            if line.startswith("-6 "):
-                _tool(["ip", *line.split()], "")
-        _tool(["ip", "-batch", "-"], "".join(f"{li}\n" for li in ADDRESSES.splitlines() if not li.startswith("-6 ")))
+        _tool(["ip", "-batch", "-"], ADDRESSES)
         _tool(["nft", "-f", "-"], RULES)
         listeners = []
         for sock in _listeners():

@@ -51,7 +51,7 @@ class Spec:
 
 
 def arguments(spec: Spec) -> list[str]:
-    """What to pass to bubblewrap (through `--args`, since an environment is nobody else's to read in `ps`)."""
+    """Bubblewrap's options, for `--args` (an environment is nobody else's to read in `ps`). `argv` goes after them."""
     made = [*_namespaces(spec.join), "--hostname", HOSTNAME, "--die-with-parent", "--cap-drop", "ALL"]
     made += ["--info-fd", str(spec.info)]
     for kind, source, target in spec.system:
@@ -68,7 +68,7 @@ def arguments(spec: Spec) -> list[str]:
         made += ["--setenv", name, value]
     for descriptor in spec.seccomp:
         made += ["--add-seccomp-fd", str(descriptor)]
-    return [*made, "--chdir", spec.cwd, "--", *spec.argv]
+    return [*made, "--chdir", spec.cwd]
 
 
 def command(argv: tuple[str, ...], *, terminal: bool) -> tuple[str, ...]:

@@ -1,35 +1,70 @@
-"""Two connections joined into one: bytes both ways, back-pressure, half-close.
+"""Two connections joined into one: bytes both ways, back-pressure, half-close, reset.
 
-A peer that stops reading must stop the other from being read, or a slow upstream fills the forwarder's memory; and a
-client that has said all it wants (shutdown(2)) still waits for its answer. Guarantees both; looks at no byte.
+A peer that stops reading must stop the other from being read, or a slow upstream fills the forwarder's memory; a client
+that has said all it wants (shutdown(2)) still waits for its answer; and an answer that was cut off must not look whole.
+Guarantees all three; looks at no byte.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
 from collections.abc import Callable
+from typing import cast
+
+HALF_CLOSED_S = 300.0
+"""How long a connection may stay open one way only."""
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER of zero: close(2) sends a reset and forgets what was not delivered."""
 
 
 class Half(asyncio.Protocol):
-    """One of the two ends. Nothing is read from it until `join` has given it its other half."""
+    """One of the two ends, joined to the other before it has a transport.
 
-    __slots__ = ("_eof", "_lost", "_other", "_transport", "lost")
+    Reading cannot be held back until both stand (uvloop reads on after `pause_reading` in `connection_made`), so what
+    comes early waits in `_early`; it is at most what one read gives, since the end that answers is dialled first.
+    """
+
+    __slots__ = ("_early", "_ended", "_idle", "_lost", "_other", "_transport", "lost")
 
     def __init__(self, lost: Callable[[], None]) -> None:
         self._lost = lost
         self._other: Half | None = None
+        self._early = bytearray()
         self._transport: asyncio.Transport | None = None
-        self._eof = False
+        self._ended = False
+        """Nothing more comes from this end."""
+        self._idle: asyncio.TimerHandle | None = None
         self.lost = False
 
+    def join(self, other: Half) -> None:
+        """Copy both ways from now on. Called before either end is connected."""
+        self._other, other._other = other, self
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.pause_reading()
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own is no subclass of it
+        if self._early:
+            self._transport.write(bytes(self._early))
+            self._early.clear()
+        if self._other is not None and self._other.lost:
+            self.abort()
+        elif self._other is not None and self._other._ended:
+            self._transport.write_eof()
+
+    def _open(self) -> asyncio.Transport | None:
+        """The transport, where it can still be used."""
+        found = self._transport
+        return found if found is not None and not self.lost and not found.is_closing() else None
 
     def write(self, data: bytes) -> None:
-        if self._transport is not None and not self.lost:
-            self._transport.write(data)
+        if self._transport is None:
+            self._early += data
+            return
+        transport = self._open()
+        if transport is not None:
+            transport.write(data)
 
     def data_received(self, data: bytes) -> None:
         if self._other is not None:
@@ -37,44 +72,56 @@ class Half(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Pass the end on; keep writing until the other end has ended as well."""
-        self._eof = True
+        self._ended = True
         other = self._other
-        if other is None or other._transport is None or other.lost:
+        if other is None or other.lost:
             return False
-        if other._eof:
-            other._transport.close()
+        if other._transport is None:
+            return True
+        transport = other._open()
+        if transport is None:
             return False
-        other._transport.write_eof()
+        if other._ended:
+            transport.close()
+            return False
+        transport.write_eof()
+        self._idle = asyncio.get_running_loop().call_later(HALF_CLOSED_S, self._forget)
         return True
 
+    def _forget(self) -> None:
+        """Half closed for too long: whoever is left has forgotten it."""
+        self.abort()
+        if self._other is not None:
+            self._other.abort()
+
     def pause_writing(self) -> None:
-        if self._other is not None and self._other._transport is not None and not self._other.lost:
-            self._other._transport.pause_reading()
+        transport = self._other._open() if self._other is not None else None
+        if transport is not None:
+            transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self._other is not None and self._other._transport is not None and not self._other.lost:
-            self._other._transport.resume_reading()
+        transport = self._other._open() if self._other is not None else None
+        if transport is not None:
+            transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
+        if self._idle is not None:
+            self._idle.cancel()
         other = self._other
         if other is not None and other._transport is not None and not other.lost:
-            # An error is passed on as one (reset), so that a cut-off answer is not taken for a whole one.
-            if exc is None:
+            if exc is None and self._ended:
                 other._transport.close()
             else:
-                other._transport.abort()
+                other.abort()
         self._lost()
 
     def abort(self) -> None:
-        if self._transport is not None and not self.lost:
-            self._transport.abort()
-
-    def join(self, other: Half) -> None:
-        """Begin to copy both ways. Where one end is gone already, the other is closed."""
-        self._other, other._other = other, self
-        for one, two in ((self, other), (other, self)):
-            if one.lost:
-                two.abort()
-            elif one._transport is not None:
-                one._transport.resume_reading()
+        """Close at once. What was not delivered yet never is: the peer of a TCP connection gets a reset, not an end."""
+        if self._transport is None or self.lost:
+            return
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        self._transport.abort()

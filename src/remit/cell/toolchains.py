@@ -16,7 +16,9 @@ MAX_ENTRIES = 64
 _PROGRAMS = ("python3", "python", "node", "go", "cargo", "java", "ruby", "deno", "bun", "uv")
 _WHOLE = {".pyenv": "PYENV_ROOT", ".rbenv": "RBENV_ROOT", ".nodenv": "NODENV_ROOT", ".goenv": "GOENV_ROOT"}
 """Version managers whose programs are shims: they need the manager's whole directory, and its variable."""
-_NEVER = tuple(Path(p) for p in ("/", "/etc", "/var", "/run", "/proc", "/sys", "/dev", "/tmp", "/home", "/root", "/boot"))
+_NEVER = tuple(
+    Path(p) for p in ("/", "/etc", "/var", "/run", "/proc", "/sys", "/dev", "/tmp", "/home", "/root", "/boot")
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,4 +84,3 @@ def _outermost(paths: Iterable[Path]) -> list[Path]:
 def outside(found: Toolchains, covered: Path | None) -> list[Path]:
     """The prefixes that do not lie in `covered` (the workspace, which shows them already)."""
     return [p for p in found.prefixes if covered is None or not p.is_relative_to(covered)]
-

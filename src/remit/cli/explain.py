@@ -30,7 +30,7 @@ def explain(
         ("step", "outcome", "detail"),
         [(step["step"], _MARKS.get(step["outcome"], step["outcome"]), step["detail"]) for step in answer["steps"]],
     )
-    output.text("")
+    output.text("\n")
     summary = {
         "decision": answer["decision"],
         "reason": answer["reason"],

@@ -57,7 +57,7 @@ def status(as_json: options.Json = False) -> None:
     else:
         _summary(found)
         if processes:
-            output.text("")
+            output.text("\n")
             _processes(processes)
     if not found["ok"]:
         if not as_json:

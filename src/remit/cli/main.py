@@ -25,10 +25,18 @@ def main() -> None:
         code = commands.invoke(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        # whoever read our output (head, less) has seen enough; Python would complain again when it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = _seen_enough()
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        code = _seen_enough()  # typer makes an exit code 1 of it
     raise SystemExit(code)
+
+
+def _seen_enough() -> int:
+    """Whoever reads our output (head, less) wants no more of it; Python would complain again when it closes stdout."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ otherwise; into a pipe or a file it goes as it is.
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from typing import Annotated, Any
@@ -40,6 +41,7 @@ def logs(
 ) -> None:
     """Print what a task has written."""
     escaped = {cells.STDOUT: not raw and sys.stdout.isatty(), cells.STDERR: not raw and sys.stderr.isatty()}
+    decoders = {kind: codecs.getincrementaldecoder("utf-8")("backslashreplace") for kind in escaped}
     request = {"op": "logs", "task": full_id(task), "follow": follow}
     for kind, payload in cells.exchange(request, timeout_s=None if follow else 60.0):
         if kind == cells.JSON:
@@ -47,7 +49,7 @@ def logs(
             return
         stream = sys.stderr if kind == cells.STDERR else sys.stdout
         if escaped.get(kind):
-            stream.write(output.safe(payload.decode(errors="backslashreplace"), keep="\n\t"))
+            stream.write(output.safe(decoders[kind].decode(payload), keep="\n\t"))
         else:
             stream.buffer.write(payload)
         stream.flush()

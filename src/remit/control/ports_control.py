@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from remit.control.ports import Tasks
 from remit.core.claims import Claims
+from remit.core.task import Task
 
 Document = Mapping[str, Any]
 """A manifest as JSON: apiVersion, kind, metadata, spec."""
@@ -121,6 +122,11 @@ class Unit(Protocol):
 
     @property
     def heads(self) -> Heads: ...
+
+    def current_tasks(self, *, ended_since: datetime | None = None) -> Sequence[Task]:
+        """Tasks that hold a cell and, where given, those that ended at `ended_since` or later; oldest first. History
+        may be long: this does not read it."""
+        ...
 
     def epoch(self) -> int:
         """The epoch of the last change; 0 before the first."""

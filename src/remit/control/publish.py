@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from remit.control.ports import Clock
 from remit.control.ports_control import Issuer, Node, RevocationKind, Store, Unit
 from remit.core.errors import Unavailable
 from remit.core.snapshot import Revoked
-from remit.core.task import TRANSITIONS, Task
 from remit.policy import snapshot as snapshots
 
 ACK_TIMEOUT_S = 5.0
@@ -72,12 +71,11 @@ class Publisher:
             unit.advance_epoch(self._clock.now())
 
     def _snapshot(self, unit: Unit) -> Mapping[str, Any]:
-        since = self._clock.now() - ENDED_KEPT
         revocations = unit.revocations.all()
         return snapshots.dump(
             epoch=unit.epoch(),
             documents=[dict(document) for document in unit.documents.all()],
-            tasks=[task for task in unit.tasks.all() if _worth_telling(task, since)],
+            tasks=unit.current_tasks(ended_since=self._clock.now() - ENDED_KEPT),
             revoked=Revoked(
                 capabilities=frozenset(r.name for r in revocations if r.kind is RevocationKind.CAPABILITY),
                 credentials=frozenset(r.name for r in revocations if r.kind is RevocationKind.CREDENTIAL),
@@ -85,7 +83,3 @@ class Publisher:
             keys=self._issuer.public_keys(),
             sealed={secret.name: secret.blob for secret in unit.secrets.all()},
         )
-
-
-def _worth_telling(task: Task, since: datetime) -> bool:
-    return bool(TRANSITIONS[task.state]) or (task.ended is not None and task.ended >= since)

@@ -1,13 +1,15 @@
 """Authority taken away, also from what is already open.
 
 Order matters: stored (so that it survives anything), acknowledged by the node (so that no further request passes),
-open connections cut, recorded. A caller who gets an answer knows that all four happened; one who gets `Unavailable`
-is told which did. A connection does not say under which capability it was opened, so revoking a capability or a
-credential cuts every connection of every task whose role could use it; clients connect again and are decided anew.
+open connections cut (even where the node did not answer: then they matter most), recorded. A caller who gets an
+answer knows that all four happened; one who gets `Unavailable` is told which did. A connection does not say under
+which capability it was opened, so revoking a capability or a credential cuts every connection of every task whose
+role could use it; clients connect again and are decided anew.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,13 +58,13 @@ class Revoking:
             else:
                 rules = self._catalog.rules(unit)
                 _known(rules, kind, name)
-                affected = [
-                    task for task in unit.tasks.all() if TRANSITIONS[task.state] and _uses(rules, task, kind, name)
-                ]
+                affected = [task for task in unit.current_tasks() if _uses(rules, task, kind, name)]
             unit.revocations.add(Revocation(kind=kind, name=name, time=self._clock.now(), operator=operator))
             unit.advance_epoch(self._clock.now())
-        await self._published(kind, name)
-        closed = await self._cut(kind, name, affected)
+        missed = await self._published()
+        closed, uncut = await self._cut(affected)
+        if missed is not None or uncut:
+            raise _unfinished(kind, name, missed, uncut)
         detail = f"{kind} {name} revoked, {closed} connections closed"
         record = await self._recorder.after("revoke", operator, detail, **_target(kind, name), flows_closed=closed)
         return Revoked(kind=kind, name=name, record=record, flows_closed=closed)
@@ -84,7 +86,7 @@ class Revoking:
     def all(self) -> Sequence[Revocation]:
         """Revoked capabilities and credentials, and the tasks that were revoked while their process still runs."""
         with self._store.unit() as unit:
-            running = {task.id for task in unit.tasks.all() if task.state is State.REVOKED}
+            running = {task.id for task in unit.current_tasks() if task.state is State.REVOKED}
             return [r for r in unit.revocations.all() if r.kind is not RevocationKind.TASK or r.name in running]
 
     def _revoke_task(self, unit: Unit, prefix: str) -> Task:
@@ -97,28 +99,38 @@ class Revoking:
         unit.tasks.save(task)
         return task
 
-    async def _published(self, kind: RevocationKind, name: str) -> None:
+    async def _published(self) -> Unavailable | None:
+        """Why the node does not have it in force, or None. Connections are cut either way."""
         try:
             await self._publisher.publish()
         except Unavailable as error:
-            raise Unavailable(
-                f"the revocation of {kind} {name} is stored, but not yet in force on the node: {error.detail}. "
-                "The node stops on its own when its lease ends",
-                hint="remit status",
-            ) from error
+            return error
+        return None
 
-    async def _cut(self, kind: RevocationKind, name: str, tasks: Sequence[Task]) -> int:
-        closed = 0
-        for task in tasks:
-            try:
-                closed += await self._cells.cut(task.id)
-            except Unavailable as error:
-                raise Unavailable(
-                    f"{kind} {name} is revoked and the node refuses its next request, but connections of task "
-                    f"{task.id} that are open could not be closed: {error.detail}",
-                    hint=f"remit stop {task.id}",
-                ) from error
-        return closed
+    async def _cut(self, tasks: Sequence[Task]) -> tuple[int, Sequence[str]]:
+        """(connections closed, ids of tasks whose connections could not be)."""
+        answers = await asyncio.gather(*(self._cells.cut(task.id) for task in tasks), return_exceptions=True)
+        closed, uncut = 0, list[str]()
+        for task, answer in zip(tasks, answers, strict=True):
+            if isinstance(answer, int):
+                closed += answer
+            elif isinstance(answer, Unavailable):
+                uncut.append(task.id)
+            else:
+                raise answer
+        return closed, uncut
+
+
+def _unfinished(kind: RevocationKind, name: str, missed: Unavailable | None, uncut: Sequence[str]) -> Unavailable:
+    """What was reached and what was not, in the order in which it is dangerous."""
+    if missed is not None:
+        state = "is stored, but not yet in force on the node, which stops on its own when its lease ends"
+        cause = f": {missed.detail}"
+    else:
+        state, cause = "is in force: the node refuses the next request", ""
+    flows = f"; open connections could not be closed of {', '.join(uncut[:5])}" if uncut else ""
+    hint = f"remit stop {uncut[0]}" if uncut else "remit status"
+    return Unavailable(f"the revocation of {kind} {name} {state}{flows}{cause}", hint=hint)
 
 
 def _known(rules: Rules, kind: RevocationKind, name: str) -> None:

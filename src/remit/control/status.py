@@ -8,7 +8,6 @@ from typing import Any
 
 from remit.control.catalog import Catalog
 from remit.control.ports_control import Issuer, Node, Store
-from remit.core.task import TRANSITIONS
 
 
 class Status:
@@ -22,7 +21,7 @@ class Status:
         """JSON values. `ok`: the node is connected and has acknowledged the latest change."""
         with self._store.unit() as unit:
             epoch, rules, head = unit.epoch(), self._catalog.rules(unit), unit.heads.latest()
-            live = [task for task in unit.tasks.all() if TRANSITIONS[task.state]]
+            live = unit.current_tasks()
             revoked, sealed = len(unit.revocations.all()), len(unit.secrets.all())
         return {
             "ok": self._node.connected and self._node.acked_epoch >= epoch,

@@ -139,7 +139,7 @@ class Lifecycle:
     def all(self, *, alive_only: bool) -> Sequence[Task]:
         """Those that still hold a cell (revoked ones whose process runs are among them), or every one."""
         with self._store.unit() as unit:
-            return [task for task in unit.tasks.all() if not alive_only or TRANSITIONS[task.state]]
+            return unit.current_tasks() if alive_only else unit.tasks.all()
 
     def reconcile(self, running: frozenset[str]) -> Sequence[Task]:
         """Fail every task that should have a cell and is not among `running`; those that were failed."""

@@ -1,7 +1,7 @@
 """Documents become rules. What is broken becomes a value that refuses, with its reason.
 
-`check` is for people who apply manifests: it finds every mistake that needs more than one document to see. `rules` is
-for nodes: it never raises, because a node that stops at a broken manifest is a node that decides from an older one.
+`rules` is for nodes: it never raises and evaluates nothing, because a node that stops at a broken manifest is a node
+that decides from an older one. What people are told when they apply manifests is `policy.crosscheck`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import ipaddress
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from remit.core import names, paths
 from remit.core.capability import DEFAULT_PORT, Capability, Index, Protocol
@@ -22,97 +23,53 @@ from remit.core.credential import (
     QueryInjection,
 )
 from remit.core.snapshot import Limits, Policy, Role, Rules
-from remit.policy import quantity, rego, specs
-from remit.policy.manifests import Document, Problem, nearest
+from remit.policy import crosscheck, quantity, rego, specs
+from remit.policy.manifests import Document
+
+check = crosscheck.check
 
 
 def digest(documents: Iterable[Document]) -> str:
     """SHA-256 (hex) of the content of a set of documents, whatever their order."""
-    parts = sorted(json.dumps(document.raw, sort_keys=True, separators=(",", ":")) for document in documents)
+    return raw_digest(document.raw for document in documents)
+
+
+def raw_digest(items: Iterable[Mapping[str, Any]]) -> str:
+    """The same of documents as JSON values; `status` is no part of their content."""
+    parts = sorted(
+        json.dumps({k: v for k, v in item.items() if k != "status"}, sort_keys=True, separators=(",", ":"))
+        for item in items
+    )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def rules(documents: Sequence[Document]) -> Rules:
-    """The rules that `documents` state. Never raises; see the module's text."""
-    credentials = {d.name: _credential(d.name, d.spec) for d in documents if isinstance(d.spec, specs.CredentialSpec)}
-    policies = {d.name: _policy(d.name, d.spec) for d in documents if isinstance(d.spec, specs.PolicySpec)}
-    capabilities = {
-        d.name: _capability(d.name, d.spec, credentials) for d in documents if isinstance(d.spec, specs.CapabilitySpec)
-    }
+    """The rules that `documents` state; broken ones (`manifests.lenient`) refuse. Never raises."""
+    credentials = {d.name: _credential(d) for d in documents if d.kind == "Credential"}
+    policies = {d.name: _policy(d) for d in documents if d.kind == "Policy"}
+    capabilities = {d.name: _capability(d, credentials) for d in documents if d.kind == "Capability"}
     everywhere = tuple(sorted(policy.name for policy in policies.values() if policy.everywhere))
-    roles = {
-        d.name: _role(d.name, d.spec, capabilities, policies, everywhere)
-        for d in documents
-        if isinstance(d.spec, specs.RoleSpec)
-    }
+    roles = {d.name: _role(d, capabilities, policies, everywhere) for d in documents if d.kind == "Role"}
     return Rules(
         digest=digest(documents), roles=roles, capabilities=capabilities, credentials=credentials, policies=policies
     )
 
 
-def check(documents: Sequence[Document]) -> list[Problem]:
-    """Every mistake that can be seen only across documents, and in Rego modules."""
-    of: dict[str, dict[str, Document]] = {kind: {} for kind in specs.KINDS}
-    for document in documents:
-        of[document.kind][document.name] = document
-    problems: list[Problem] = []
-
-    def refer(document: Document, path: tuple[str | int, ...], kind: str, name: str) -> bool:
-        if name in of[kind]:
-            return True
-        problems.append(document.problem(path, f"there is no {kind} {name!r}{nearest(name, of[kind])}"))
-        return False
-
-    for document in documents:
-        match document.spec:
-            case specs.RoleSpec() as role:
-                for n, name in enumerate(role.capabilities):
-                    refer(document, ("spec", "capabilities", n), "Capability", name)
-                for n, name in enumerate(role.policies):
-                    refer(document, ("spec", "policies", n), "Policy", name)
-            case specs.CapabilitySpec() as capability if capability.credential is not None:
-                if refer(document, ("spec", "credential"), "Credential", capability.credential):
-                    credential = of["Credential"][capability.credential].spec
-                    assert isinstance(credential, specs.CredentialSpec)
-                    problems += _pinning(document, capability, credential)
-            case specs.PolicySpec() as policy:
-                problems += [
-                    document.problem(("spec", "rego"), message) for message in rego.lint(document.name, policy.rego)
-                ]
-            case _:
-                pass
-    packages: dict[str, str] = {}
-    for name, document in of["Policy"].items():
-        assert isinstance(document.spec, specs.PolicySpec)
-        package = rego.package(document.spec.rego)
-        if package is not None and packages.setdefault(package, name) != name:
-            problems.append(
-                document.problem(("spec", "rego"), f"package {package} is already used by {packages[package]}")
-            )
-    return problems
-
-
-def _pinning(
-    document: Document, capability: specs.CapabilitySpec, credential: specs.CredentialSpec
-) -> Iterable[Problem]:
-    if capability.protocol == "http":
-        yield document.problem(("spec", "protocol"), "expected https: a credential never travels in the clear")
-    for n, host in enumerate(capability.hosts):
-        if not any(pattern == host or names.covers(pattern, host.removeprefix("*.")) for pattern in credential.hosts):
-            pinned = ", ".join(credential.hosts)
-            message = f"expected a host that credential {capability.credential} is pinned to ({pinned}), found {host}"
-            yield document.problem(("spec", "hosts", n), message)
-
-
-def _capability(name: str, spec: specs.CapabilitySpec, credentials: Mapping[str, Credential]) -> Capability:
+def _capability(document: Document, credentials: Mapping[str, Credential]) -> Capability:
+    spec = document.spec
+    if not isinstance(spec, specs.CapabilitySpec):
+        return Capability(name=document.name, hosts=_hosts(document.raw), invalid=document.broken or "cannot be read")
     protocol = Protocol(spec.protocol)
+    credential = credentials.get(spec.credential) if spec.credential is not None else None
     invalid = None
-    if spec.credential is not None and spec.credential not in credentials:
+    if spec.credential is not None and credential is None:
         invalid = f"credential {spec.credential} does not exist"
-    elif spec.credential is not None and protocol is Protocol.HTTP:
+    elif credential is not None and credential.invalid is not None:
+        invalid = f"credential {credential.name} is invalid: {credential.invalid}"
+    elif credential is not None and protocol is Protocol.HTTP:
         invalid = "a credential never travels in the clear"
     return Capability(
-        name=name,
+        name=document.name,
         protocol=protocol,
         hosts=tuple(spec.hosts),
         ports=frozenset(spec.ports or [DEFAULT_PORT[protocol]]),
@@ -127,15 +84,28 @@ def _capability(name: str, spec: specs.CapabilitySpec, credentials: Mapping[str,
     )
 
 
-def _credential(name: str, spec: specs.CredentialSpec) -> Credential:
+def _hosts(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """The hosts of a broken capability that can be read, so that a refusal for them can say what is wrong."""
+    spec = raw.get("spec")
+    hosts = spec.get("hosts") if isinstance(spec, dict) else None
+    texts = [host for host in hosts[: specs.MAX_LISTED] if isinstance(host, str)] if isinstance(hosts, list) else []
+    return tuple(host for host in texts if names.canonical(host.removeprefix("*.")) == host.removeprefix("*."))
+
+
+def _credential(document: Document) -> Credential:
+    spec = document.spec
+    if not isinstance(spec, specs.CredentialSpec):
+        unusable = HeaderInjection(header="authorization")
+        return Credential(
+            name=document.name, secret="", injection=unusable, hosts=(), invalid=document.broken or "cannot be read"
+        )
+    seen = spec.placeholder
     return Credential(
-        name=name,
-        secret=spec.source.sealed.name if spec.source else name,
+        name=document.name,
+        secret=spec.source.sealed.name if spec.source else document.name,
         injection=_injection(spec.inject),
         hosts=tuple(spec.hosts),
-        placeholder=Placeholder(variable=spec.placeholder.env, value=spec.placeholder.value)
-        if spec.placeholder
-        else None,
+        placeholder=Placeholder(variable=seen.env, value=seen.value) if seen else None,
     )
 
 
@@ -148,35 +118,47 @@ def _injection(inject: specs.Inject) -> Injection:
     return QueryInjection(parameter=inject.query.parameter)
 
 
-def _policy(name: str, spec: specs.PolicySpec) -> Policy:
-    problems = rego.lint(name, spec.rego)
+def _policy(document: Document) -> Policy:
+    spec = document.spec
+    if not isinstance(spec, specs.PolicySpec):
+        raw = document.raw.get("spec")
+        everywhere = raw.get("everywhere", False) if isinstance(raw, dict) else True
+        return Policy(
+            name=document.name,
+            module="",
+            package="",
+            everywhere=everywhere is not False,  # unreadable: it may have been meant for everyone
+            invalid=document.broken or "cannot be read",
+        )
+    package = rego.package(spec.rego)
     return Policy(
-        name=name,
+        name=document.name,
         module=spec.rego,
-        package=rego.package(spec.rego) or "",
+        package=package or "",
         everywhere=spec.everywhere,
-        invalid="; ".join(problems) or None,
+        invalid=None if package else 'its package is not below "remit"',
     )
 
 
 def _role(
-    name: str,
-    spec: specs.RoleSpec,
+    document: Document,
     capabilities: Mapping[str, Capability],
     policies: Mapping[str, Policy],
     everywhere: tuple[str, ...],
 ) -> Role:
+    spec = document.spec
+    if not isinstance(spec, specs.RoleSpec):
+        return Role(name=document.name, policies=everywhere, invalid=f"is invalid: {document.broken}")
     missing = [f"capability {n}" for n in spec.capabilities if n not in capabilities]
     missing += [f"policy {n}" for n in spec.policies if n not in policies]
-    applying = tuple(dict.fromkeys((*everywhere, *spec.policies)))
-    usable = tuple(capabilities[n] for n in spec.capabilities if n in capabilities)
+    usable = tuple(capabilities[n] for n in dict.fromkeys(spec.capabilities) if n in capabilities)
     return Role(
-        name=name,
+        name=document.name,
         capabilities=usable,
-        policies=applying,
+        policies=tuple(dict.fromkeys((*everywhere, *spec.policies))),
         environment=dict(spec.env),
         limits=_limits(spec.limits),
-        invalid=f"names what does not exist: {', '.join(missing)}" if missing else None,
+        invalid=f"names what does not exist: {', '.join(missing[:8])}" if missing else None,
         index=Index(usable),
     )
 

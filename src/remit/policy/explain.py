@@ -1,11 +1,13 @@
 """The whole reasoning of a decision, step by step, for a request that nobody sent.
 
 It runs the functions that decide real requests, with a made-up task of the role; what only a real request can know
-(the address, whether the secret opens) is said to be skipped, never guessed.
+(the address of a name, whether the secret opens) is said to be skipped, never guessed. It comes in two halves, because
+policies are evaluated elsewhere: `begin`, then whoever can be killed gives an opinion, then `conclude`.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,9 +28,12 @@ from remit.policy import rego
 from remit.policy.given import given
 from remit.policy.manifests import nearest
 
+MAX_URL = 16 << 10
 _TASK = "t-aaaaaaaaaa"
 _CELL = 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SOMEWHERE = ipaddress.ip_address("8.8.8.8")
+"""Stands for the address of a name, which `explain` does not look up: any that is dialled without being named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,44 +58,59 @@ class Explanation:
         }
 
 
-def explain(snapshot: Snapshot, role: str, method: str, url: str, headers: Mapping[str, str]) -> Explanation:
-    """What would be decided if a task of `role` sent this request now. `Invalid` for a URL, `NotFound` for a role."""
+def begin(snapshot: Snapshot, role: str, method: str, url: str, headers: Mapping[str, str]) -> Candidate | Explanation:
+    """A request of `role` as far as its policies, or why it does not get there.
+
+    Raises `Invalid` for what is no URL, `NotFound` for a role that does not exist.
+    """
     if role not in snapshot.rules.roles:
         hint = f"roles: {', '.join(sorted(snapshot.rules.roles)) or 'none yet; remit apply -f FILE'}"
-        raise NotFound(f"there is no role {role!r}{nearest(role, list(snapshot.rules.roles))}", hint=hint)
-    evidence = _evidence(method, url, headers)
+        raise NotFound(f"there is no role {role[:80]!a}{nearest(role, snapshot.rules.roles)}", hint=hint)
     task = Task(id=_TASK, role=role, state=State.RUNNING, cell=_CELL, created=_EPOCH)
     claims = Claims(trust_domain="remit.local", role=role, task=_TASK, jti="", issued=0, expires=0)
-    asked = request.read(evidence)
+    asked = request.read(_evidence(method, url, headers))
     if isinstance(asked, Refusal):
         return _told(asked, None, {})
     supposed = Snapshot(version=snapshot.version, rules=snapshot.rules, tasks={_TASK: task}, revoked=snapshot.revoked)
     candidate = decision.admit(supposed, claims, asked)
-    if isinstance(candidate, Refusal):
-        return _told(candidate, None, {})
-    policies = {name: snapshot.rules.policies[name] for name in candidate.role.policies}
-    opinion = rego.Bundle(policies).evaluate(policies, json.dumps(given(candidate))) if policies else Opinion()
+    return _told(candidate, None, {}) if isinstance(candidate, Refusal) else candidate
+
+
+def conclude(snapshot: Snapshot, candidate: Candidate, opinion: Opinion) -> Explanation:
+    """The rest, with what the policies that apply to `candidate` said."""
+    applying = ", ".join(candidate.role.policies)
     notes = {
+        "names": "connection and request name one host",
         "capability": f"{candidate.capability.name} covers it",
-        "policy": f"asked: {', '.join(policies)}; none objects" if policies else "no policy applies",
+        "policy": f"asked: {applying}; none objects" if applying else "no policy applies",
+        "credential": "none is needed",
     }
     refusal = decision.judge(candidate, opinion)
-    if refusal is None and candidate.credential is not None:
-        refusal = _credential(snapshot, candidate)
-        notes["credential"] = f"{candidate.credential.name} would be injected, if its secret can be opened"
-    return _told(refusal, candidate, notes)
+    if refusal is not None:
+        return _told(refusal, candidate, notes)
+    literal = names.address_literal(candidate.request.host)
+    granted = decision.grant(snapshot, candidate, opinion, (literal or _SOMEWHERE,))
+    if isinstance(granted, Refusal):
+        return _told(granted, candidate, notes)
+    if literal is not None:
+        notes["address"] = f"{literal} is dialled"
+    credential = granted.credential
+    if credential is not None:
+        notes["credential"] = f"{credential.name} would be injected, if its secret can be opened"
+        if credential.secret not in snapshot.sealed:
+            missing = f"credential {credential.name}: no secret {credential.secret} is stored"
+            return _told(Refusal(Reason.CREDENTIAL_UNAVAILABLE, missing), candidate, notes)
+    return _told(None, candidate, notes)
 
 
-def _credential(snapshot: Snapshot, candidate: Candidate) -> Refusal | None:
-    credential = candidate.credential
-    assert credential is not None
-    if credential.name in snapshot.revoked.credentials:
-        return Refusal(Reason.CREDENTIAL_REVOKED, f"credential {credential.name} was revoked")
-    if credential.secret not in snapshot.sealed:
-        return Refusal(Reason.CREDENTIAL_UNAVAILABLE, f"no secret {credential.secret} is stored")
-    if not credential.pinned_to(candidate.request.host):
-        return Refusal(Reason.CREDENTIAL_NOT_PINNED, f"credential {credential.name} is not pinned to this host")
-    return None
+def explain(snapshot: Snapshot, role: str, method: str, url: str, headers: Mapping[str, str]) -> Explanation:
+    """Both halves, with the policies evaluated in this very process: only for rules whose policies are known to end."""
+    begun = begin(snapshot, role, method, url, headers)
+    if isinstance(begun, Explanation):
+        return begun
+    applying = [snapshot.rules.policies[name] for name in begun.role.policies]
+    opinion = rego.Bundle(applying).evaluate(begun.role.policies, json.dumps(given(begun))) if applying else Opinion()
+    return conclude(snapshot, begun, opinion)
 
 
 def _told(refusal: Refusal | None, candidate: Candidate | None, notes: Mapping[str, str]) -> Explanation:
@@ -98,6 +118,7 @@ def _told(refusal: Refusal | None, candidate: Candidate | None, notes: Mapping[s
         "token": "supposed: a valid token of a task of this role",
         "task": "supposed: running",
         "flow": "supposed: from the task's own cell",
+        "names": "connection and request name one host",
     }
     skipped = {
         "address": "the name is resolved and screened only for a real request",
@@ -107,38 +128,46 @@ def _told(refusal: Refusal | None, candidate: Candidate | None, notes: Mapping[s
     steps: list[tuple[str, str, str]] = []
     reached = True
     for step in STEPS:
-        if not reached or (step in skipped and step != at):
-            steps.append((step, "skipped", skipped.get(step, "not reached")))
+        if not reached:
+            steps.append((step, "skipped", "not reached"))
         elif step == at and refusal is not None:
             steps.append((step, "refused", refusal.detail))
             reached = False
+        elif step in skipped and step not in notes:
+            steps.append((step, "skipped", skipped[step]))
         else:
             steps.append((step, "passed", notes.get(step, supposed.get(step, ""))))
     return Explanation(refusal=refusal, candidate=candidate, steps=tuple(steps))
 
 
 def _evidence(method: str, url: str, headers: Mapping[str, str]) -> Evidence:
+    hint = "write it like https://api.example.com/path"
+    shown = ascii(url[:120])
+    if len(url) > MAX_URL or any(not "!" <= c <= "~" for c in url):
+        raise Invalid(f"{shown} is not a URL: it is too long, or has spaces or characters outside ASCII", hint=hint)
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise Invalid(f"{url!r} is not a URL: {error}", hint="write it like https://api.example.com/path") from error
+        raise Invalid(f"{shown} is not a URL: {error}", hint=hint) from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Invalid(f"{url!r} is not an http or https URL", hint="write it like https://api.example.com/path")
-    port = port or DEFAULT_PORT[Protocol(parts.scheme)]
+        raise Invalid(f"{shown} is not an http or https URL", hint=hint)
+    if "@" in parts.netloc:
+        raise Invalid(f"{shown} carries a user name; credentials are the boundary's to add", hint=hint)
+    port = port if port is not None else DEFAULT_PORT[Protocol(parts.scheme)]
     name = names.canonical(parts.hostname) or parts.hostname
     literal = names.address_literal(name)
-    target = literal if literal is not None else flow.virtual(name)[0]
+    target = str(literal) if literal is not None else flow.virtual(name)[0]
     source = flow.source(_CELL)[0]
     return Evidence(
         token=b"",
         peer=f"{source}:1024",
         direct_peer=f"{source}:1024",
-        destination=f"[{target}]:{port}" if ":" in str(target) else f"{target}:{port}",
+        destination=f"[{target}]:{port}" if ":" in target else f"{target}:{port}",
         sni="" if literal is not None else name,
         tls=parts.scheme == "https",
         method=method.upper(),
-        authority=parts.netloc.rpartition("@")[2],
+        authority=parts.netloc,
         target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
-        headers={name.lower(): value for name, value in headers.items()},
+        headers={key.lower(): value for key, value in headers.items()},
     )

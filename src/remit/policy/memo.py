@@ -1,7 +1,8 @@
 """Remembered opinions, each under everything it depends on.
 
-The key is the exact value at every input path that the applying policies read (`policy.ast`), the set of policies and
-the version of the rules. Attacks: an answer for another task, query, port or version of the rules.
+The key is the exact value at every input path that the applying policies read (`policy.ast`), and the set of policies;
+a memo is for one version of the rules and is thrown away with it. Attacks: an answer for another task, query, port or
+version of the rules; a memory filled with one agent's paths.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 from remit.core.decision import Opinion
-from remit.core.snapshot import Policy
-from remit.policy import ast, rego
+from remit.policy import ast
 
 CAPACITY = 8192
+MAX_TEXT = 512
+"""Characters of one text in a key: a longer one is not worth its memory."""
 
 
 class Memo:
-    """For one version of the rules. Failures are never remembered."""
+    """For one version of the rules. `reads`: by policy, see `rego.Analysis.reads`; a policy not in it is not known.
 
-    def __init__(self, policies: Mapping[str, Policy]) -> None:
-        self._reads: dict[str, frozenset[ast.Path] | None] = {p.name: _reads(p) for p in policies.values()}
+    Failures are never remembered.
+    """
+
+    def __init__(self, reads: Mapping[str, frozenset[ast.Path] | None]) -> None:
+        self._reads = dict(reads)
         self._plans: dict[tuple[str, ...], tuple[ast.Path, ...] | None] = {}
         self._kept: OrderedDict[Hashable, Opinion] = OrderedDict()
 
@@ -32,7 +37,10 @@ class Memo:
         plan = self._plans[names]
         if plan is None:
             return None
-        return (names, *(_value(given, path) for path in plan))
+        try:
+            return (names, *(_value(given, path) for path in plan))
+        except OverflowError:
+            return None
 
     def get(self, key: Hashable) -> Opinion | None:
         found = self._kept.get(key)
@@ -56,16 +64,6 @@ class Memo:
         return tuple(sorted(paths))
 
 
-def _reads(policy: Policy) -> frozenset[ast.Path] | None:
-    if policy.invalid is not None:
-        return None
-    try:
-        tree = rego.tree(policy.module)
-    except (ValueError, KeyError, TypeError, RuntimeError):
-        return None
-    return tree.reads if tree.memorable else None
-
-
 def _value(given: Any, path: ast.Path) -> Hashable:
     """The value at a path, hashable and with its type (JSON's 1, true and 1.0 differ); absent is a value of its own."""
     for step in path:
@@ -77,7 +75,9 @@ def _value(given: Any, path: ast.Path) -> Hashable:
 
 def _frozen(value: Any) -> Hashable:
     if isinstance(value, Mapping):
-        return ("object", *sorted((key, _frozen(item)) for key, item in value.items()))
+        return ("object", *sorted((_frozen(key), _frozen(item)) for key, item in value.items()))
     if isinstance(value, list | tuple):
         return ("array", *(_frozen(item) for item in value))
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        raise OverflowError
     return (type(value).__name__, value)

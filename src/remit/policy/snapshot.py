@@ -1,4 +1,8 @@
-"""A snapshot on its way from the control plane to a node, as JSON: whole, and named by the hash of its content."""
+"""A snapshot on its way from the control plane to a node, as JSON: whole, and named by the hash of its content.
+
+A node keeps the rules it has compiled as long as the documents are the same, since most changes are a task that came
+or went. Broken documents arrive as rules that refuse; a snapshot that is broken itself is not taken at all.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,22 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
+from remit.core import flow
+from remit.core.claims import ROLE_NAME
 from remit.core.errors import Invalid
 from remit.core.snapshot import Revoked, Snapshot
-from remit.core.task import State, Task
+from remit.core.task import TASK_ID, State, Task
 from remit.policy import compile as compiler
 from remit.policy import manifests
+
+MAX_COMMAND = 8, 200
+"""Arguments, and characters of each, that a node is told of a task's command: it only ever shows them, and a snapshot
+that outgrew its frame could not carry a revocation."""
+KEY_BYTES = 32
+"""Raw Ed25519 public key (RFC 8032 §5.1.5)."""
 
 
 def dump(
@@ -29,6 +41,7 @@ def dump(
     body: dict[str, Any] = {
         "epoch": epoch,
         "documents": list(documents),
+        "digest": compiler.raw_digest(documents),
         "tasks": [_task(task) for task in tasks],
         "revoked": {
             "capabilities": sorted(revoked.capabilities),
@@ -43,30 +56,34 @@ def dump(
 def load(document: Mapping[str, Any], previous: Snapshot | None) -> Snapshot:
     """The snapshot that `dump` made. Compiled rules of `previous` are kept where the documents are the same.
 
-    Raises `Invalid` where the content does not have the hash it names or is not of the shape above.
+    Raises `Invalid` where the content does not have the hashes it names or is not of the shape above.
     """
-    body = {key: value for key, value in document.items() if key != "version"}
-    version = _version(body)
-    if document.get("version") != version:
-        raise Invalid("the snapshot does not have the hash that it names")
     try:
-        documents = manifests.from_json(body["documents"], "snapshot")
-        digest = compiler.digest(documents)
-        same = previous is not None and previous.rules.digest == digest
+        body = {key: value for key, value in document.items() if key != "version"}
+        version = _version(body)
+        if document.get("version") != version:
+            raise Invalid("the snapshot does not have the hash that it names")
+        digest = compiler.raw_digest(body["documents"])
+        if body["digest"] != digest:
+            raise Invalid("the documents of the snapshot do not have the digest that it names")
+        if previous is not None and previous.version and previous.rules.digest == digest:
+            rules = previous.rules
+        else:
+            rules = compiler.rules(manifests.lenient(body["documents"]))
         return Snapshot(
             version=version,
-            epoch=int(body["epoch"]),
-            rules=previous.rules if same and previous is not None else compiler.rules(documents),
-            tasks={item["id"]: _read_task(item) for item in body["tasks"]},
+            epoch=_count(body["epoch"]),
+            rules=rules,
+            tasks={task.id: task for task in map(_read_task, body["tasks"])},
             revoked=Revoked(
-                capabilities=frozenset(body["revoked"]["capabilities"]),
-                credentials=frozenset(body["revoked"]["credentials"]),
+                capabilities=_names(body["revoked"]["capabilities"]),
+                credentials=_names(body["revoked"]["credentials"]),
             ),
-            keys={kid: base64.b64decode(key, validate=True) for kid, key in body["keys"].items()},
+            keys={kid: _key(text) for kid, text in body["keys"].items()},
             sealed={name: base64.b64decode(blob, validate=True) for name, blob in body["sealed"].items()},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Invalid(f"the snapshot is malformed: {error!r}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise Invalid(f"the snapshot is malformed: {ascii(repr(error))[:200]}") from error
 
 
 def _version(body: Mapping[str, Any]) -> str:
@@ -79,17 +96,48 @@ def _task(task: Task) -> dict[str, Any]:
         "role": task.role,
         "state": task.state.value,
         "cell": task.cell,
-        "created": task.created.isoformat(),
+        "created": task.created.astimezone(UTC).isoformat(),
+        "command": [part[: MAX_COMMAND[1]] for part in task.command[: MAX_COMMAND[0]]],
         "parent": task.parent,
+        "operator": task.operator,
     }
 
 
 def _read_task(item: Mapping[str, Any]) -> Task:
+    created = datetime.fromisoformat(item["created"])
+    parent = item["parent"]
+    if created.tzinfo is None:
+        raise ValueError("a time without its zone")
+    if not TASK_ID.fullmatch(item["id"]) or not (parent is None or TASK_ID.fullmatch(parent)):
+        raise ValueError("a task without a valid id")
+    if not ROLE_NAME.fullmatch(item["role"]) or not 0 < _count(item["cell"]) <= flow.MAX_CELL:
+        raise ValueError("a task without a valid role or cell")
     return Task(
         id=item["id"],
         role=item["role"],
         state=State(item["state"]),
-        cell=int(item["cell"]),
-        created=datetime.fromisoformat(item["created"]),
-        parent=item.get("parent"),
+        cell=item["cell"],
+        created=created,
+        command=tuple(str(part) for part in item["command"]),
+        parent=parent,
+        operator=str(item["operator"]),
     )
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError("a number that is no count")
+    return value
+
+
+def _names(value: object) -> frozenset[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError("a list of names that is none")
+    return frozenset(value)
+
+
+def _key(text: str) -> bytes:
+    key = base64.b64decode(text, validate=True)
+    if len(key) != KEY_BYTES:
+        raise ValueError("a public key of the wrong length")
+    return key

@@ -6,146 +6,76 @@ names are camelCase. Cross references and anything that needs another document i
 
 from __future__ import annotations
 
-import ipaddress
-import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic.alias_generators import to_camel
 
-from remit.core import names, paths
-from remit.core.addresses import NEVER
-from remit.policy import quantity
+from remit.policy import fields
+from remit.policy.fields import fault
 
 API_VERSION = "remit.dev/v1alpha1"
+MAX_LISTED = 256
+MAX_MODULE = 64 << 10
+"""Characters of one Rego module."""
 
-_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
-_RESERVED_HEADERS = frozenset(
-    {
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "via",
-    }
-)
-_RESERVED_PREFIXES = ("x-remit-", "x-envoy-", "x-forwarded-", ":")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-_RESERVED_VARIABLES = frozenset({"PATH", "HOME", "USER", "SHELL", "TMPDIR", "SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"})
-_PLACEHOLDER = re.compile(r"[\x21-\x7e]{1,512}")
-
-
-def _host(text: str) -> str:
-    bare = text.removeprefix("*.")
-    if bare in ("*", ""):
-        raise ValueError("expected a host name; a pattern that covers every host is not allowed")
-    if names.canonical(bare) != bare:
-        raise ValueError("expected a lower-case DNS name, *.name, or an address literal")
-    if text.startswith("*.") and ("." not in bare or names.address_literal(bare)):
-        raise ValueError("expected at least two labels after *.")
-    return text
-
-
-def _method(text: str) -> str:
-    if not re.fullmatch(r"[A-Z][A-Z-]{0,31}", text) or text in ("CONNECT", "TRACE", "TRACK"):
-        raise ValueError("expected an HTTP method in upper case (GET, POST, …)")
-    return text
-
-
-def _path(text: str) -> str:
-    try:
-        paths.compiled(text)
-    except ValueError as error:
-        raise ValueError(f"expected a path pattern such as /repos/**: {error}") from error
-    if paths.ambiguities(text) - paths.OPTIONAL:
-        raise ValueError("expected a path without dot segments or backslashes")
-    return text
-
-
-def _network(text: str) -> str:
-    try:
-        network = ipaddress.ip_network(text)
-    except ValueError as error:
-        raise ValueError(f"expected an address range such as 10.0.0.0/8: {error}") from error
-    if any(network.version == never.version and network.subnet_of(never) for never in NEVER):  # type: ignore[arg-type]
-        raise ValueError("expected a range that can be dialled: this one never is (metadata, link-local, multicast)")
-    return text
-
-
-def _header(text: str) -> str:
-    lower = text.lower()
-    if not _HEADER.fullmatch(text) or lower in _RESERVED_HEADERS or lower.startswith(_RESERVED_PREFIXES) or "_" in text:
-        raise ValueError("expected a header name that a credential may set, such as Authorization")
-    return text
-
-
-def _format(text: str) -> str:
-    if text.count("{secret}") != 1 or any(not " " <= c <= "~" for c in text):
-        raise ValueError("expected printable text that contains {secret} once")
-    return text
-
-
-def _variable(text: str) -> str:
-    if not _VARIABLE.fullmatch(text) or text in _RESERVED_VARIABLES or text.startswith("LD_"):
-        raise ValueError("expected the name of an environment variable that a manifest may set")
-    return text
-
-
-def _printable(text: str) -> str:
-    if not _PLACEHOLDER.fullmatch(text):
-        raise ValueError("expected 1 to 512 printable characters without spaces")
-    return text
-
-
-Host = Annotated[str, AfterValidator(_host)]
-Method = Annotated[str, AfterValidator(_method)]
-PathPattern = Annotated[str, AfterValidator(_path)]
-Network = Annotated[str, AfterValidator(_network)]
-HeaderName = Annotated[str, AfterValidator(_header)]
-Variable = Annotated[str, AfterValidator(_variable)]
+Host = Annotated[str, AfterValidator(fields.host), Field(description="A lower-case DNS name, *.name, or an address")]
+Method = Annotated[str, AfterValidator(fields.method), Field(json_schema_extra={"pattern": "^[A-Z][A-Z-]{0,31}$"})]
+PathPattern = Annotated[str, AfterValidator(fields.path), Field(json_schema_extra={"pattern": "^/"})]
+Network = Annotated[str, AfterValidator(fields.network)]
+HeaderName = Annotated[str, AfterValidator(fields.header)]
+Format = Annotated[str, AfterValidator(fields.template), Field(json_schema_extra={"pattern": "\\{secret\\}"})]
+RoleVariable = Annotated[str, AfterValidator(fields.role_variable)]
+PlaceholderVariable = Annotated[str, AfterValidator(fields.placeholder_variable)]
+PlaceholderValue = Annotated[str, AfterValidator(fields.placeholder_value)]
+Value = Annotated[str, AfterValidator(fields.environment_value)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-Bytes = Annotated[str, AfterValidator(lambda text: (quantity.size_bytes(text), text)[1])]
-Duration = Annotated[str, AfterValidator(lambda text: (quantity.duration_s(text), text)[1])]
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+Name = Annotated[str, AfterValidator(fields.name), Field(json_schema_extra={"pattern": NAME_PATTERN, "maxLength": 63})]
+Size = Annotated[str, AfterValidator(fields.size), Field(description="Such as 512Mi or 2Gi")]
+Duration = Annotated[str, AfterValidator(fields.duration), Field(description="Such as 90s, 30m or 1h30m")]
+Description = Annotated[str, Field(max_length=1000)]
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Metadata(Model):
     name: Name
-    labels: dict[str, str] = Field(default_factory=dict)
-    annotations: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict, max_length=64)
+    annotations: dict[str, str] = Field(default_factory=dict, max_length=64)
 
 
 class CapabilitySpec(Model):
     """What may be reached, and how."""
 
-    description: str = ""
+    description: Description = ""
     protocol: Literal["https", "http"] = "https"
-    hosts: list[Host] = Field(min_length=1, max_length=256)
-    ports: list[Port] = Field(default_factory=list, description="Default: the protocol's own (443, 80)")
-    methods: list[Method] = Field(default_factory=list, description="Default: any method")
-    paths: list[PathPattern] = Field(default_factory=lambda: ["/**"])
+    hosts: list[Host] = Field(min_length=1, max_length=MAX_LISTED)
+    ports: list[Port] = Field(default_factory=list, max_length=64, description="Default: the protocol's own (443, 80)")
+    methods: list[Method] = Field(default_factory=list, max_length=64, description="Default: any method")
+    paths: list[PathPattern] = Field(default_factory=lambda: ["/**"], min_length=1, max_length=MAX_LISTED)
     credential: Name | None = None
-    addresses: list[Network] = Field(default_factory=list, description="Special-use ranges that hosts may resolve to")
+    addresses: list[Network] = Field(
+        default_factory=list, max_length=64, description="Special-use address ranges that the hosts may resolve to"
+    )
     allow_ambiguous: list[Literal["encodedSlash", "emptySegment", "parameters", "encodedPercent"]] = Field(
-        default_factory=list, description="Forms of paths that servers may read differently"
+        default_factory=list,
+        alias="allowAmbiguous",
+        max_length=4,
+        description="Forms of paths that servers may read differently",
     )
     websocket: bool = False
     approval: Literal["never"] = "never"
 
     @model_validator(mode="after")
-    def _scrubbable(self) -> CapabilitySpec:
+    def _agrees(self) -> Self:
         if self.websocket and self.credential:
-            raise ValueError("expected no credential together with websocket: true (a WebSocket cannot be scrubbed)")
+            raise fault("expected no credential together with websocket: true (a WebSocket cannot be scrubbed)")
+        for pattern in self.paths:
+            missing = fields.unreachable(pattern, self.allow_ambiguous)
+            if missing:
+                raise fault(f"expected allowAmbiguous: [{missing}], without which {pattern} never matches")
         return self
 
 
@@ -159,7 +89,7 @@ class Source(Model):
 
 class HeaderInjection(Model):
     name: HeaderName
-    format: Annotated[str, AfterValidator(_format)] = "{secret}"
+    format: Format = "{secret}"
 
 
 class BasicInjection(Model):
@@ -178,23 +108,23 @@ class Inject(Model):
     query: QueryInjection | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> Inject:
+    def _one(self) -> Self:
         if sum(item is not None for item in (self.header, self.basic, self.query)) != 1:
-            raise ValueError("expected exactly one of header, basic, query")
+            raise fault("expected exactly one of header, basic, query")
         return self
 
 
 class Placeholder(Model):
-    env: Variable
-    value: Annotated[str, AfterValidator(_printable)]
+    env: PlaceholderVariable
+    value: PlaceholderValue
 
 
 class CredentialSpec(Model):
     """Which secret, how it is presented, where it may go."""
 
-    description: str = ""
+    description: Description = ""
     source: Source | None = Field(default=None, description="Default: the sealed secret of the credential's own name")
-    hosts: list[Host] = Field(min_length=1, max_length=256)
+    hosts: list[Host] = Field(min_length=1, max_length=MAX_LISTED)
     inject: Inject
     placeholder: Placeholder | None = None
 
@@ -202,26 +132,26 @@ class CredentialSpec(Model):
 class PolicySpec(Model):
     """A Rego module that can deny, hold or oblige what a capability would permit."""
 
-    description: str = ""
-    rego: Annotated[str, Field(min_length=1, max_length=262144)]
+    description: Description = ""
+    rego: Annotated[str, Field(min_length=1, max_length=MAX_MODULE)]
     everywhere: bool = Field(default=False, description="Applies to every role")
 
 
 class LimitsSpec(Model):
-    memory: Bytes | None = None
+    memory: Size | None = None
     processes: Annotated[int, Field(ge=1, le=65536)] | None = None
-    cpu: Annotated[float, Field(gt=0, le=1024, strict=False)] | None = None
+    cpu: Annotated[float, Field(gt=0, le=1024)] | None = None
     time: Duration | None = None
-    disk: Bytes | None = None
+    disk: Size | None = None
 
 
 class RoleSpec(Model):
     """A named set of capabilities, policies and limits."""
 
-    description: str = ""
-    capabilities: list[Name] = Field(default_factory=list)
-    policies: list[Name] = Field(default_factory=list)
-    env: dict[Variable, str] = Field(default_factory=dict)
+    description: Description = ""
+    capabilities: list[Name] = Field(default_factory=list, max_length=MAX_LISTED)
+    policies: list[Name] = Field(default_factory=list, max_length=64)
+    env: dict[RoleVariable, Value] = Field(default_factory=dict, max_length=MAX_LISTED)
     limits: LimitsSpec = LimitsSpec()
 
 

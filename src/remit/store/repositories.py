@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
@@ -159,6 +159,13 @@ class Unit:
         self.revocations = Revocations(connection)
         self.secrets = SealedSecrets(connection)
         self.heads = Heads(connection)
+
+    def current_tasks(self, *, ended_since: datetime | None = None) -> Sequence[Task]:
+        t = tables.tasks
+        wanted: ColumnElement[bool] = t.c.state.in_(tables.HOLDS_CELL)
+        if ended_since is not None:
+            wanted |= t.c.ended >= _text(ended_since)
+        return [_task(row) for row in self._connection.execute(select(t).where(wanted).order_by(t.c.created, t.c.id))]
 
     def epoch(self) -> int:
         return self._number("epoch")

@@ -45,6 +45,8 @@ tasks = Table(
     Column("exit_code", Integer),
 )
 Index("tasks_created", tasks.c.created)
+Index("tasks_state", tasks.c.state)
+Index("tasks_ended", tasks.c.ended)
 Index(
     "tasks_cell",
     tasks.c.cell,

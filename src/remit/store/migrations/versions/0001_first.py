@@ -36,6 +36,8 @@ def upgrade() -> None:
         sa.Column("exit_code", sa.Integer),
     )
     op.create_index("tasks_created", "tasks", ["created"])
+    op.create_index("tasks_state", "tasks", ["state"])
+    op.create_index("tasks_ended", "tasks", ["ended"])
     live = sa.text("state IN ('pending', 'running', 'revoked')")
     op.create_index("tasks_cell", "tasks", ["cell"], unique=True, sqlite_where=live, postgresql_where=live)
     op.create_table(

@@ -1,0 +1,33 @@
+"""The privileged process: namespaces, sandboxes, ptys."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from remit.app.layout import FORWARD_UID
+from remit.cell import daemon
+from remit.node.notify import Notifier
+from remit.settings import Settings, environment, rootless
+
+
+async def serve(settings: Settings, notifier: Notifier) -> None:
+    ready = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(
+            daemon.serve(
+                cells_socket=settings.cells_socket,
+                forward_socket=settings.forward_socket,
+                control_socket=settings.control_socket,
+                cells_dir=settings.cells_dir,
+                ca_bundle=settings.ca_bundle,
+                ca_certificate=settings.ca_certificate,
+                forward_uid=os.geteuid() if rootless() else FORWARD_UID,
+                token_ttl_s=settings.token_ttl_s,
+                stage_dir=settings.run_dir / "stage",
+                path=environment().get("PATH", ""),
+                ready=ready.set,
+            )
+        )
+        await ready.wait()
+        group.create_task(notifier.run())

@@ -1,0 +1,260 @@
+"""`cells`: the one privileged process. It makes cells, keeps them, and answers for them on its socket.
+
+Whoever may open the socket (0600) is the operator; the agents never see it. The control plane says who a task is and
+with which token it speaks; this process decides nothing. When it ends, every cell ends: a cell without its keeper
+could neither be stopped nor cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import pwd
+import resource
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from remit.cell import cell as cells
+from remit.cell import control_client, forward_link, limits, machine, request, session, stage, stored, tasks, wire
+from remit.core.errors import Conflict, Invalid, NotFound, RemitError, Unavailable
+
+log = logging.getLogger(__name__)
+
+MAX_CLIENTS = 512
+MAX_CELLS = 512
+FIRST_FRAME_S = 10.0
+MAX_GRACE_S = 300.0
+
+
+class Daemon:
+    """The operations of the protocol, by name."""
+
+    def __init__(
+        self,
+        site: cells.Site,
+        control: control_client.ControlClient,
+        link: forward_link.ForwardLink,
+        token_ttl_s: float,
+    ) -> None:
+        self._site, self._control, self._link, self._ttl_s = site, control, link, token_ttl_s
+        self._running: dict[str, tasks.Task] = {}
+        self._starting = 0
+        self._clients = 0
+        self._operations: dict[str, Callable[[wire.Connection, dict[str, Any]], Awaitable[None]]] = {
+            "run": self._run,
+            "exec": self._exec,
+            "attach": self._attach,
+            "stop": self._stop,
+            "cut": self._cut,
+            "list": self._list,
+            "logs": self._logs,
+            "diff": self._diff,
+            "merge": self._merge,
+        }
+
+    async def client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection: one operation."""
+        connection = wire.Connection(reader, writer)
+        self._clients += 1
+        try:
+            await self._serve(connection)
+        except wire.Gone:
+            pass
+        except RemitError as error:
+            with contextlib.suppress(wire.Gone):
+                await connection.tell(event="error", kind=error.kind, detail=error.detail, hint=error.hint)
+        except Exception:
+            log.exception("an operation failed")
+            with contextlib.suppress(wire.Gone):
+                await connection.tell(
+                    event="error", kind="unavailable", detail="cells failed; its log says how", hint="remit status"
+                )
+        finally:
+            self._clients -= 1
+            await connection.close()
+
+    async def _serve(self, connection: wire.Connection) -> None:
+        if self._clients > MAX_CLIENTS:
+            raise Unavailable(f"{MAX_CLIENTS} clients are connected already", hint="remit ps")
+        if connection.user not in (0, os.geteuid()):
+            raise Invalid("only the operator of this node may ask cells", hint="run remit as the user of `remit up`")
+        try:
+            async with asyncio.timeout(FIRST_FRAME_S):
+                message = await connection.message()
+        except TimeoutError as error:
+            raise Invalid("the client asked nothing") from error
+        operation = self._operations.get(str(message.get("op")))
+        if operation is None:
+            raise Invalid(f"cells knows no operation {str(message.get('op'))[:40]!r}")
+        await operation(connection, message)
+
+    async def _run(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        asked = request.run(message)
+        if len(self._running) + self._starting >= MAX_CELLS:
+            raise Unavailable(f"{MAX_CELLS} cells run already", hint="remit ps; remit stop TASK")
+        self._starting += 1
+        try:
+            task = await tasks.start(
+                asked,
+                operator=connection.user,
+                name=_name(connection.user),
+                site=self._site,
+                control=self._control,
+                link=self._link,
+                ttl_s=self._ttl_s,
+                ended=self._ended,
+            )
+            self._running[task.id] = task
+        finally:
+            self._starting -= 1
+        try:
+            await connection.tell(event="started", task=task.id, absent=list(task.cell.group.absent))
+            task.cell.hub.owner = None if asked.detach else connection.send
+            task.keep()
+            if not asked.detach:
+                await session.owner(connection, task)
+        except wire.Gone:
+            task.keep()
+            await task.stop(0.0, "its client went away")
+            raise
+
+    def _ended(self, task: tasks.Task) -> None:
+        self._running.pop(task.id, None)
+
+    def _task(self, message: dict[str, Any]) -> tasks.Task:
+        name = request.task(message)
+        if name not in self._running:
+            raise NotFound(f"no cell runs for task {name}", hint="remit ps --all")
+        return self._running[name]
+
+    async def _exec(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        await session.beside(connection, self._task(message), request.command(message))
+
+    async def _attach(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        await session.watcher(connection, self._task(message))
+
+    async def _stop(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        task, grace = self._task(message), message.get("grace_s", 10)
+        if not isinstance(grace, int | float) or not 0 <= grace <= MAX_GRACE_S:
+            raise Invalid(f"grace_s is not 0 to {MAX_GRACE_S:g} seconds")
+        await connection.tell(event="done", code=await task.stop(float(grace), "stopped by the operator"))
+
+    async def _cut(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        await connection.tell(event="done", closed=await self._link.cut(self._task(message).cell.wanted.number))
+
+    async def _list(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        found = [task.view() for task in self._running.values()]
+        await connection.tell(event="list", cells=found)
+
+    async def _logs(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        name = request.task(message)
+        running = self._running.get(name)
+        if running is not None and message.get("follow") is True:
+            async for data in running.cell.log.follow():
+                await connection.send(wire.STDOUT, data)
+        else:
+            for data in stored.logs(self._site.cells, name):
+                await connection.send(wire.STDOUT, data)
+        await connection.tell(event="done")
+
+    async def _diff(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        answer = await stored.diff(self._site.cells, request.task(message))
+        await connection.tell(event="diff", **answer)
+
+    async def _merge(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        name = request.task(message)
+        if name in self._running:
+            raise Conflict(f"task {name} still runs and may still write", hint=f"remit stop {name}")
+        paths = message.get("paths")
+        if paths is not None and not (isinstance(paths, list) and all(isinstance(path, str) for path in paths)):
+            raise Invalid("paths is not a list of paths")
+        answer = await stored.merge_changes(self._site.cells, name, paths, force=message.get("force") is True)
+        await connection.tell(event="merged", **answer)
+
+    async def end(self) -> None:
+        """Every task, whole."""
+        async with asyncio.TaskGroup() as group:
+            for task in list(self._running.values()):
+                group.create_task(task.stop(0.0, "cells ended"))
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
+
+
+async def serve(
+    *,
+    cells_socket: Path,
+    forward_socket: Path,
+    control_socket: Path,
+    cells_dir: Path,
+    ca_bundle: Path,
+    forward_uid: int,
+    token_ttl_s: float,
+    ca_certificate: Path | None = None,
+    stage_dir: Path | None = None,
+    path: str = "",
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Run until cancelled. Enters a mount namespace of its own: give it a process of its own.
+
+    `stage_dir`: a directory that every uid can walk to (default: one in /run, named after `cells_dir`).
+    `path`: PATH in which toolchains are looked for when a client sends none. `ready` is called when it accepts.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    mark = f"remit-{hashlib.blake2s(os.fsencode(cells_dir), digest_size=4).hexdigest()}-"
+    tree = limits.tree()
+    left = limits.sweep(tree, mark)
+    if left:
+        log.warning("ended %d cells that an earlier daemon left", left)
+    cells_dir.mkdir(parents=True, exist_ok=True)
+    staging = stage.Stage(stage_dir or Path("/run") / f"{mark}cells")
+    staging.open()
+    try:
+        etc = machine.Etc(staging.root / "etc", bundle=ca_bundle, certificate=ca_certificate)
+        etc.write()
+        site = cells.Site(
+            stage=staging, etc=etc, tree=tree, mark=mark, system=machine.system(), cells=cells_dir, path=path
+        )
+        link = forward_link.ForwardLink(forward_socket, forward_uid)
+        link.start()
+        daemon = Daemon(site, control_client.ControlClient(control_socket), link, token_ttl_s)
+        try:
+            await _listen(daemon, cells_socket, ready)
+        finally:
+            with contextlib.suppress(Exception):
+                await daemon.end()
+            link.stop()
+    finally:
+        staging.close()
+
+
+async def _listen(daemon: Daemon, path: Path, ready: Callable[[], None]) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    previous = os.umask(0o177)
+    try:
+        server = await asyncio.start_unix_server(daemon.client, str(path), limit=wire.MAX_JSON, backlog=256)
+    finally:
+        os.umask(previous)
+    ready()
+    try:
+        async with server:
+            await server.serve_forever()
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+def required() -> list[str]:
+    """Programs that cells need and this machine does not have."""
+    return [name for name in ("bwrap", "nft", "ip", "setsid") if shutil.which(name) is None]

@@ -1,0 +1,149 @@
+"""Names in a workspace that make something run later as the operator, and what else an agent must not leave there.
+
+A hook, an editor's task, an `.envrc` runs when the operator next types `git commit`, opens the folder or enters it.
+Source code runs too, but only when somebody runs it, and everybody reads a diff for that. So these names are refused on
+merge unless they are asked for by name, and read-only in a workspace that is bound directly.
+A socket or FIFO in a bound directory is a wire to whatever listens on it: there the bind itself is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from remit.core.errors import Conflict
+
+DIRECTORIES = frozenset(
+    (".vscode", ".idea", ".husky", ".devcontainer", ".githooks", ".direnv", ".ssh", ".claude", ".cursor")
+)
+FILES = frozenset(
+    (".envrc", ".bashrc", ".bash_profile", ".bash_login", ".profile", ".zshrc", ".zshenv", ".zprofile", ".gitconfig")
+    + (".pre-commit-config.yaml", ".mise.toml", "mise.toml", ".lefthook.yml", "lefthook.yml", ".mcp.json")
+)
+GIT = frozenset(("hooks", "config", "config.worktree", "commondir", "gitdir", "info", "modules", "worktrees"))
+"""In a `.git`: what makes git run or read something else. `commondir` names another repository, with its own config."""
+_PLACED_DIRECTORIES, _PLACED_FILES = (".git", ".vscode", ".idea", ".husky", ".devcontainer"), (".envrc", ".mcp.json")
+_GIT_DIRECTORIES, _GIT_FILES = ("hooks", "info"), ("config", "config.worktree")
+_GIT_PRESENT = ("modules", "worktrees")
+MAX_ENTRIES = 2_000_000
+_MAX_GUARDS = 512
+_NAMED = 10
+
+
+def guarded(path: PurePosixPath) -> bool:
+    """Whether a change to `path` (relative to the workspace) can make something run later."""
+    parts = path.parts
+    if parts and parts[-1] in FILES:
+        return True
+    for index, part in enumerate(parts):
+        if part in DIRECTORIES:
+            return True
+        if part == ".git" and (index + 1 == len(parts) or parts[index + 1] in GIT):
+            return True
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """A path to mount over itself: read-only, or `writable` where it only must not be renamed."""
+
+    path: PurePosixPath
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """`placed`: (path, is a directory, inode) of empty entries made here, so that nobody else makes them."""
+
+    guards: tuple[Guard, ...]
+    placed: tuple[tuple[PurePosixPath, bool, int], ...]
+
+
+def prepare(root: int, owner: tuple[int, int]) -> Prepared:
+    """Guards for the directory open as `root`. `Conflict`: it holds sockets, FIFOs or devices (named), or too much."""
+    base = Path(f"/proc/self/fd/{root}")
+    special: list[str] = []
+    found: list[PurePosixPath] = []
+    for count, (path, entry) in enumerate(_walk(base)):
+        if count >= MAX_ENTRIES or len(found) > _MAX_GUARDS:
+            raise Conflict("the workspace is too large to be bound directly", hint="leave --bind out")
+        if entry.name == ".git" or (guarded(path) and not guarded(path.parent)):
+            found.append(path)
+        elif not (entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False) or entry.is_symlink()):
+            special.append(str(path))
+    if special:
+        named = ", ".join(ascii(item)[1:-1] for item in sorted(special)[:_NAMED])
+        more = f" and {len(special) - _NAMED} more" if len(special) > _NAMED else ""
+        raise Conflict(
+            f"the workspace holds sockets, FIFOs or devices, which lead out of the cell: {named}{more}",
+            hint="remove them, or leave --bind out (a copy-on-write view does not show them as they are)",
+        )
+    guards: list[Guard] = []
+    placed: list[tuple[PurePosixPath, bool, int]] = []
+    wanted = [(PurePosixPath(n), True) for n in _PLACED_DIRECTORIES] + [
+        (PurePosixPath(n), False) for n in _PLACED_FILES
+    ]
+    for path in sorted(found):
+        status = (base / path).lstat()
+        repository = path.name == ".git" and stat.S_ISDIR(status.st_mode)
+        if stat.S_ISLNK(status.st_mode):
+            raise Conflict(
+                f"{ascii(str(path))} in the workspace is a link and cannot be guarded", hint="leave --bind out"
+            )
+        guards.append(Guard(path=path, writable=repository))
+        if repository:
+            wanted += [(path / n, True) for n in _GIT_DIRECTORIES] + [(path / n, False) for n in _GIT_FILES]
+            guards += [Guard(path=path / n) for n in _GIT_PRESENT if (base / path / n).is_dir()]
+    have = {guard.path for guard in guards}
+    for path, directory in wanted:
+        if path in have:
+            continue
+        inode = _placed(base / path, directory, owner)
+        if inode is not None:
+            placed.append((path, directory, inode))
+        guards.append(Guard(path=path))
+    return Prepared(guards=tuple(sorted(guards, key=lambda g: g.path.parts)), placed=tuple(placed))
+
+
+def _walk(base: Path) -> Iterator[tuple[PurePosixPath, os.DirEntry[str]]]:
+    waiting = [PurePosixPath()]
+    while waiting:
+        here = waiting.pop()
+        # Entries vanish while the operator works.
+        with contextlib.suppress(OSError), os.scandir(base / here) as entries:
+            for entry in entries:
+                path = here / entry.name
+                yield path, entry
+                if entry.is_dir(follow_symlinks=False) and not (entry.name == "objects" and here.name == ".git"):
+                    waiting.append(path)
+
+
+def _placed(path: Path, directory: bool, owner: tuple[int, int]) -> int | None:
+    """Make an empty entry; its inode, or None where there is one already."""
+    try:
+        if directory:
+            path.mkdir(mode=0o755)
+        else:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
+    except FileExistsError:
+        return None
+    os.chown(path, *owner, follow_symlinks=False)
+    return path.lstat().st_ino
+
+
+def clear(root: int, prepared: Prepared) -> None:
+    """Remove what `prepare` placed, where it is still that and still empty."""
+    base = Path(f"/proc/self/fd/{root}")
+    for path, directory, inode in reversed(prepared.placed):
+        with contextlib.suppress(OSError):
+            status = (base / path).lstat()
+            if status.st_ino != inode:
+                continue
+            if directory:
+                (base / path).rmdir()
+            elif stat.S_ISREG(status.st_mode) and status.st_size == 0:
+                (base / path).unlink()

@@ -1,0 +1,200 @@
+"""Bringing what a task changed back into the workspace, path by path, refusing what could do more than change a file.
+
+An agent prepared what is read here, so: no link is followed on either side (directory descriptors, O_NOFOLLOW), nothing
+is written in place (a new file is renamed over), set-user-id bits and extended attributes stay behind, and special
+files, links out of the workspace and guarded names are refused, as is a path that the operator changed meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from remit.cell import changes, guard
+from remit.cell.changes import Change
+
+MAX_TARGET = 4096
+_TEMPORARY = ".remit-merge-"
+
+
+class _Refused(Exception):
+    pass
+
+
+def apply(
+    upper: Path, lower: Path, *, started_ns: int, owner: tuple[int, int], paths: list[str] | None, force: bool
+) -> dict[str, Any]:
+    """Merge all changes, or those at or below `paths`. `force` takes the task's side where both changed.
+
+    A guarded path needs both: to be named in `paths`, and `force`. `{"paths": [...], "refused": [{"path", "why"}]}`.
+    """
+    named = None if paths is None else [PurePosixPath(path) for path in paths]
+    merged: list[str] = []
+    refused: list[dict[str, str]] = []
+    with contextlib.ExitStack() as stack:
+        above = changes.open_root(upper)
+        stack.callback(os.close, above)
+        below = changes.open_root(lower)
+        stack.callback(os.close, below)
+        for change in list(changes.walk(above, below)):
+            if named is not None and not _within(change.path, named):
+                continue
+            try:
+                explicit = named is not None and any(
+                    guard.guarded(path) for path in named if _within(change.path, [path])
+                )
+                _judge(change, explicit and force)
+                _Merger(above, below, started_ns, owner, force).merge(change)
+                merged.append(str(change.path))
+            except _Refused as error:
+                refused.append({"path": str(change.path), "why": str(error)})
+            except OSError as error:
+                refused.append({"path": str(change.path), "why": f"{os.strerror(error.errno or 0)}"})
+    return {"paths": merged, "refused": refused}
+
+
+def _within(path: PurePosixPath, roots: Iterable[PurePosixPath]) -> bool:
+    return any(path.is_relative_to(root) for root in roots)
+
+
+def _judge(change: Change, explicit: bool) -> None:
+    if guard.guarded(change.path) and not explicit:
+        raise _Refused("it makes something run later as you; name it and use --force if you mean it")
+    if change.type == "special" and change.kind != "deleted":
+        raise _Refused("it is a socket, FIFO or device")
+
+
+class _Merger:
+    def __init__(self, upper: int, lower: int, started_ns: int, owner: tuple[int, int], force: bool) -> None:
+        self._upper, self._lower, self._started, self._owner, self._force = upper, lower, started_ns, owner, force
+
+    def merge(self, change: Change) -> None:
+        with contextlib.ExitStack() as stack:
+            source: int | None = self._upper
+            target = self._lower
+            for part in change.path.parts[:-1]:
+                try:
+                    target = stack.enter_context(changes.opened(part, target))
+                    # Below a deleted directory there is no upper side, and none is needed.
+                    source = stack.enter_context(changes.opened(part, source)) if source is not None else None
+                except OSError as error:
+                    raise _Refused("the directory it belongs into is missing, a link, or was refused") from error
+            name = change.path.name
+            self._unchanged(name, target, change)
+            if change.kind == "deleted":
+                _remove(name, target)
+                return
+            assert source is not None
+            if change.kind == "modified":
+                now = changes.status(name, target)
+                if now is not None and stat.S_ISDIR(now.st_mode):
+                    _remove(name, target)
+            if change.type == "directory":
+                self._make_directory(name, source, target)
+            elif change.type == "link":
+                self._make_link(change.path, source, target)
+            else:
+                self._copy(name, source, target)
+
+    def _unchanged(self, name: str, target: int, change: Change) -> None:
+        """Refuse where the operator's side changed since the task began (ctime cannot be set back)."""
+        now = changes.status(name, target)
+        if self._force or now is None:
+            return
+        if change.kind == "added":
+            raise _Refused("a file of that name appeared in the workspace meanwhile")
+        if max(now.st_ctime_ns, now.st_mtime_ns) > self._started:
+            raise _Refused("it changed in the workspace meanwhile")
+        if stat.S_ISDIR(now.st_mode) and _newest(name, target) > self._started:
+            raise _Refused("something in it changed in the workspace meanwhile")
+
+    def _make_directory(self, name: str, source: int, target: int) -> None:
+        found = changes.status(name, target)
+        if found is not None and not stat.S_ISDIR(found.st_mode):
+            os.unlink(name, dir_fd=target)
+            found = None
+        if found is None:
+            os.mkdir(name, 0o700, dir_fd=target)
+        with changes.opened(name, source) as theirs, changes.opened(name, target) as ours:
+            os.fchown(ours, *self._owner)
+            os.fchmod(ours, stat.S_IMODE(os.fstat(theirs).st_mode) & 0o777)
+
+    def _make_link(self, path: PurePosixPath, source: int, target: int) -> None:
+        where = os.readlink(path.name, dir_fd=source)
+        if not _inside(path, where):
+            raise _Refused("it is a link that leads out of the workspace")
+        temporary = f"{_TEMPORARY}{os.getpid()}"
+        os.symlink(where, temporary, dir_fd=target)
+        try:
+            os.chown(temporary, *self._owner, dir_fd=target, follow_symlinks=False)
+            os.rename(temporary, path.name, src_dir_fd=target, dst_dir_fd=target)
+        except OSError:
+            os.unlink(temporary, dir_fd=target)
+            raise
+
+    def _copy(self, name: str, source: int, target: int) -> None:
+        theirs = os.open(name, changes.OPEN_FILE, dir_fd=source)
+        temporary = f"{_TEMPORARY}{os.getpid()}"
+        try:
+            found = os.fstat(theirs)
+            if not stat.S_ISREG(found.st_mode):
+                raise _Refused("it is no longer a file")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            ours = os.open(temporary, flags, 0o600, dir_fd=target)
+            try:
+                with os.fdopen(ours, "wb") as out, os.fdopen(os.dup(theirs), "rb") as file:
+                    while data := file.read(1 << 20):
+                        out.write(data)
+                    out.flush()
+                    os.fchown(out.fileno(), *self._owner)
+                    os.fchmod(out.fileno(), stat.S_IMODE(found.st_mode) & 0o777)
+                os.rename(temporary, name, src_dir_fd=target, dst_dir_fd=target)
+            except BaseException:
+                os.unlink(temporary, dir_fd=target)
+                raise
+        finally:
+            os.close(theirs)
+
+
+def _inside(path: PurePosixPath, where: str) -> bool:
+    """Whether a link at `path` leads into the workspace: relative, `..` only at its front, and not past the top.
+
+    `..` after another name is refused, since that name may be a link itself.
+    """
+    parts = where.split("/")
+    if not where or where.startswith("/") or len(where) > MAX_TARGET:
+        return False
+    up = 0
+    while up < len(parts) and parts[up] in ("..", ".", ""):
+        up += 1
+    ups = parts[:up].count("..")
+    return ".." not in parts[up:] and ups <= len(path.parts) - 1 and ".git" not in parts
+
+
+def _newest(name: str, parent: int, depth: int = 0) -> int:
+    found = changes.status(name, parent)
+    if found is None:
+        return 0
+    newest = max(found.st_ctime_ns, found.st_mtime_ns)
+    if stat.S_ISDIR(found.st_mode) and depth < 200:
+        with changes.opened(name, parent) as inner:
+            for child in os.listdir(inner):
+                newest = max(newest, _newest(child, inner, depth + 1))
+    return newest
+
+
+def _remove(name: str, parent: int) -> None:
+    found = changes.status(name, parent)
+    if found is None:
+        return
+    if not stat.S_ISDIR(found.st_mode):
+        os.unlink(name, dir_fd=parent)
+        return
+    with changes.opened(name, parent) as inner:
+        for child in os.listdir(inner):
+            _remove(child, inner)
+    os.rmdir(name, dir_fd=parent)

@@ -1,0 +1,99 @@
+"""What a client may ask of `cells`, checked into values before anything is done."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from remit.cell import environment
+from remit.core import claims
+from remit.core.errors import Invalid
+from remit.core.task import TASK_ID
+
+MAX_ARGUMENTS, MAX_ARGUMENT_BYTES = 4096, 128 << 10
+MAX_SIDE = 4096
+_TERMINAL = re.compile(r"[A-Za-z0-9._+-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """`terminal`: (rows, columns) where one is wanted. `path`: the client's PATH, to find toolchains."""
+
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    terminal: tuple[int, int] | None
+    terminal_kind: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    role: str
+    command: Command
+    workspace: object
+    bind: bool
+    cwd: str
+    detach: bool
+
+
+def run(message: Mapping[str, Any]) -> Run:
+    role = message.get("role")
+    if not isinstance(role, str) or not claims.ROLE_NAME.fullmatch(role):
+        raise Invalid(f"{str(role)[:80]!r} is no name of a role", hint="--role NAME; remit get roles")
+    workspace = message.get("workspace") or {}
+    if not isinstance(workspace, dict) or workspace.get("mode", "cow") not in ("cow", "bind"):
+        raise Invalid("the workspace is neither cow nor bind")
+    cwd = message.get("cwd") or ""
+    if not isinstance(cwd, str) or "\0" in cwd or len(cwd) > 4096:
+        raise Invalid("cwd is not a path")
+    if PurePosixPath(cwd).is_absolute() or ".." in PurePosixPath(cwd).parts:
+        raise Invalid(f"--cwd {cwd}: name a directory inside the workspace, relative to it")
+    return Run(
+        role=role,
+        command=command(message),
+        workspace=workspace.get("path"),
+        bind=workspace.get("mode") == "bind",
+        cwd=cwd,
+        detach=message.get("detach") is True,
+    )
+
+
+def command(message: Mapping[str, Any]) -> Command:
+    argv = message.get("argv")
+    if not isinstance(argv, list) or not argv or not all(isinstance(item, str) for item in argv):
+        raise Invalid("there is no command to run", hint="remit run --role NAME -- COMMAND…")
+    if (
+        len(argv) > MAX_ARGUMENTS
+        or sum(len(item.encode(errors="surrogateescape")) for item in argv) > MAX_ARGUMENT_BYTES
+    ):
+        raise Invalid(f"the command is longer than {MAX_ARGUMENTS} arguments or {MAX_ARGUMENT_BYTES} bytes")
+    if not argv[0] or any("\0" in item for item in argv):
+        raise Invalid("the command has an empty name, or a NUL")
+    given = message.get("env") or {}
+    if not isinstance(given, dict):
+        raise Invalid("env is not an object")
+    kind, path = message.get("term"), message.get("path")
+    return Command(
+        argv=tuple(argv),
+        environment=environment.checked(given, "--env"),
+        terminal=size(message.get("rows"), message.get("cols")) if message.get("tty") is True else None,
+        terminal_kind=kind if isinstance(kind, str) and _TERMINAL.fullmatch(kind) else "",
+        path=path if isinstance(path, str) and len(path) <= 16384 and "\0" not in path else "",
+    )
+
+
+def size(rows: object, columns: object) -> tuple[int, int]:
+    if isinstance(rows, int) and isinstance(columns, int) and 0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE:
+        return rows, columns
+    return 24, 80
+
+
+def task(message: Mapping[str, Any]) -> str:
+    """A whole task id; the command line resolves abbreviations with the control plane."""
+    wanted = message.get("task")
+    if not isinstance(wanted, str) or not TASK_ID.fullmatch(wanted):
+        raise Invalid(f"{str(wanted)[:80]!r} is no task id", hint="remit ps")
+    return wanted

@@ -1,0 +1,127 @@
+"""The operator's directory inside a cell: a copy-on-write view (default), or the directory itself.
+
+The agent runs as a uid that owns nothing. A mapped mount (mount_setattr(2), Linux 5.12) shows the operator's files as
+the agent's, so that it can work on them and they keep their owner. Copy-on-write is overlayfs over that: what the agent
+writes lands in the task's own directory, as plain files, until somebody merges it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from remit.cell import guard, kernel, mounts, sandbox
+from remit.core.errors import Invalid, NotFound, Unavailable
+
+REFUSED = tuple(
+    Path(p)
+    for p in (
+        "/",
+        "/usr",
+        "/etc",
+        "/bin",
+        "/sbin",
+        "/lib",
+        "/lib32",
+        "/lib64",
+        "/libx32",
+        "/dev",
+        "/proc",
+        "/sys",
+        "/run",
+    )
+)
+"""Not workspaces, and nothing below them is one."""
+_OVERLAY = "redirect_dir=off,metacopy=off,index=off,xino=off"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Who owns the files on disk, and as which uid (and gid) the agent sees them and runs."""
+
+    user: int
+    group: int
+    agent: int
+
+
+def checked(text: object, cells: Path) -> Path:
+    """The directory named by a request: absolute, real, no system directory, not Remit's own state."""
+    if not isinstance(text, str) or not text.startswith("/") or "\0" in text or len(text) > 4096:
+        raise Invalid("the workspace is not an absolute path", hint="--workspace DIR")
+    path = Path(os.path.realpath(text))
+    if not path.is_dir():
+        raise NotFound(f"the workspace {path} is not a directory", hint="--workspace DIR")
+    if path == Path("/") or any(path.is_relative_to(root) for root in REFUSED[1:]):
+        raise Invalid(f"{path} belongs to the system: it cannot be a workspace", hint="use a directory of your own")
+    state = cells.parent
+    if path.is_relative_to(state) or state.is_relative_to(path):
+        raise Invalid(f"{path} holds Remit's own state", hint="use a directory of your own")
+    return path
+
+
+def open_directory(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def mount_mapped(source: int, target: Path, owner: Owner) -> None:
+    """Show the directory open as `source` at `target`, its owner's files as the agent's."""
+    mapping = mounts.identity_namespace((owner.user, owner.agent), (owner.group, owner.agent))
+    try:
+        mounts.bind_mapped(source, target, mapping)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM):
+            where = os.readlink(f"/proc/self/fd/{source}")
+            raise Unavailable(
+                f"the file system of {where} cannot show files under another owner ({os.strerror(error.errno)})",
+                hint="keep the workspace on ext4, xfs or btrfs, or on tmpfs with Linux 6.3 or later",
+            ) from error
+        raise
+    finally:
+        os.close(mapping)
+
+
+def mount_copy(source: int, stage: Path, layers: Path, owner: Owner) -> Path:
+    """Mount a copy-on-write view of `source`; writes land in `layers/upper`. Where it is mounted."""
+    lower, merged = stage / "lower", stage / "workspace"
+    upper, work = layers / "upper", layers / "work"
+    for path in (lower, merged):
+        path.mkdir(mode=0o755)
+    for path in (upper, work):
+        path.mkdir(mode=0o700)
+    status = os.fstat(source)
+    os.chown(upper, owner.agent, owner.agent)
+    upper.chmod((status.st_mode & 0o777) | 0o700)
+    mount_mapped(source, lower, owner)
+    options = f"lowerdir={lower},upperdir={upper},workdir={work},{_OVERLAY}"
+    try:
+        kernel.mount("overlay", str(merged), "overlay", kernel.MS_NOSUID | kernel.MS_NODEV, options)
+    except OSError as error:
+        raise Unavailable(
+            f"a copy-on-write view is not possible here ({os.strerror(error.errno or 0)})",
+            hint="put state_dir on ext4 or xfs, or use --bind",
+        ) from error
+    return merged
+
+
+def mount_direct(source: int, stage: Path, path: Path, owner: Owner, undo: contextlib.ExitStack) -> list[sandbox.Mount]:
+    """Show `source` itself, writable, and what runs later as its owner (hooks, editor settings) read-only over it.
+
+    What has to be made in it for that is removed again by `undo`.
+    """
+    shown = stage / "workspace"
+    shown.mkdir(mode=0o755)
+    kept = os.dup(source)
+    undo.callback(os.close, kept)
+    prepared = guard.prepare(source, (owner.user, owner.group))
+    undo.callback(guard.clear, kept, prepared)
+    mount_mapped(source, shown, owner)
+    return [
+        sandbox.Mount(source=str(shown), target=str(path), writable=True),
+        *(
+            sandbox.Mount(source=str(shown / item.path), target=str(path / item.path), writable=item.writable)
+            for item in prepared.guards
+        ),
+    ]

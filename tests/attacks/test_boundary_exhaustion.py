@@ -1,0 +1,136 @@
+"""What one cell can use up, and that another cell does not notice. Real Envoy, real SDS."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from boundary_harness import Boundary, exchange, proxy_header, until
+from cryptography import x509
+
+from remit.boundary import ca, sds, sds_server
+from remit.boundary.sds import Desk
+from remit.boundary.sds_server import serve_sds
+from remit.control.decide import Permitted
+from remit.core import flow
+from remit.core.request import Evidence
+
+
+@contextlib.contextmanager
+def sds_with(boundary: Boundary, desk: Desk) -> Iterator[None]:
+    boundary.stop("sds")
+    boundary.start("sds", serve_sds(Path(boundary.layout.sds_socket), desk, lambda: datetime.now(UTC)))
+    until(Path(boundary.layout.sds_socket).exists, "SDS listens")
+    try:
+        yield
+    finally:
+        boundary.stop("sds")
+        boundary.serve_sds()
+
+
+def handshake(boundary: Boundary, name: str) -> x509.Certificate | None:
+    """The leaf that a handshake for `name` shows, or None where it fails."""
+    try:
+        with boundary.connect(name) as sock:
+            return x509.load_der_x509_certificate(sock.getpeercert(binary_form=True))
+    except (ssl.SSLError, OSError):
+        return None
+
+
+def test_names_without_end_are_rationed_and_known_names_are_not(boundary: Boundary) -> None:
+    assert handshake(boundary, "api.test")
+    desk = Desk(ca.load(boundary.directory / "node"), per_minute=10)
+    with sds_with(boundary, desk):
+        until(lambda: handshake(boundary, "ration-first.test"), "SDS is used again")
+        began = time.monotonic()
+        shown = [handshake(boundary, f"ration-{number}.test") for number in range(30)]
+        assert sum(leaf is not None for leaf in shown) <= 10
+        assert time.monotonic() - began < 10, "a refused name must fail at once, not at its time-out"
+        assert desk.refused >= 20
+        assert boundary.ask(host="api.test").status == 200
+
+
+def test_only_so_many_leaves_are_held_and_an_evicted_name_works_again(
+    boundary: Boundary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sds_server, "SWEEP_S", 0.05)
+    desk = Desk(ca.load(boundary.directory / "node"), names_max=3)
+    with sds_with(boundary, desk):
+        until(lambda: handshake(boundary, "evict-0.test"), "SDS is used again")
+        for number in range(12):
+            assert handshake(boundary, f"evict-{number}.test"), number
+        for number in range(12):
+            assert until(lambda name=f"evict-{number}.test": handshake(boundary, name), f"{number} works again")
+        assert len(desk._held) <= 3
+
+
+def test_a_renewed_leaf_is_shown_without_a_restart(boundary: Boundary, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sds_server, "SWEEP_S", 0.05)
+    with sds_with(boundary, Desk(ca.load(boundary.directory / "node"))):
+        first = until(lambda: handshake(boundary, "renew.test"), "SDS is used again")
+        monkeypatch.setattr(ca, "LEAF_RENEW", ca.LEAF_LIFE)
+        monkeypatch.setattr(sds, "LEAF_RENEW", ca.LEAF_LIFE)
+        assert isinstance(first, x509.Certificate)
+
+        def renewed() -> bool:
+            leaf = handshake(boundary, "renew.test")
+            return leaf is not None and leaf.serial_number != first.serial_number
+
+        until(renewed, "the new leaf is shown")
+
+
+def test_connections_that_say_too_little_are_closed_in_time(boundary: Boundary) -> None:
+    """No header, half of one, a header and silence, half a ClientHello, half a request: none stays for ever."""
+    header = proxy_header((flow.virtual("api.test")[0], 443))
+    plain = proxy_header((flow.virtual("api.test")[0], 80))
+    hello, request = b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\nhost: api.te"
+    socks = [boundary.raw(sent) for sent in (b"", header[:20], header, header + hello, plain + request)]
+    began = time.monotonic()
+    try:
+        for sock in socks:
+            sock.settimeout(20)
+            with contextlib.suppress(ConnectionResetError):
+                while sock.recv(4096):
+                    pass
+    finally:
+        for sock in socks:
+            sock.close()
+    assert time.monotonic() - began < 20
+
+
+def test_checks_that_one_cell_keeps_waiting_do_not_stop_another(boundary: Boundary) -> None:
+    async def script(evidence: Evidence) -> Permitted:
+        if evidence.peer.startswith("100.64.0.1:"):
+            await asyncio.sleep(0.9)
+        return boundary.permit(evidence)
+
+    boundary.script = script
+    waiting: list[socket.socket] = []
+    try:
+        for _ in range(200):
+            sock = boundary.connect(port=80, tls=False)
+            sock.sendall(b"GET / HTTP/1.1\r\nhost: api.test\r\n\r\n")
+            waiting.append(sock)
+        until(lambda: len(boundary.seen) >= 200, "all are being decided")
+        began = time.monotonic()
+        with boundary.connect(port=80, tls=False, source=("100.64.0.2", 5000)) as sock:
+            assert exchange(sock, "/", "api.test").status == 200
+        assert time.monotonic() - began < 0.8
+    finally:
+        for sock in waiting:
+            sock.close()
+
+
+def test_a_head_that_is_too_large_is_refused_and_recorded(boundary: Boundary) -> None:
+    for headers, status in [((("x-a", "a" * 70_000),), 431), (tuple((f"x-{n}", "a") for n in range(150)), 431)]:
+        answer = boundary.ask(headers=headers)
+        assert answer.status == status
+        assert answer.json["reason"] == "refused_by_boundary"
+    assert boundary.seen == []

@@ -1,0 +1,79 @@
+"""kill -9 and SIGSTOP of each part under load.
+
+Nothing gets through ungoverned, nothing permitted lacks its record, and the whole recovers by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+from instance import Instance, wait_for
+from upstreams import Upstreams
+
+pytestmark = pytest.mark.xdist_group("faults")
+
+LOAD = """
+import sys, threading, urllib.request, urllib.error
+base, kind = sys.argv[1:]
+def one(worker):
+    for number in range(100000):
+        try:
+            with urllib.request.urlopen(f"{base}/v1/{kind}/{worker}/{number}", timeout=10) as answer:
+                print(answer.status, flush=True)
+        except urllib.error.HTTPError as error:
+            print(error.code, flush=True)
+        except OSError as error:
+            print("down", flush=True)
+for worker in range(4):
+    threading.Thread(target=one, args=(worker,)).start()
+"""
+
+
+def served(process_output: object, count: int) -> None:
+    """Read until `count` requests were answered with 200."""
+    found = 0
+    for line in process_output:  # type: ignore[attr-defined]
+        found += line.strip() == "200"
+        if found == count:
+            return
+    raise AssertionError("the load ended")
+
+
+@pytest.mark.parametrize(
+    ("part", "number"),
+    [(part, signal.SIGKILL) for part in ("envoy", "decide", "control", "forward")]
+    + [(part, signal.SIGSTOP) for part in ("decide", "control", "forward")],
+)
+def test_the_node_recovers_and_every_request_that_went_through_has_its_record(
+    remit: Instance, upstreams: Upstreams, part: str, number: signal.Signals
+) -> None:
+    kind = f"{part}-{number.name.lower()}"
+    base = f"https://api.up.example:{upstreams.https_port}"
+    with remit.running("agent", sys.executable, "-c", LOAD, base, kind) as load:
+        assert load.stdout is not None
+        served(load.stdout, 20)
+        before = remit.pids()[part]
+        os.kill(before, number)
+        wait_for(lambda: remit.pids().get(part) not in (None, before), f"a new {part}", 20)
+        served(load.stdout, 20)
+    reached = {one["path"] for one in upstreams.seen if one["path"].startswith(f"/v1/{kind}/")}
+    recorded = {r["path"] for r in remit.audit(decision="permit") if str(r["path"]).startswith(f"/v1/{kind}/")}
+    assert reached
+    assert reached <= recorded
+    assert remit.cli("audit", "verify").stdout.startswith("ok")
+
+
+def test_when_cells_dies_every_cell_dies_and_new_ones_start(remit: Instance, upstreams: Upstreams) -> None:
+    with remit.running("nothing", "sh", "-c", "echo up; exec sleep 123454321.5") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        before = remit.pids()["cells"]
+        os.kill(before, signal.SIGKILL)
+        assert process.wait(20) != 0
+    wait_for(lambda: remit.pids().get("cells") not in (None, before), "new cells", 20)
+    wait_for(lambda: remit.run("nothing", "true").returncode == 0, "a cell", 20)
+    alive = os.popen("pgrep -f 'sleep 123454321.5'").read()
+    assert alive == ""

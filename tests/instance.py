@@ -1,0 +1,115 @@
+"""A whole Remit of its own for tests: real processes, real cells, upstreams on loopback behind names of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+REMIT = Path(sys.executable).parent / "remit"
+COMMAND_TIMEOUT_S = 60
+
+
+class Instance:
+    """`directory` holds everything; `hosts` maps names to addresses; `ca` is the CA of the upstreams."""
+
+    def __init__(self, *, hosts: dict[str, str], ca: Path | None) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="rmt-"))
+        self.directory.chmod(0o755)
+        self.state, self.run_dir = self.directory / "state", self.directory / "run"
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("REMIT_")},
+            "PATH": f"{REMIT.parent}:{os.environ['PATH']}",
+            "REMIT_STATE_DIR": str(self.state),
+            "REMIT_RUN_DIR": str(self.run_dir),
+            "REMIT_STATIC_HOSTS": ",".join(f"{name}={address}" for name, address in hosts.items()),
+            "REMIT_UPSTREAM_CA_FILES": str(ca) if ca else "",
+        }
+
+    def cli(
+        self, *arguments: str, given: str | None = None, check: bool = True, timeout: float = COMMAND_TIMEOUT_S
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [str(REMIT), *arguments], input=given, capture_output=True, text=True, timeout=timeout, env=self.environment
+        )
+        assert not check or done.returncode == 0, f"remit {' '.join(arguments)}: {done.stdout}{done.stderr}"
+        return done
+
+    def up(self) -> None:
+        self.cli("up", "--detach")
+
+    def down(self) -> None:
+        self.cli("down", check=False)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def apply(self, text: str) -> None:
+        self.cli("apply", "-f", "-", given=text)
+
+    def secret(self, name: str, value: str) -> None:
+        self.cli("secret", "put", name, given=value)
+
+    def run(
+        self,
+        role: str,
+        *argv: str,
+        options: Sequence[str] = (),
+        check: bool = False,
+        timeout: float = COMMAND_TIMEOUT_S,
+    ) -> subprocess.CompletedProcess[str]:
+        """`remit run` with pipes; standard input is empty."""
+        return self.cli(
+            "run", "--role", role, "--no-tty", *options, "--", *argv, given="", check=check, timeout=timeout
+        )
+
+    def python(self, role: str, source: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        """Run Python source in a cell; what it prints comes back."""
+        return self.run(role, sys.executable, "-c", source, **kwargs)
+
+    @contextlib.contextmanager
+    def running(self, role: str, *argv: str, options: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+        process = subprocess.Popen(
+            [str(REMIT), "run", "--role", role, "--no-tty", *options, "--", *argv],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.environment,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    def audit(self, **filters: str) -> list[dict[str, Any]]:
+        arguments = [part for name, value in filters.items() for part in (f"--{name.replace('_', '-')}", value)]
+        done = self.cli("audit", "list", "--json", "--limit", "1000", *arguments)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def record_of(self, body: str) -> dict[str, Any]:
+        """The record that the problem in a denial's body names."""
+        record = json.loads(body)["record"]
+        found = [item for item in self.audit() if item["id"] == record]
+        assert found, f"no record {record}"
+        return found[0]
+
+    def pids(self) -> dict[str, int]:
+        state = json.loads((self.run_dir / "supervisor.json").read_text())
+        return {name: part["pid"] for name, part in state["processes"].items()}
+
+    def tasks(self, *options: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.cli("ps", "--json", *options).stdout.splitlines()]
+
+
+def wait_for(condition: Any, what: str, timeout_s: float = 15.0) -> Any:
+    """The first true value of `condition()`; fails with `what` after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not in {timeout_s} s: {what}")

@@ -1,0 +1,256 @@
+"""The link between control plane and node, both ends real, and a far end that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import stat
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from remit import testing
+from remit.api import link as module
+from remit.api.link import NodeLink
+from remit.control.knowledge import Knowledge
+from remit.control.publish import Publisher
+from remit.core import frame
+from remit.core.errors import Unavailable
+from remit.node.link import Link
+
+HEAD = {"seq": 3, "hash": "abc", "signature": "…"}
+
+
+class Bench:
+    """A control end listening, over an in-memory store."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.socket = tmp_path / "node.sock"
+        self.cache = tmp_path / "snapshot.json"
+        self.store, self.clock = testing.MemoryStore(), testing.ManualClock()
+        self.link = NodeLink(store=self.store, clock=self.clock)
+        self.publisher = Publisher(store=self.store, node=self.link, issuer=testing.MemoryIssuer(), clock=self.clock)
+        self.knowledge = Knowledge(lease_s=30, monotonic=lambda: 0.0)
+        self.journal = testing.MemoryJournal()
+        self.publisher.begin()
+        self.far_ends = list[Rough]()
+
+    def node(self) -> Link:
+        return Link(
+            socket=self.socket,
+            cache=self.cache,
+            knowledge=self.knowledge,
+            journal=self.journal,
+            head=lambda: HEAD,
+        )
+
+    def change(self) -> int:
+        with self.store.unit() as unit:
+            return unit.advance_epoch(self.clock.now())
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    made = Bench(tmp_path)
+    async with made.link.listening(made.socket, made.publisher.current):
+        yield made
+        for end in made.far_ends:
+            end.writer.close()
+            with contextlib.suppress(OSError):
+                await end.writer.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def running(node: Link) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(node.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+class Rough:
+    """A far end that says what it is told to."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self._decoder, self._waiting = frame.Decoder(), list[dict[str, Any]]()
+
+    async def say(self, message: dict[str, Any]) -> None:
+        self.writer.write(frame.encode(message))
+        await self.writer.drain()
+
+    async def hear(self) -> dict[str, Any]:
+        async with asyncio.timeout(5):
+            while not self._waiting:
+                data = await self.reader.read(1 << 16)
+                if not data:
+                    raise EOFError
+                self._waiting += self._decoder.feed(data)
+        return self._waiting.pop(0)
+
+
+async def rough(bench: Bench) -> Rough:
+    end = Rough(*await asyncio.open_unix_connection(str(bench.socket)))
+    bench.far_ends.append(end)
+    await end.say({"type": "hello", "node": "local"})
+    assert (await end.hear())["type"] == "snapshot"
+    return end
+
+
+def test_constants_stay_below_the_lease() -> None:
+    assert module.PING_S < module.SILENCE_S < 30
+
+
+async def test_only_the_owner_reaches_the_socket(bench: Bench) -> None:
+    assert stat.S_IMODE(bench.socket.stat().st_mode) == 0o600
+
+
+async def test_a_node_gets_the_whole_snapshot_when_it_connects(bench: Bench) -> None:
+    assert not bench.link.connected
+    async with running(bench.node()):
+        await until(lambda: bench.link.acked_epoch > 0)
+        assert bench.link.connected
+        assert bench.knowledge.snapshot.epoch == bench.link.acked_epoch
+        assert bench.knowledge.refusal() is None
+
+
+async def test_publish_returns_when_the_change_is_in_force(bench: Bench) -> None:
+    async with running(bench.node()):
+        await until(lambda: bench.link.acked_epoch)
+        epoch = bench.change()
+        await bench.publisher.publish()
+        assert bench.knowledge.snapshot.epoch == epoch
+
+
+async def test_an_operator_record_is_durable_when_its_id_comes_back(bench: Bench) -> None:
+    async with running(bench.node()):
+        await until(lambda: bench.link.connected)
+        record = await bench.link.record("operator", {"action": "x"})
+        assert [(r, e.kind, dict(e.fields)) for r, e in bench.journal.entries] == [
+            (record, "operator", {"action": "x"})
+        ]
+        bench.journal.full = True
+        with pytest.raises(Unavailable, match="full"):
+            await bench.link.record("operator", {"action": "y"})
+
+
+async def test_audit_heads_are_kept_as_they_came(bench: Bench) -> None:
+    def latest() -> Any:
+        with bench.store.unit() as unit:
+            return unit.heads.latest()
+
+    async with running(bench.node()):
+        await until(latest)
+    assert (latest().seq, latest().hash, latest().fields) == (3, "abc", HEAD)
+
+
+async def test_without_a_node_nothing_is_promised(bench: Bench) -> None:
+    bench.change()
+    with pytest.raises(Unavailable, match="no node is connected"):
+        await bench.publisher.publish()
+    with pytest.raises(Unavailable, match="no node is connected"):
+        await bench.link.record("operator", {})
+
+
+async def test_an_ack_of_an_older_epoch_is_not_enough(bench: Bench) -> None:
+    end = await rough(bench)
+    epoch = bench.change()
+    publishing = asyncio.ensure_future(bench.publisher.publish())
+    assert (await end.hear())["snapshot"]["epoch"] == epoch
+    await end.say({"type": "ack", "epoch": epoch - 1, "version": ""})
+    await until(lambda: bench.link.acked_epoch == epoch - 1)
+    assert not publishing.done()
+    await end.say({"type": "ack", "epoch": epoch, "version": ""})
+    await publishing
+
+
+async def test_whoever_waits_is_told_when_the_node_goes(bench: Bench) -> None:
+    end = await rough(bench)
+    bench.change()
+    publishing = asyncio.ensure_future(bench.publisher.publish())
+    recording = asyncio.ensure_future(bench.link.record("operator", {}))
+    await end.hear()
+    await end.hear()
+    end.writer.close()
+    for waiting in (publishing, recording):
+        with pytest.raises(Unavailable, match="broke"):
+            await waiting
+    await until(lambda: not bench.link.connected)
+
+
+async def test_the_newest_connection_is_the_node(bench: Bench) -> None:
+    old = await rough(bench)
+    new = await rough(bench)
+    with pytest.raises(EOFError):
+        await old.hear()
+    assert bench.link.connected
+    assert bench.link.acked_epoch == 0, "what the old one acknowledged says nothing of the new one"
+    new.writer.close()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "unheard"},
+        {"type": "ack", "epoch": "1"},
+        {"type": "ack"},
+        {"type": "head", "seq": "x", "hash": 1},
+        {"type": None},
+        {},
+        {"type": ["hello"]},
+    ],
+)
+async def test_a_far_end_that_talks_nonsense_is_dropped_and_the_next_one_served(
+    bench: Bench, message: dict[str, Any]
+) -> None:
+    end = await rough(bench)
+    await end.say(message)
+    with pytest.raises(EOFError):
+        await end.hear()
+    async with running(bench.node()):
+        await until(lambda: bench.link.acked_epoch)
+
+
+async def test_bytes_that_are_no_frames_end_the_connection(bench: Bench) -> None:
+    end = await rough(bench)
+    end.writer.write(b"\xff" * 64)
+    with pytest.raises(EOFError):
+        await end.hear()
+
+
+async def test_a_record_answer_that_nobody_asked_for_is_ignored(bench: Bench) -> None:
+    end = await rough(bench)
+    await end.say({"type": "recorded", "id": 99, "record": "r-1"})
+    await end.say({"type": "pong"})
+    epoch = bench.change()
+    publishing = asyncio.ensure_future(bench.publisher.publish())
+    await end.hear()
+    await end.say({"type": "ack", "epoch": epoch, "version": ""})
+    await publishing
+    end.writer.close()
+
+
+async def test_a_node_that_falls_silent_is_taken_for_gone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SILENCE_S", 0.05)
+    end = await rough(bench)
+    with pytest.raises(EOFError):
+        await end.hear()
+    await until(lambda: not bench.link.connected)
+
+
+async def test_the_node_is_pinged(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PING_S", 0.01)
+    end = await rough(bench)
+    assert await end.hear() == {"type": "ping"}
+    end.writer.close()

@@ -1,0 +1,203 @@
+"""The index: a copy of the log that answers questions, catches up, and can be built again."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from audit_log import DECISION, content, filled, journal
+
+from remit.audit import record, segments
+from remit.audit.index import FIELDS, Index
+from remit.audit.reader import Reader
+from remit.control.ports import Entry
+from remit.control.ports_control import AuditFilter
+from remit.core.errors import Conflict, Invalid, NotFound
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    opened = Index(tmp_path / "index.db")
+    yield opened
+    opened.close()
+
+
+async def appended(directory: Path, *entries: tuple[str, dict[str, Any]]) -> list[str]:
+    with journal(directory, 1 << 16) as log:
+        ids = [log.new_id() for _ in entries]
+        for one, (kind, fields) in zip(ids, entries, strict=True):
+            await log.append(one, Entry(kind=kind, fields=fields))
+    return ids
+
+
+async def test_it_takes_in_each_line_once_and_goes_on_where_it_was(tmp_path: Path, index: Index) -> None:
+    await filled(tmp_path, 40, 4096)
+    total = content(tmp_path).count(b"\n")
+    assert index.ingest(tmp_path / "audit") == total
+    assert index.ingest(tmp_path / "audit") == 0
+    await filled(tmp_path, 3, 4096)
+    assert index.ingest(tmp_path / "audit") == content(tmp_path).count(b"\n") - total
+    assert index.last() == content(tmp_path).count(b"\n")
+    assert len(index.query(limit=1000)) == 43
+
+
+async def test_a_log_that_is_being_written_can_be_followed(tmp_path: Path, index: Index) -> None:
+    with journal(tmp_path, 2048) as log:
+        for number in range(30):
+            await log.append(log.new_id(), Entry(kind="decision", fields={**DECISION, "number": number}))
+            index.ingest(tmp_path / "audit")
+            (newest,) = index.query(limit=1)
+            assert newest["number"] == number
+
+
+async def test_a_completion_joins_its_decision(tmp_path: Path, index: Index) -> None:
+    (decided,) = await appended(tmp_path, ("decision", DECISION))
+    done = {"record": decided, "status": 200, "bytes_in": 5, "bytes_out": 0, "duration_ms": 3, "reason": "x", "id": "y"}
+    await appended(tmp_path, ("completion", done), ("completion", {"record": "r-none"}), ("completion", {"record": 5}))
+    index.ingest(tmp_path / "audit")
+    (listed,) = index.query()
+    assert tuple(listed)[: len(FIELDS)] == FIELDS
+    assert (listed["status"], listed["bytes_in"], listed["duration_ms"]) == (200, 5, 3)
+    assert (listed["id"], listed["reason"], listed["kind"]) == (decided, "permitted", "decision")
+    assert listed["completed"] > listed["time"]
+    line = next(one for one in content(tmp_path).splitlines() if b'"decision"' in one)
+    assert listed["hash"] == record.digest(line)
+    assert len(index.query(filters={"kind": "completion"})) == 3
+    assert len(index.query(filters={"kind": "segment"})) == 1
+
+
+async def test_every_filter_narrows(tmp_path: Path, index: Index) -> None:
+    other = {**DECISION, "task": "t-bbbbbbbbbb", "role": "finops", "decision": "deny", "reason": "no_capability",
+             "host": "b.com", "capability": "c", "credential": "k"}  # fmt: skip
+    await appended(tmp_path, ("decision", DECISION), ("decision", other), ("operator", {"actor": "root"}))
+    index.ingest(tmp_path / "audit")
+    for name in ("task", "role", "decision", "reason", "host", "capability", "credential"):
+        (found,) = index.query(filters={name: other[name]})
+        assert found["reason"] == "no_capability"
+        assert index.query(filters={name: "' OR 1 --"}) == []
+    assert [one["kind"] for one in index.query()] == ["operator", "decision", "decision"]
+    first, _, last = (one["time"] for one in index.query(after=0))
+    assert len(index.query(since=last)) == 1
+    assert len(index.query(until=last)) == 2
+    assert len(index.query(since=first, until=last)) == 2
+    with pytest.raises(Invalid):
+        index.query(filters={"line": "x"})
+
+
+async def test_pages_meet_without_gap_or_overlap(tmp_path: Path, index: Index) -> None:
+    await filled(tmp_path, 25)
+    index.ingest(tmp_path / "audit")
+    seen: list[int] = []
+    after = 0
+    while page := index.query(after=after, limit=7):
+        seen += [one["number"] for one in page]
+        after = page[-1]["seq"]
+    assert seen == list(range(25))
+    before = index.query(limit=7)
+    assert [one["number"] for one in index.query(before=before[-1]["seq"], limit=3)] == [17, 16, 15]
+    assert len(index.query(limit=10**9)) == 25
+
+
+async def test_a_record_is_found_by_the_start_of_its_id(tmp_path: Path, index: Index) -> None:
+    one, two = await appended(tmp_path, ("decision", DECISION), ("decision", {**DECISION, "host": "b.com"}))
+    index.ingest(tmp_path / "audit")
+    assert index.get(one)["id"] == one
+    assert index.get(one[:-1])["id"] == one
+    assert index.get(two[2:])["host"] == "b.com"
+    with pytest.raises(Conflict):
+        index.get(one[:8])
+    for none in ("r-nothing", "", "r-", "%", "é", "r-\x00", one + "a"):
+        with pytest.raises(NotFound):
+            index.get(none)
+
+
+async def test_hostile_fields_are_listed_as_they_were_written(tmp_path: Path, index: Index) -> None:
+    hostile: dict[str, Any] = {"path": 'a\n{"seq":1}\r\x00\x1b[2J\u2028\ud800"', "host": "x" * 100_000,
+                               "task": "\ud800", "role": 1 << 70, "decision": ["x"], "reason": {"a": 1}}  # fmt: skip
+    (one,) = await appended(tmp_path, ("decision", hostile))
+    index.ingest(tmp_path / "audit")
+    found = index.get(one)
+    assert found["path"] == hostile["path"]
+    assert found["host"].endswith(record.CUT)
+    json.dumps(index.stats())
+
+
+async def test_lines_that_are_no_records_are_counted_and_passed_over(tmp_path: Path, index: Index) -> None:
+    await filled(tmp_path, 3, 1 << 16)
+    file = segments.path(tmp_path / "audit", 1)
+    bad = b'garbage\n{"seq":"x"}\n{"seq":-1,"id":"r-x","time":"t","kind":"k"}\n[]\n\xff\n'
+    file.write_bytes(file.read_bytes() + bad)
+    index.ingest(tmp_path / "audit")
+    stats = index.stats()
+    assert (stats["unreadable"], stats["records"]) == (5, 4)
+    assert stats["kinds"] == {"decision": 3, "segment": 1}
+    assert stats["decisions"] == {"permit": 3}
+
+
+async def test_another_log_in_its_place_is_taken_in_from_the_start(tmp_path: Path, index: Index) -> None:
+    await filled(tmp_path / "a", 5)
+    await filled(tmp_path / "b", 3)
+    index.ingest(tmp_path / "a" / "audit")
+    index.ingest(tmp_path / "b" / "audit")
+    assert len(index.query()) == 3
+
+
+async def test_a_file_that_is_no_index_is_built_anew(tmp_path: Path) -> None:
+    await filled(tmp_path, 5)
+    file = tmp_path / "broken.db"
+    file.write_bytes(b"not a database, not at all" * 100)
+    index = Index(file)
+    index.ingest(tmp_path / "audit")
+    assert len(index.query()) == 5
+    assert file.stat().st_mode & 0o077 == 0
+    index.close()
+
+
+async def test_threads_may_ask_while_it_takes_in(tmp_path: Path, index: Index) -> None:
+    await filled(tmp_path, 200, 8192)
+    failed: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            for _ in range(20):
+                index.ingest(tmp_path / "audit")
+                index.query(filters={"host": "a.com"})
+                index.stats()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert len(index.query(limit=1000)) == 200
+
+
+async def test_the_reader_gives_pages_oldest_first_and_follows(tmp_path: Path) -> None:
+    await filled(tmp_path, 10, 1 << 16)
+    reader = Reader(directory=tmp_path / "audit", file=tmp_path / "index.db")
+    latest = await reader.query(AuditFilter(limit=4))
+    assert [one["number"] for one in latest.records] == [6, 7, 8, 9]
+    first = await reader.query(AuditFilter(limit=4, after="0"))
+    assert [one["number"] for one in first.records] == [0, 1, 2, 3]
+    second = await reader.query(AuditFilter(limit=4, after=first.next))
+    assert [one["number"] for one in second.records] == [4, 5, 6, 7]
+    with pytest.raises(Invalid):
+        await reader.query(AuditFilter(after="x"))
+    old = datetime.now(UTC) - timedelta(hours=1)
+    assert len((await reader.query(AuditFilter(since=old))).records) == 10
+    assert (await reader.verify([]))["ok"] is True
+    following = reader.follow()
+    upcoming = asyncio.ensure_future(anext(following))
+    await asyncio.sleep(0.1)
+    await filled(tmp_path, 1, 1 << 16)
+    async with asyncio.timeout(5):
+        assert (await upcoming)["number"] == 0
+    await following.aclose()
+    reader.close()

@@ -1,0 +1,173 @@
+import json
+
+import pytest
+
+from remit.boundary import check
+from remit.boundary.check import Rejected
+from remit.control.decide import Denied, Permitted
+from remit.core.reason import MEANING, Reason, Refusal
+from remit.core.request import Evidence
+
+SAID = {
+    b"x-remit-token": b"v=aa.bb.cc",
+    b"x-remit-peer": b"v=100.64.0.1:4000",
+    b"x-remit-direct-peer": b"v=100.64.0.1:4000",
+    b"x-remit-dst": b"v=198.18.1.2:443",
+    b"x-remit-sni": b"v=api.test",
+    b"x-remit-tls": b"v=TLSv1.3",
+    b"x-remit-conn": b"v=7",
+    b"x-remit-length": b"v=-",
+}
+PERMITTED = Permitted(
+    record="r-1",
+    headers=((b"authorization", b"Bearer s"), (b"x-note", b"caf\xe9")),
+    pin="2001:db8::1",
+    pin_port=8443,
+    target=b"/x?y=1",
+    pool="abc",
+)
+
+
+def parse(*more: tuple[bytes, bytes], method: bytes = b"GET", **said: bytes) -> Evidence | Rejected:
+    identity = {**SAID, **{f"x-remit-{name.replace('_', '-')}".encode(): value for name, value in said.items()}}
+    return check.parse(method, b"/x?y=1", [(b"host", b"api.test"), *identity.items(), *more])
+
+
+def evidence(*more: tuple[bytes, bytes], **said: bytes) -> Evidence:
+    found = parse(*more, **said)
+    assert isinstance(found, Evidence), found
+    return found
+
+
+def rejected(*more: tuple[bytes, bytes], **said: bytes) -> Rejected:
+    found = parse(*more, **said)
+    assert isinstance(found, Rejected), found
+    return found
+
+
+def test_what_envoy_says_becomes_evidence() -> None:
+    assert evidence((b"accept", b"a"), (b"content-length", b"0"), length=b"v=12") == Evidence(
+        token=b"aa.bb.cc",
+        peer="100.64.0.1:4000",
+        direct_peer="100.64.0.1:4000",
+        destination="198.18.1.2:443",
+        sni="api.test",
+        tls=True,
+        method="GET",
+        authority="api.test",
+        target="/x?y=1",
+        headers={"accept": "a", "content-length": "12"},
+    )
+
+
+@pytest.mark.parametrize("absent", [b"v=", b"v=-"])
+def test_what_is_absent_is_empty_and_plain_http_is_no_tls(absent: bytes) -> None:
+    found = evidence(token=absent, sni=absent, tls=absent)
+    assert (found.token, found.sni, found.tls) == (b"", "", False)
+
+
+def test_repeated_headers_are_shown_joined() -> None:
+    assert evidence((b"accept", b"a"), (b"accept", b"b")).headers["accept"] == "a,b"
+
+
+@pytest.mark.parametrize("value", [b"", b"100.64.0.1:4000", b"v=100.64.0.1:4000,v=100.64.0.2:1", b"x,v=1.2.3.4:5"])
+@pytest.mark.parametrize("name", ["token", "peer", "direct_peer", "dst", "sni", "tls", "conn"])
+def test_an_identity_that_is_not_as_envoy_writes_it_is_malformed(name: str, value: bytes) -> None:
+    assert rejected(**{name: value}).refusal.reason is Reason.MALFORMED
+
+
+def test_a_second_identity_header_is_malformed_and_no_token_is_taken_from_it() -> None:
+    found = rejected((b"x-remit-token", b"v=forged"))
+    assert found.refusal.reason is Reason.MALFORMED
+
+
+def test_a_missing_identity_header_is_malformed() -> None:
+    found = check.parse(b"GET", b"/", [(b"host", b"api.test")])
+    assert isinstance(found, Rejected) and found.refusal.reason is Reason.MALFORMED
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        (b"transfer-encoding", b"chunked"),
+        (b"x-envoy-auth-partial-body", b"true"),
+        (b"te", b"gzip"),
+        (b"upgrade", b"h2c"),
+        (b"upgrade", b"websocket, h2c"),
+        *((name, b"DELETE") for name in check.OVERRIDES),
+    ],
+)
+def test_a_head_that_reads_differently_elsewhere_is_refused(header: tuple[bytes, bytes]) -> None:
+    assert rejected(header).refusal.reason is Reason.HEADER_INVALID
+
+
+@pytest.mark.parametrize("header", [(b"te", b"trailers"), (b"upgrade", b"WebSocket"), (b"connection", b"upgrade")])
+def test_ordinary_hop_by_hop_headers_pass(header: tuple[bytes, bytes]) -> None:
+    evidence(header)
+
+
+@pytest.mark.parametrize("hosts", [[], [b""], [b"api.test", b"evil.test"], [b"api.test,evil.test"]])
+def test_a_request_has_one_host(hosts: list[bytes]) -> None:
+    found = check.parse(b"GET", b"/", [*SAID.items(), *((b"host", host) for host in hosts)])
+    assert isinstance(found, Rejected)
+
+
+def test_what_is_kept_of_a_refused_request_is_bounded_and_has_no_query() -> None:
+    lines = [(b"host", b"h" * 5000), *SAID.items(), (b"te", b"gzip")]
+    found = check.parse(b"M" * 500, b"/" + b"p" * 9000 + b"?secret", lines)
+    assert isinstance(found, Rejected)
+    assert max(len(str(value)) for value in found.facts.values()) <= 1024 and "secret" not in str(found.facts)
+
+
+def test_a_permit_tells_envoy_where_to_and_what_to_set() -> None:
+    head, _, body = check.render(PERMITTED).partition(b"\r\n\r\n")
+    assert body == b""
+    assert head.split(b"\r\n") == [
+        b"HTTP/1.1 200 OK",
+        b"x-remit-record: r-1",
+        b"x-remit-pin: [2001:db8::1]",
+        b"x-remit-pin-port: 8443",
+        b"x-remit-path: /x?y=1",
+        b"x-remit-pool: abc",
+        b"authorization: Bearer s",
+        b"x-note: caf\xe9",
+        b"content-length: 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("header", "target"),
+    [
+        ((b"authorization", b"a\r\nx-remit-pin: 6.6.6.6"), b"/"),
+        ((b"authorization", b"a\nb"), b"/"),
+        ((b"authorization", b"a\0b"), b"/"),
+        ((b"a: b\r\nc", b"d"), b"/"),
+        ((b"Authorization", b"d"), b"/"),
+        ((b"", b"d"), b"/"),
+        ((b"x-remit-pin", b"6.6.6.6"), b"/"),
+        ((b"x-envoy-original-dst-host", b"6.6.6.6:1"), b"/"),
+        ((b"content-length", b"5"), b"/"),
+        ((b"host", b"evil.test"), b"/"),
+        ((b":path", b"/admin"), b"/"),
+        ((b"accept", b"a"), b"/a b"),
+        ((b"accept", b"a"), b"/a\r\nx-remit-pin: 6.6.6.6"),
+        ((b"accept", b"a"), b"a"),
+        ((b"accept", b"a"), b""),
+    ],
+)
+def test_a_permit_that_cannot_be_written_safely_becomes_a_denial(header: tuple[bytes, bytes], target: bytes) -> None:
+    said = check.render(
+        Permitted(record="r-1", headers=(header,), pin="192.0.2.1", pin_port=1, target=target, pool="p")
+    )
+    assert said.startswith(b"HTTP/1.1 403 ") and b"\nx-remit-pin" not in said and b"6.6.6.6" not in said
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.PERMITTED])
+def test_a_denial_is_a_problem_and_sets_nothing(reason: Reason) -> None:
+    head, _, body = check.render(Denied(record="r-2", refusal=Refusal(reason, "be\r\ncause"))).partition(b"\r\n\r\n")
+    assert int(head.split()[1]) == MEANING[reason].status >= 400
+    names = {line.partition(b":")[0] for line in head.split(b"\r\n")[1:]}
+    assert names - {b"retry-after"} == {b"content-type", b"content-length", b"x-remit-record"}
+    problem = json.loads(body)
+    assert set(problem) == {"type", "title", "status", "detail", "reason", "record", "next"}
+    assert (problem["reason"], problem["record"], problem["detail"]) == (reason.value, "r-2", "be\r\ncause")

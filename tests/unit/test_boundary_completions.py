@@ -1,0 +1,201 @@
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from remit.boundary import completions, spool
+from remit.boundary.spool import Spool
+
+LINE = {
+    "record": "r-abc",
+    "flow": "100.64.0.7:40000",
+    "destination": "198.18.1.2:443",
+    "sni": "api.test",
+    "method": "GET",
+    "scheme": "https",
+    "authority": "api.test",
+    "path": "/x",
+    "protocol": "HTTP/2",
+    "status": 200,
+    "details": "via_upstream",
+    "flags": "-",
+    "bytes_out": 3,
+    "bytes_in": 5,
+    "duration_ms": 7,
+    "upstream": "192.0.2.1:443",
+    "upstream_failure": None,
+}
+
+
+def encoded(**changes: object) -> bytes:
+    return json.dumps({**LINE, **changes}).encode()
+
+
+def test_an_ending_says_nothing_of_what_the_decision_said() -> None:
+    parsed = completions.parse(encoded())
+    assert parsed is not None
+    record, fields = parsed
+    assert record == "r-abc"
+    assert fields == {
+        "status": 200, "bytes_out": 3, "bytes_in": 5, "duration_ms": 7, "protocol": "HTTP/2", "flags": None,
+        "ending": "via_upstream", "upstream": "192.0.2.1:443",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("record", [None, "-", "", "x", "r-" + "a" * 100, 7])
+def test_without_a_record_it_is_envoys_own_refusal(record: object) -> None:
+    parsed = completions.parse(encoded(record=record, status=400, details="http1.codec_error"))
+    assert parsed is not None and parsed[0] is None
+    assert parsed[1]["detail"] == "http1.codec_error"
+    assert (parsed[1]["host"], parsed[1]["port"], parsed[1]["flow"]) == ("api.test", 443, "100.64.0.7:40000")
+
+
+def test_what_an_agent_wrote_is_cut_and_printable() -> None:
+    parsed = completions.parse(encoded(record=None, path="/\x1b[2J" + "é" * 5000, authority="a\n" * 500))
+    assert parsed is not None
+    for name, limit in (("path", completions.PATH_MAX), ("host", completions.HOST_MAX)):
+        text = parsed[1][name]
+        assert len(text) <= limit and text.isprintable() and text.isascii()
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_no_line_makes_it_fail(line: bytes) -> None:
+    completions.parse(line)
+
+
+VALUES = st.none() | st.integers() | st.text() | st.floats() | st.booleans()
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(LINE)), VALUES))
+def test_no_values_make_it_fail(values: dict[str, Any]) -> None:
+    parsed = completions.parse(json.dumps(values).encode())
+    assert parsed is not None
+    json.dumps(parsed[1], allow_nan=False)
+
+
+REJECTED = "TLS_error:|268435589:SSL_routines:OPENSSL_internal:CONNECTION_REJECTED:TLS_error_end"
+
+
+@pytest.mark.parametrize(("why", "detail"), [(REJECTED, completions.NO_LEAF), ("TLS_error|x", "TLS_error|x")])
+def test_a_handshake_that_failed_is_a_refusal_with_its_reason(why: str, detail: str) -> None:
+    line = {name: LINE[name] for name in ("flow", "destination", "sni", "flags", "duration_ms")}
+    parsed = completions.parse(json.dumps({**line, "handshake": why, "bytes_out": 0}).encode())
+    assert parsed is not None and parsed[0] is None
+    assert parsed[1]["detail"] == f"the TLS handshake failed: {detail}"
+    assert (parsed[1]["host"], parsed[1]["port"], parsed[1]["flow"]) == ("api.test", 443, "100.64.0.7:40000")
+
+
+def test_a_connection_that_failed_after_its_requests_is_none() -> None:
+    assert completions.parse(json.dumps({"handshake": "TLS_error|x", "bytes_out": 34}).encode()) is None
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> tuple[Path, Path]:
+    return tmp_path / "access.log", tmp_path / "mark"
+
+
+def append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+
+
+def test_lines_are_read_once_and_halves_wait_for_their_end(paths: tuple[Path, Path]) -> None:
+    reader = Spool(*paths)
+    assert reader.read() == []
+    append(paths[0], b"one\ntw")
+    assert reader.read() == [b"one"]
+    append(paths[0], b"o\n")
+    assert reader.read() == [b"two"]
+    assert reader.read() == []
+
+
+def test_a_restart_goes_on_after_what_was_saved(paths: tuple[Path, Path]) -> None:
+    append(paths[0], b"one\ntwo\nthr")
+    reader = Spool(*paths)
+    assert reader.read() == [b"one", b"two"]
+    reader.save()
+    append(paths[0], b"ee\n")
+    reader.close()
+    assert Spool(*paths).read() == [b"three"]
+
+
+def test_what_was_not_saved_is_read_again(paths: tuple[Path, Path]) -> None:
+    append(paths[0], b"one\n")
+    Spool(*paths).read()
+    assert Spool(*paths).read() == [b"one"]
+
+
+def test_a_file_made_anew_is_read_from_its_start(paths: tuple[Path, Path]) -> None:
+    append(paths[0], b"one\n")
+    reader = Spool(*paths)
+    reader.read()
+    reader.save()
+    paths[0].rename(paths[0].with_name("elsewhere"))
+    append(paths[0], b"two\n")
+    assert reader.read() == []
+    assert reader.read() == [b"two"]
+
+
+def test_a_file_that_was_cut_is_read_from_its_start(paths: tuple[Path, Path]) -> None:
+    append(paths[0], b"one\ntwo\n")
+    reader = Spool(*paths)
+    reader.read()
+    os.truncate(paths[0], 0)
+    append(paths[0], b"x\n")
+    assert reader.read() == [b"x"]
+
+
+def test_rotation_loses_no_line(paths: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "ROTATE_BYTES", 4)
+    append(paths[0], b"one\ntwo\n")
+    reader = Spool(*paths)
+    reader.read()
+    with paths[0].open("ab") as envoy:  # Envoy still has the old file open
+        assert reader.rotate()
+        assert not reader.rotate()
+        envoy.write(b"three\n")
+        envoy.flush()
+        assert reader.read() == [b"three"]
+        reader.save()
+    restarted = Spool(*paths)
+    append(paths[0], b"four\n")
+    assert restarted.read() == []
+    assert restarted.read() == [b"four"]
+    assert list(paths[0].parent.glob("*.old")) == []
+
+
+def test_an_endless_line_is_dropped(paths: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "LINE_MAX", 10)
+    append(paths[0], b"x" * 100)
+    reader = Spool(*paths)
+    assert reader.read() == []
+    append(paths[0], b"rest\nnext\n")
+    assert reader.read() == [b"rest", b"next"]
+
+
+async def test_lines_are_handed_on_as_they_come_and_a_failing_handler_stops_nothing(paths: tuple[Path, Path]) -> None:
+    seen: asyncio.Queue[str | None] = asyncio.Queue()
+
+    async def ended(record: str | None, fields: Mapping[str, Any]) -> None:
+        if record == "r-bad":
+            raise RuntimeError("a fault")
+        seen.put_nowait(record)
+
+    async def reopen() -> None:
+        raise AssertionError("nothing to open anew")
+
+    append(paths[0], encoded(record="r-bad") + b"\nrubbish\n" + encoded() + b"\n")
+    follower = asyncio.ensure_future(completions.follow(*paths, ended, reopen))
+    assert await asyncio.wait_for(seen.get(), 5) == "r-abc"
+    append(paths[0], encoded(record=None) + b"\n")
+    assert await asyncio.wait_for(seen.get(), 5) is None
+    follower.cancel()
+    await asyncio.gather(follower, return_exceptions=True)

@@ -1,0 +1,284 @@
+"""The servers that Envoy speaks with, on real Unix sockets, without Envoy."""
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import uvloop
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
+from envoy.service.discovery.v3 import discovery_pb2
+from envoy.service.secret.v3 import sds_pb2_grpc
+
+from remit.boundary import ca, check
+from remit.boundary.check_server import serve_check
+from remit.boundary.proxy_header import SIGNATURE
+from remit.boundary.refuse import serve_refuse
+from remit.boundary.sds import Desk
+from remit.boundary.sds_server import serve_sds
+from remit.control.decide import Denied, Permitted
+from remit.core.reason import Reason, Refusal
+from remit.core.request import Evidence
+
+PERMITTED = Permitted(record="r-1", headers=(), pin="192.0.2.1", pin_port=443, target=b"/", pool="p")
+IDENTITY = "".join(f"{name.decode()}: v=-\r\n" for name in check.IDENTITY)
+
+
+@contextlib.asynccontextmanager
+async def serving(path: Path, server: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(server)
+    try:
+        async with asyncio.timeout(10):
+            while not (path.exists() and stat.S_IMODE(path.stat().st_mode) == 0o600):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0)
+
+
+class Refusals:
+    """Stands for `Decider.refuse`: keeps what was refused."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Refusal, bytes, str, dict[str, object]]] = []
+
+    async def __call__(self, refusal: Refusal, *, token: bytes = b"", flow: str = "", **facts: object) -> Denied:
+        self.seen.append((refusal, token, flow, facts))
+        return Denied(record="r-9", refusal=refusal)
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    async with asyncio.timeout(5):
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        return int(head.split()[1]), await reader.readexactly(length)
+
+
+def asked(path: str = "/", extra: str = "", method: str = "GET") -> bytes:
+    return f"{method} {path} HTTP/1.1\r\nhost: api.test\r\n{IDENTITY}{extra}\r\n".encode()
+
+
+async def test_requests_of_one_connection_are_answered_in_turn(tmp_path: Path) -> None:
+    path, targets = tmp_path / "c", list[str]()
+
+    async def decide(evidence: Evidence) -> Permitted | Denied:
+        targets.append(evidence.target)
+        return PERMITTED
+
+    async with serving(path, serve_check(path, decide, Refusals(), 10)):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        for target in ("/a", "/b?c"):
+            writer.write(asked(target)[:20])
+            await writer.drain()
+            writer.write(asked(target)[20:])
+            assert await answer(reader) == (200, b"")
+        writer.close()
+    assert targets == ["/a", "/b?c"]
+    assert not path.exists()
+
+
+async def test_a_request_for_a_websocket_leaves_the_connection_usable(tmp_path: Path) -> None:
+    path, upgrades = tmp_path / "c", list[str | None]()
+
+    async def decide(evidence: Evidence) -> Permitted | Denied:
+        upgrades.append(evidence.headers.get("upgrade"))
+        return PERMITTED
+
+    async with serving(path, serve_check(path, decide, Refusals(), 10)):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        for extra in ("connection: upgrade\r\nupgrade: websocket\r\n", ""):
+            writer.write(asked(extra=extra))
+            assert await answer(reader) == (200, b"")
+        writer.close()
+    assert upgrades == ["websocket", None]
+
+
+async def test_a_dishonest_request_is_refused_and_recorded_without_being_decided(tmp_path: Path) -> None:
+    path, refusals = tmp_path / "c", Refusals()
+
+    async def decide(evidence: Evidence) -> Permitted | Denied:
+        raise AssertionError("decided")
+
+    async with serving(path, serve_check(path, decide, refusals, 10)):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(asked("/a?secret", "x-remit-peer: v=1.2.3.4:5\r\n"))
+        status, body = await answer(reader)
+        writer.close()
+    assert (status, json.loads(body)["reason"], json.loads(body)["record"]) == (400, "malformed", "r-9")
+    assert refusals.seen[0][3]["path"] == "/a"
+
+
+async def test_a_fault_of_ours_is_a_denial(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+
+    async def decide(evidence: Evidence) -> Permitted | Denied:
+        raise RuntimeError("a fault")
+
+    async with serving(path, serve_check(path, decide, Refusals(), 10)):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(asked())
+        status, body = await answer(reader)
+        writer.close()
+    assert status == 503 and json.loads(body)["reason"] == "not_ready"
+
+
+async def test_more_than_may_wait_are_refused_at_once(tmp_path: Path) -> None:
+    path, gate = tmp_path / "c", asyncio.Event()
+
+    async def decide(evidence: Evidence) -> Permitted | Denied:
+        await gate.wait()
+        return PERMITTED
+
+    async with serving(path, serve_check(path, decide, Refusals(), 2)):
+        held = [await asyncio.open_unix_connection(str(path)) for _ in range(3)]
+        for _, writer in held:
+            writer.write(asked())
+        answers = [asyncio.ensure_future(answer(reader)) for reader, _ in held]
+        done, _ = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED, timeout=5)
+        status, body = done.pop().result()
+        assert (status, json.loads(body)["reason"]) == (503, "overloaded")
+        gate.set()
+        assert sorted(status for status, _ in await asyncio.gather(*answers)) == [200, 200, 503]
+        for _, writer in held:
+            writer.close()
+
+
+@pytest.mark.parametrize("data", [b"\0\1\2\3\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"a: " + b"x" * (200 << 10)])
+async def test_what_is_no_request_ends_the_connection(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "c"
+
+    async def decide(evidence: Evidence) -> Permitted | Denied:
+        raise AssertionError("decided")
+
+    async with serving(path, serve_check(path, decide, Refusals(), 2)):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(data)
+        async with asyncio.timeout(5):
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        writer.transport.abort()
+
+
+def proxied(rest: bytes, port: int = 5432) -> bytes:
+    token = b"\xe0" + (9).to_bytes(2, "big") + b"the-token"
+    addresses = ipaddress.ip_address("100.64.0.7").packed + ipaddress.ip_address("198.18.1.2").packed
+    block = addresses + (40000).to_bytes(2, "big") + port.to_bytes(2, "big") + token
+    return SIGNATURE + b"\x21\x11" + len(block).to_bytes(2, "big") + block + rest
+
+
+def packet(code: int, body: bytes = b"") -> bytes:
+    return (8 + len(body)).to_bytes(4, "big") + code.to_bytes(4, "big") + body
+
+
+async def test_a_postgresql_client_reads_why_it_was_refused(tmp_path: Path) -> None:
+    path, refusals = tmp_path / "r", Refusals()
+    async with serving(path, serve_refuse(path, refusals)):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(proxied(packet(80877103)))
+        async with asyncio.timeout(5):
+            assert await reader.readexactly(1) == b"N"
+            writer.write(packet(196608, b"user\0agent\0\0"))
+            said = await reader.read()
+        writer.close()
+    assert said.startswith(b"E") and b"C0A000\0" in said and b"record r-9" in said and b"protocol_unsupported" in said
+    refusal, token, flow, facts = refusals.seen[0]
+    assert (refusal.reason, token, flow) == (Reason.PROTOCOL_UNSUPPORTED, b"the-token", "100.64.0.7:40000")
+    assert (facts["scheme"], facts["host"], facts["port"]) == ("postgresql", "198.18.1.2", 5432)
+
+
+async def test_other_connections_are_recorded_and_closed(tmp_path: Path) -> None:
+    path, refusals = tmp_path / "r", Refusals()
+    async with serving(path, serve_refuse(path, refusals)):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(proxied(b"SSH-2.0-x\r\n", 22))
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        writer.close()
+    assert [seen[3]["scheme"] for seen in refusals.seen] == ["ssh"]
+
+
+async def test_a_client_that_waits_for_the_server_is_closed_in_time(tmp_path: Path) -> None:
+    path, refusals = tmp_path / "r", Refusals()
+    async with serving(path, serve_refuse(path, refusals)):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(proxied(b"", 3306))
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        writer.close()
+    assert [seen[3]["scheme"] for seen in refusals.seen] == ["mysql"]
+
+
+@pytest.mark.parametrize(
+    "data", [b"GET / HTTP/1.1\r\n\r\n", SIGNATURE + b"\x20\x00\0\0", SIGNATURE + b"\x21\x11\xff\xff"]
+)
+async def test_without_a_good_header_a_connection_is_closed_unread(tmp_path: Path, data: bytes) -> None:
+    path, refusals = tmp_path / "r", Refusals()
+    async with serving(path, serve_refuse(path, refusals)):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(data)
+        async with asyncio.timeout(5):
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        writer.close()
+    assert refusals.seen == []
+
+
+Ask = Callable[[str], Awaitable[Any]]
+
+
+@pytest.fixture
+async def ask(tmp_path: Path) -> AsyncIterator[Ask]:
+    """Asks a running service for one name on a stream of its own, which stays open."""
+    now = datetime.now(UTC)
+    ca.ensure(tmp_path / "root", tmp_path / "node", now)
+    path = tmp_path / "s"
+    server = serve_sds(path, Desk(ca.load(tmp_path / "node"), per_minute=2), lambda: now)
+    async with serving(path, server), grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        stub = sds_pb2_grpc.SecretDiscoveryServiceStub(channel)
+
+        async def asked(name: str) -> Any:
+            call = stub.DeltaSecrets()
+            await call.write(discovery_pb2.DeltaDiscoveryRequest(resource_names_subscribe=[name]))
+            async with asyncio.timeout(5):
+                return await call.read()
+
+        yield asked
+
+
+async def test_a_leaf_comes_with_its_key_over_grpc(ask: Ask) -> None:
+    response = await ask("api.test")
+    secret = secret_pb2.Secret()
+    assert response.resources[0].resource.Unpack(secret)
+    assert secret.name == response.resources[0].name == "api.test"
+    assert secret.tls_certificate.certificate_chain.inline_bytes.count(b"BEGIN CERTIFICATE") == 2
+    assert secret.tls_certificate.private_key.inline_bytes.startswith(b"-----BEGIN PRIVATE KEY")
+
+
+async def test_a_name_that_is_not_canonical_or_one_too_many_is_removed_over_grpc(ask: Ask) -> None:
+    assert list((await ask("API.test")).removed_resources) == ["API.test"]
+    assert [len((await ask(name)).resources) for name in ("a.test", "b.test")] == [1, 1]
+    assert list((await ask("c.test")).removed_resources) == ["c.test"]
+    assert len((await ask("a.test")).resources) == 1
+
+
+SERVERS_ON_UVLOOP = (
+    test_requests_of_one_connection_are_answered_in_turn,
+    test_a_request_for_a_websocket_leaves_the_connection_usable,
+    test_a_postgresql_client_reads_why_it_was_refused,
+)
+
+
+@pytest.mark.parametrize("test", SERVERS_ON_UVLOOP)
+def test_all_of_it_works_on_uvloop_whose_transports_are_not_asyncios(
+    test: Callable[[Path], Coroutine[Any, Any, None]], tmp_path: Path
+) -> None:
+    uvloop.run(test(tmp_path))

@@ -1,0 +1,356 @@
+"""Whole command lines against a real API on a Unix socket: what they print, what they change, how they fail."""
+
+import asyncio
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import control_plane
+import pytest
+from control_plane import CAPABILITY, CREDENTIAL, MANIFESTS, ROLE, Plane
+
+from remit.cli import cells, commands, output, tasks
+
+Remit = Callable[..., tuple[int, str, str]]
+
+RECORD = {
+    "id": "r-0000000001",
+    "seq": 1,
+    "kind": "decision",
+    "time": "2026-01-01T00:00:00.000000+00:00",
+    "task": None,
+    "role": "devops",
+    "decision": "deny",
+    "reason": "no_capability",
+    "detail": "role devops has no capability for host evil.example",
+    "method": "GET",
+    "scheme": "https",
+    "host": "evil.example",
+    "port": 8443,
+    "path": "/\x1b[31m",
+}
+
+
+@pytest.fixture
+def plane(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
+    with tempfile.TemporaryDirectory(prefix=f"remit-cli-{os.getpid()}-") as name:
+        directory = Path(name)
+        monkeypatch.setenv("REMIT_RUN_DIR", name)
+        monkeypatch.setenv("REMIT_STATE_DIR", str(directory / "state"))
+        plane = control_plane.build(directory)
+        with control_plane.served(plane, directory / "control.sock"):
+            yield plane
+
+
+@pytest.fixture
+def remit(capsys: pytest.CaptureFixture[str]) -> Remit:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = commands.invoke(list(arguments))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def applied(plane: Plane, remit: Remit, tmp_path: Path) -> Path:
+    path = tmp_path / "all.json"
+    path.write_text("\n---\n".join(json.dumps(manifest) for manifest in MANIFESTS))
+    code, _, err = remit("apply", "-f", str(path))
+    assert code == 0, err
+    return path
+
+
+def records(out: str) -> list[Any]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_apply_tells_each_change_and_the_next_one_changes_nothing(applied: Path, remit: Remit, plane: Plane) -> None:
+    code, out, _ = remit("apply", "-f", str(applied), "--json")
+    assert code == 0
+    assert {change["change"] for change in records(out)[0]["applied"]} == {"unchanged"}
+    assert plane.node.acked_epoch > 0
+
+
+def test_a_dry_run_changes_nothing(plane: Plane, remit: Remit, tmp_path: Path) -> None:
+    path = tmp_path / "role.json"
+    path.write_text(json.dumps({**ROLE, "spec": {}}))
+    code, out, err = remit("apply", "--dry-run", "-f", str(path))
+    assert (code, out.split()) == (0, ["KIND", "NAME", "CHANGE", "Role", "devops", "created"])
+    assert "nothing was changed" in err
+    assert remit("get", "roles")[1] == ""
+
+
+def test_a_role_that_names_what_does_not_exist_is_refused_whole(plane: Plane, remit: Remit, tmp_path: Path) -> None:
+    path = tmp_path / "some.json"
+    path.write_text(json.dumps(ROLE) + "\n---\n" + json.dumps(CREDENTIAL))
+    code, out, err = remit("apply", "-f", str(path))
+    assert (code, out) == (2, "")
+    assert "there is no Capability 'github'" in err
+    assert err.splitlines()[-1].startswith("hint: ")
+    assert remit("get", "credentials", "--json")[1] == ""
+
+
+def test_get_shows_a_manifest_as_it_was_applied(applied: Path, remit: Remit) -> None:
+    assert records(remit("get", "capability", "github", "--json")[1]) == [CAPABILITY]
+    code, out, _ = remit("get", "capabilities", "github")
+    assert code == 0
+    assert "- api.github.com" in out
+
+
+def test_a_name_that_is_not_there_has_exit_code_4(applied: Path, remit: Remit) -> None:
+    code, _, err = remit("get", "roles", "devop")
+    assert code == 4
+    assert "did you mean devops?" in err
+
+
+def test_what_is_named_by_another_manifest_is_not_removed(applied: Path, remit: Remit) -> None:
+    code, _, err = remit("remove", "credential", "github-token")
+    assert (code, err.splitlines()[0]) == (5, "error: Credential github-token is named by github")
+    assert remit("remove", "role", "devops")[0] == 0
+
+
+def test_a_name_cannot_climb_out_of_its_path(plane: Plane, remit: Remit) -> None:
+    assert remit("get", "roles", "..")[0] == 2
+    assert remit("get", "roles", "../status")[0] == 4
+
+
+def test_a_secret_comes_from_stdin_and_is_listed_without_its_value(
+    applied: Path, remit: Remit, plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"s3cr3t-value\n")))
+    code, out, err = remit("secret", "put", "github-token")
+    assert (code, out) == (0, "")
+    with plane.store.unit() as unit:
+        assert [secret.blob for secret in unit.secrets.all()] == [b"sealed:" + b"s3cr3t-value"[::-1]]
+    code, out, _ = remit("secret", "list", "--json")
+    assert records(out)[0]["credentials"] == ["github-token"]
+    assert "s3cr3t" not in out + err
+    assert remit("secret", "rm", "github-token")[0] == 0
+    assert remit("secret", "rm", "github-token")[0] == 4
+
+
+def test_an_empty_secret_is_refused_before_anything_is_sent(
+    plane: Plane, remit: Remit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    code, _, err = remit("secret", "put", "x")
+    assert code == 2
+    assert err.startswith("error: the secret is empty")
+    assert not plane.node.records
+
+
+def test_revoking_a_capability_cuts_and_restoring_gives_it_back(applied: Path, remit: Remit) -> None:
+    code, out, _ = remit("revoke", "capability", "github", "--json")
+    assert code == 0
+    assert {"kind": "capability", "name": "github", "flows_closed": 0}.items() <= records(out)[0].items()
+    assert [item["name"] for item in records(remit("revocations", "--json")[1])] == ["github"]
+    assert remit("restore", "capability", "github")[0] == 0
+    assert remit("revocations", "--json")[1] == ""
+    assert remit("restore", "capability", "github")[0] == 4
+
+
+def test_revoking_what_is_no_kind_is_refused_here(plane: Plane, remit: Remit) -> None:
+    code, _, err = remit("revoke", "role", "devops")
+    assert code == 2
+    assert "one of: task, capability, credential" in err
+
+
+def test_a_node_that_is_away_makes_a_revocation_fail_aloud(applied: Path, remit: Remit, plane: Plane) -> None:
+    plane.node.connected = False
+    code, _, err = remit("revoke", "credential", "github-token")
+    assert code == 6
+    assert "stored, but not yet in force" in err
+    assert "hint: remit status" in err
+
+
+def test_explain_shows_each_step_and_what_would_be_decided(applied: Path, remit: Remit) -> None:
+    code, out, _ = remit("explain", "--role", "devops", "POST", "https://api.github.com/x")
+    assert code == 0
+    assert "capability  deny" in out
+    assert "reason    no_capability" in out
+    code, out, _ = remit("explain", "--role", "devops", "POST", "https://api.github.com/x", "--json")
+    assert records(out)[0]["decision"] == "deny"
+
+
+def test_explaining_for_an_unknown_role_has_exit_code_4(applied: Path, remit: Remit) -> None:
+    assert remit("explain", "--role", "devop", "GET", "https://api.github.com/")[0] == 4
+
+
+def test_audit_records_are_listed_without_control_characters(plane: Plane, remit: Remit) -> None:
+    plane.audit.records.append(RECORD)
+    code, out, _ = remit("audit", "list")
+    assert code == 0
+    assert "GET https://evil.example:8443/\\x1b[31m" in out
+    assert records(remit("audit", "list", "--json", "--decision", "deny")[1]) == [RECORD]
+    assert remit("audit", "list", "--json", "--decision", "permit")[1] == ""
+
+
+def test_json_lists_every_record_and_a_limit_the_latest(plane: Plane, remit: Remit) -> None:
+    plane.audit.records += [{**RECORD, "id": f"r-{n:010d}", "seq": n} for n in range(1, 2051)]
+    assert [r["seq"] for r in records(remit("audit", "list", "--json")[1])] == list(range(1, 2051))
+    assert [r["seq"] for r in records(remit("audit", "list", "--json", "--limit", "2")[1])] == [2049, 2050]
+    assert len(records(remit("audit", "list", "--json", "--limit", "1500")[1])) == 1500
+    assert len(remit("audit", "list")[1].splitlines()) == 101
+
+
+@pytest.mark.parametrize("since", ["90m", "2026-01-01T00:00:00Z", "2026-01-01"])
+def test_a_time_may_be_a_moment_or_how_long_ago(plane: Plane, remit: Remit, since: str) -> None:
+    assert remit("audit", "list", "--since", since)[0] == 0
+
+
+def test_what_is_no_time_is_refused(plane: Plane, remit: Remit) -> None:
+    code, _, err = remit("audit", "list", "--since", "yesterday")
+    assert code == 2
+    assert "'yesterday' is not a time" in err
+
+
+def test_why_tells_the_story_of_a_record_or_of_the_last_denial(plane: Plane, remit: Remit) -> None:
+    assert remit("why")[0] == 4
+    plane.audit.records.append(RECORD)
+    code, told, _ = remit("why", "r-00000")
+    assert code == 0
+    assert "no_capability" in told
+    assert "\x1b" not in told
+    assert remit("why")[1] == told
+    assert records(remit("why", "--json")[1])[0]["record"] == RECORD
+
+
+def test_verify_says_what_was_read(plane: Plane, remit: Remit) -> None:
+    assert remit("audit", "verify") == (0, "ok: 0 records in 1 segments, unbroken\n", "")
+
+
+def test_a_log_that_was_tampered_with_fails_verify(plane: Plane, remit: Remit, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(heads: object) -> dict[str, Any]:
+        return {"ok": False, "records": 3, "segments": 1, "problem": {"kind": "altered", "segment": 1, "line": 4}}
+
+    monkeypatch.setattr(plane.audit, "verify", broken)
+    code, out, err = remit("audit", "verify")
+    assert (code, out) == (1, "")
+    assert "kind altered, segment 1, line 4" in err
+    code, out, _ = remit("audit", "verify", "--json")
+    assert (code, records(out)[0]["problem"]["line"]) == (1, 4)
+
+
+def test_ps_lists_tasks_and_stop_takes_a_short_id(
+    applied: Path, remit: Remit, plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import httpx
+
+    transport = httpx.HTTPTransport(uds=str(Path(os.environ["REMIT_RUN_DIR"]) / "control.sock"))
+    with httpx.Client(transport=transport, base_url="http://localhost") as http:
+        body = {"role": "devops", "command": ["sh", "-c", "echo \x1b[2J"], "operator": "root"}
+        task = http.post("/v1/tasks", json=body).json()["task"]
+    assert [item["id"] for item in records(remit("ps", "--json")[1])] == [task]
+    assert "sh -c echo \\x1b[2J" in remit("ps")[1]
+    asked: list[Any] = []
+
+    def answer(request: Any, **_: Any) -> dict[str, Any]:
+        asked.append(request)
+        return {"event": "done"}
+
+    monkeypatch.setattr(cells, "ask", answer)
+    assert remit("stop", task[2:6])[0] == 0
+    assert asked == [{"op": "stop", "task": task, "grace_s": tasks.STOP_GRACE_S}]
+
+
+def test_a_refused_merge_names_each_file_and_has_exit_code_5(
+    plane: Plane, remit: Remit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = {"event": "merged", "paths": ["a"], "refused": [{"path": ".git/hooks/x\x1b", "why": "runs later"}]}
+    monkeypatch.setattr(tasks, "full_id", lambda prefix: prefix)
+    monkeypatch.setattr(cells, "ask", lambda request, **_: answer)
+    code, out, _ = remit("merge", "t-aaaaaaaaaa")
+    assert code == 5
+    assert ".git/hooks/x\\x1b  refused: runs later" in out
+
+
+def test_logs_go_to_the_stream_they_came_from(plane: Plane, monkeypatch: pytest.MonkeyPatch, capfdbinary: Any) -> None:
+    frames = [(b"1", b"out\x1b[0m\n"), (b"2", b"err\n"), (b"J", b'{"event":"end"}'), (b"1", b"never")]
+    monkeypatch.setattr(tasks, "full_id", lambda prefix: prefix)
+    monkeypatch.setattr(cells, "exchange", lambda request, **_: iter(frames))
+    assert commands.invoke(["logs", "t-aaaaaaaaaa"]) == 0
+    assert capfdbinary.readouterr() == (b"out\x1b[0m\n", b"err\n")
+
+
+def test_status_is_ok_while_the_node_has_the_latest_change(applied: Path, remit: Remit, plane: Plane) -> None:
+    code, out, _ = remit("status")
+    assert code == 0
+    assert "up to date" in out
+    plane.node.connected = False
+    code, out, _ = remit("status", "--json")
+    assert (code, records(out)[0]["ok"]) == (6, False)
+
+
+def test_without_a_control_plane_the_hint_says_how_to_start(
+    remit: Remit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REMIT_RUN_DIR", str(tmp_path))
+    code, out, err = remit("ps")
+    assert (code, out) == (6, "")
+    assert err.splitlines()[0] == f"error: the control plane does not answer on {tmp_path}/control.sock"
+    assert err.splitlines()[-1] == "hint: remit up --detach"
+
+
+def test_tail_prints_what_matches_as_it_is_written_until_interrupted(
+    plane: Plane, remit: Remit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed: list[Any] = []
+
+    async def follow() -> AsyncIterator[Any]:
+        for role in ("finops", "devops"):
+            yield {**RECORD, "role": role}
+        await asyncio.Event().wait()
+
+    def interrupted(record: Any) -> None:
+        printed.append(record)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plane.audit, "follow", follow)
+    monkeypatch.setattr(output, "line", interrupted)
+    assert remit("audit", "tail", "--role", "devops", "--json")[0] == 130
+    assert printed == [RECORD]
+
+
+@pytest.mark.parametrize(("needed", "code"), [(True, 1), (False, 0)])
+def test_doctor_fails_only_for_what_is_needed(
+    remit: Remit, monkeypatch: pytest.MonkeyPatch, needed: bool, code: int
+) -> None:
+    check = {"check": "bubblewrap", "ok": False, "detail": "not found", "hint": "install it", "needed": needed}
+    monkeypatch.setattr("remit.app.doctor.doctor", lambda settings: [check])
+    assert remit("doctor")[0] == code
+    assert records(remit("doctor", "--json")[1]) == [check]
+
+
+@pytest.mark.parametrize("arguments", [["bogus"], ["get"], ["stop", "x", "--grace", "-1"], ["ps", "--nope"]])
+def test_a_command_line_that_makes_no_sense_has_exit_code_2(remit: Remit, arguments: list[str]) -> None:
+    code, out, err = remit(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.splitlines()[-1].endswith("--help")
+
+
+def test_a_broken_setting_is_an_error_and_no_traceback(remit: Remit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REMIT_API_PORT", "many")
+    code, _, err = remit("ps")
+    assert code == 2
+    assert err.startswith("error: setting api_port")
+
+
+@pytest.mark.parametrize("kind", ["role", "Capability", "credentials", "policy"])
+def test_each_kind_has_a_schema(remit: Remit, kind: str) -> None:
+    code, out, _ = remit("schema", kind)
+    assert code == 0
+    assert json.loads(out)["$schema"].startswith("https://json-schema.org/")
+
+
+def test_rotating_the_issuer_names_the_new_key(plane: Plane, remit: Remit) -> None:
+    code, out, _ = remit("issuer", "rotate", "--json")
+    assert code == 0
+    assert records(out)[0]["kid"] in plane.issuer.public_keys()

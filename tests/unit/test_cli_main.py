@@ -1,0 +1,54 @@
+"""The entry of the command: the fast ones start without the slow imports, and a closed pipe is no error."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SLOW = ("typer", "httpx", "pydantic", "rich", "ruamel", "sqlalchemy", "fastapi", "grpc", "jwt", "cryptography")
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_the_entry_imports_nothing_slow() -> None:
+    done = python(f"import sys, remit.cli.main; print([m for m in {SLOW!r} if m in sys.modules])")
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+def test_a_fast_command_is_dispatched_before_anything_slow_is_imported() -> None:
+    code = f"""
+import sys, types, remit.cli, remit.cli.main
+fake = types.ModuleType("remit.cli.run")
+fake.main = lambda arguments: print(arguments, [m for m in {SLOW!r} if m in sys.modules]) or 7
+sys.modules["remit.cli.run"] = remit.cli.run = fake
+remit.cli.main.main()
+"""
+    done = python(code, "run", "--role", "devops", "--", "true", "--json")
+    assert done.returncode == 7, done.stderr
+    assert done.stdout == "['run', '--role', 'devops', '--', 'true', '--json'] []\n"
+
+
+@pytest.mark.parametrize("name", ["run", "exec", "attach"])
+def test_the_fast_commands_are_in_the_help(name: str) -> None:
+    done = python("from remit.cli.main import main; main()", "--help")
+    assert done.returncode == 0
+    assert any(line.split()[:1] == [name] for line in done.stdout.splitlines())
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", "from remit.cli.main import main; main()", "schema"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
