@@ -79,13 +79,12 @@ class Boundary:
         self.seen: list[Evidence] = []
         self.refused: list[tuple[Refusal, dict[str, object]]] = []
         self.script: Script = self.permit
-        self.upstream, self.plain, self.wrong, self.strange = self._echoes = Echo(), Echo(), Echo(), Echo()
+        self.upstream, self.plain, self.wrong, self.strange = Echo(), Echo(), Echo(), Echo()
         self.authority = TestAuthority(self.directory)
         self._records = itertools.count(1)
         self._ports = itertools.count(2000)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self.opened: list[asyncio.Server] = []
         self._servers: dict[str, asyncio.Task[None]] = {}
         self.opened: list[asyncio.Server] = []
         self.layout = Layout(
@@ -190,18 +189,9 @@ class Boundary:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await asyncio.sleep(0.01)
-
-    async def _close(self) -> None:
-        """End what is still open: servers that listen, tasks that serve a connection, their transports."""
-        for server in [*self.opened, *(echo.server for echo in self._echoes)]:
-            server.close()
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
         await self._loop.shutdown_asyncgens()
-        await asyncio.sleep(0)  # transports close in the next turn of the loop
+        for _ in range(3):
+            await asyncio.sleep(0)  # transports close in a later turn of the loop
 
     def run(self, awaitable: Awaitable) -> object:
         """Run in the servers' loop, wait for the result."""

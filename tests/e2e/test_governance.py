@@ -170,7 +170,7 @@ def test_a_task_dies_whole(remit: Instance) -> None:
     ("arguments", "code", "said"),
     [
         (["run", "--role", "agnt", "--", "true"], 4, "agnt"),
-        (["run", "--role", "agent", "--workspace", "/nowhere/at/all", "--", "true"], 2, "/nowhere/at/all"),
+        (["run", "--role", "agent", "--workspace", "/nowhere/at/all", "--", "true"], 4, "/nowhere/at/all"),
         (["apply", "-f", "/nowhere.yaml"], 4, "nowhere.yaml"),
         (["up"], 5, "already up"),
         (["why", "r-nothing"], 4, "r-nothing"),

@@ -99,7 +99,7 @@ def stream() -> int:
     try:
         with urllib.request.urlopen("https://events.demo.example/stream", timeout=60) as answer:
             while line := answer.readline():
-                if line.startswith(b"data: 1"):
+                if line == b"data: 1\n":
                     report("the event stream", "watching")
     except (OSError, ValueError) as error:
         report("the event stream", "cut", str(error))

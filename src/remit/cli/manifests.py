@@ -178,7 +178,7 @@ def _file(path: Path, limit: int) -> bytes:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except FileNotFoundError as error:
-        raise NotFound(f"there is no file {path}") from error
+        raise NotFound(f"there is no file {path}", hint="give a file, a directory, or - for standard input") from error
     except OSError as error:
         raise Invalid(f"{path} cannot be read: {error.strerror}") from error
     if len(data) > limit:

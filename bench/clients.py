@@ -1,0 +1,100 @@
+"""What runs inside a cell to measure. Each source is given to `python -c` and prints one JSON object."""
+
+FIXED_RATE = r"""
+import asyncio, json, ssl, sys, time
+host, port, rate, seconds, width = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
+request = f"GET /v1/things HTTP/1.1\r\nhost: {host}:{port}\r\nuser-agent: bench\r\n\r\n".encode()
+taken, failed, free, due = [], [0], [], []
+
+class Client(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport, self.buffer, self.at = transport, b"", None
+        free.append(self)
+    def ask(self, at):
+        self.at = at
+        self.transport.write(request)
+    def data_received(self, data):
+        self.buffer += data
+        head, end, body = self.buffer.partition(b"\r\n\r\n")
+        if not end:
+            return
+        size = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
+        if len(body) < size:
+            return
+        self.buffer = b""
+        taken.append(time.perf_counter() - self.at)
+        failed[0] += not head.startswith(b"HTTP/1.1 200")
+        if due:
+            self.ask(due.pop(0))
+        else:
+            free.append(self)
+    def connection_lost(self, error):
+        failed[0] += self.at is not None
+        if self in free:
+            free.remove(self)
+
+async def main():
+    loop = asyncio.get_running_loop()
+    tls = ssl.create_default_context()
+    await asyncio.gather(*(loop.create_connection(Client, host, port, ssl=tls, server_hostname=host) for _ in range(width)))
+    start, sent = time.perf_counter() + 0.1, 0
+    while True:
+        now = time.perf_counter()
+        if now > start + seconds:
+            break
+        while start + sent / rate <= now:
+            at = start + sent / rate
+            sent += 1
+            if free:
+                free.pop().ask(at)
+            else:
+                due.append(at)
+        await asyncio.sleep(max(0, start + sent / rate - time.perf_counter()))
+    deadline = time.perf_counter() + 2
+    while len(taken) < sent and time.perf_counter() < deadline:
+        await asyncio.sleep(0.01)
+    warm = sorted(taken[len(taken) // 10:])
+    at = lambda share: warm[min(len(warm) - 1, int(len(warm) * share))] * 1e3
+    print(json.dumps({"sent": sent, "answered": len(taken), "failed": failed[0],
+                      "p50_ms": at(.5), "p90_ms": at(.9), "p99_ms": at(.99), "max_ms": warm[-1] * 1e3}))
+
+asyncio.run(main())
+"""
+"""argv: host port rate seconds connections. Requests fall due at a fixed rate; latency counts from when one was due."""
+
+NEW_NAMES = r"""
+import json, socket, ssl, sys, time
+port, names = int(sys.argv[1]), sys.argv[2:]
+tls, taken, failed = ssl.create_default_context(), [], 0
+for name in names:
+    start = time.perf_counter()
+    with socket.create_connection((name, port), timeout=10) as raw, tls.wrap_socket(raw, server_hostname=name) as opened:
+        opened.sendall(f"GET /v1/things HTTP/1.1\r\nhost: {name}:{port}\r\nconnection: close\r\n\r\n".encode())
+        answer = b""
+        while chunk := opened.recv(65536):
+            answer += chunk
+    failed += not answer.startswith(b"HTTP/1.1 200")
+    taken.append((time.perf_counter() - start) * 1e3)
+taken.sort()
+at = lambda share: taken[min(len(taken) - 1, int(len(taken) * share))]
+print(json.dumps({"failed": failed, "p50_ms": at(.5), "p99_ms": at(.99), "max_ms": taken[-1]}))
+"""
+"""argv: port names. One new connection and one request a name, one after the other: lookup, TLS, request, answer."""
+
+STREAM = r"""
+import socket, ssl, sys, time
+host, port = sys.argv[1], int(sys.argv[2])
+tls = ssl.create_default_context()
+with socket.create_connection((host, port), timeout=30) as raw, tls.wrap_socket(raw, server_hostname=host) as opened:
+    opened.sendall(f"GET /stream/{sys.argv[3]} HTTP/1.1\r\nhost: {host}:{port}\r\n\r\n".encode())
+    first = opened.recv(65536)
+    print(first[:12].decode(), flush=True)
+    try:
+        while opened.recv(65536):
+            pass
+    except OSError:
+        pass
+    print(time.monotonic(), flush=True)
+time.sleep(30)
+"""
+"""argv: host port name. Opens an endless answer and prints when it ended (the clock is the machine's)."""

@@ -1,0 +1,82 @@
+"""Envoy's configurations that the product does not have: an upstream that costs little, and a boundary that asks nobody."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from bench.certificates import Files
+from remit.boundary.http_chain import typed
+
+Json = dict[str, Any]
+BODY = json.dumps({"ok": True, "padding": "x" * 200})
+GOVERNANCE = ("envoy.filters.http.ext_authz", "envoy.filters.http.lua")
+"""The filters that ask for a decision and carry it out."""
+
+
+def upstream(port: int, files: Files) -> Json:
+    """HTTPS on loopback; every request is answered with the same small body by Envoy itself."""
+    manager = typed(
+        "envoy.filters.network.http_connection_manager",
+        "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="up",
+        http_filters=[typed("envoy.filters.http.router", "filters.http.router.v3.Router")],
+        route_config={
+            "virtual_hosts": [
+                {
+                    "name": "any",
+                    "domains": ["*"],
+                    "routes": [
+                        {"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": BODY}}}
+                    ],
+                }
+            ]
+        },
+    )
+    secret = {"certificate_chain": {"filename": str(files.certificate)}, "private_key": {"filename": str(files.key)}}
+    tls = typed(
+        "envoy.transport_sockets.tls",
+        "transport_sockets.tls.v3.DownstreamTlsContext",
+        common_tls_context={"alpn_protocols": ["h2", "http/1.1"], "tls_certificates": [secret]},
+    )
+    chain = {"transport_socket": tls, "filters": [manager]}
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    return {"static_resources": {"listeners": [{"name": "up", "address": address, "filter_chains": [chain]}]}}
+
+
+def ungoverned(governed: Json, socket: Path, spool: Path, port: int) -> Json:
+    """The boundary's own configuration without its check: what it would pin is written into it."""
+    bare: Json = copy.deepcopy(governed)
+    bare.pop("admin", None)
+    listener = bare["static_resources"]["listeners"][0]
+    listener["address"]["pipe"] = {"path": str(socket), "mode": 0o666}
+    for chain in listener["filter_chains"]:
+        for filter_ in chain["filters"]:
+            manager = filter_["typed_config"]
+            if "http_filters" in manager:
+                kept = [one for one in manager["http_filters"] if one["name"] not in GOVERNANCE]
+                manager["http_filters"] = [_pinned(one, port) for one in kept]
+    for log in _logs(bare):
+        log["path"] = str(spool)
+    return bare
+
+
+def _pinned(filter_: Json, port: int) -> Json:
+    if filter_["name"] == "envoy.filters.http.set_filter_state":
+        for state, text in zip(
+            filter_["typed_config"]["on_request_headers"], ("127.0.0.1", str(port), "bench"), strict=True
+        ):
+            state["format_string"] = {"text_format_source": {"inline_string": text}}
+    return filter_
+
+
+def _logs(node: Any) -> list[Json]:
+    """The configuration of every access log below `node`."""
+    if isinstance(node, list):
+        return [log for one in node for log in _logs(one)]
+    if not isinstance(node, dict):
+        return []
+    own = [one["typed_config"] for one in node.get("access_log", []) if "path" in one.get("typed_config", {})]
+    return own + [log for one in node.values() for log in _logs(one)]

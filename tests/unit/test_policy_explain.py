@@ -1,0 +1,125 @@
+"""An explanation runs the rules of real requests, and names every step."""
+
+from typing import Any
+
+import pytest
+
+from remit.core.decision import Candidate, Opinion
+from remit.core.errors import Invalid, NotFound
+from remit.core.reason import STEPS, Reason
+from remit.core.snapshot import Revoked, Snapshot
+from remit.policy import compile as compiler
+from remit.policy import explain, manifests
+
+API = "remit.dev/v1alpha1"
+
+
+def manifest(kind: str, name: str, **spec: Any) -> dict[str, Any]:
+    return {"apiVersion": API, "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+RULES = compiler.rules(
+    manifests.from_json(
+        [
+            manifest("Role", "r", capabilities=["c", "open", "near", "wide"], policies=["p"]),
+            manifest("Role", "broken", capabilities=["gone"]),
+            manifest("Capability", "c", hosts=["a.com"], methods=["GET", "DELETE"], paths=["/x/**"], credential="k"),
+            manifest("Capability", "wide", hosts=["*.wide.com"], credential="k"),
+            manifest("Capability", "open", hosts=["b.com", "8.8.4.4", "10.0.0.1"], websocket=True),
+            manifest("Capability", "near", hosts=["10.0.0.2"], addresses=["10.0.0.0/24"]),
+            manifest("Credential", "k", hosts=["a.com"], inject={"header": {"name": "Authorization"}}),
+            manifest("Policy", "p", rego='package remit.p\ndeny contains {"msg": "no deletes"} if input.request.method == "DELETE"\n'),
+        ]
+    )
+)  # fmt: skip
+SNAPSHOT = Snapshot(version="1", rules=RULES, sealed={"k": b"x"})
+
+
+def told(method: str, url: str, snapshot: Snapshot = SNAPSHOT, role: str = "r", **headers: str) -> dict[str, Any]:
+    return explain.explain(snapshot, role, method, url, headers).as_json()
+
+
+def outcomes(answer: dict[str, Any]) -> dict[str, str]:
+    return {step["step"]: step["outcome"] for step in answer["steps"]}
+
+
+def test_a_permit_passes_every_step_that_can_be_known() -> None:
+    answer = told("GET", "https://a.com/x/y?z=1")
+    assert (answer["decision"], answer["reason"], answer["capability"], answer["credential"]) == (
+        "permit",
+        "permitted",
+        "c",
+        "k",
+    )
+    assert outcomes(answer) == {step: "skipped" if step in ("address", "audit") else "passed" for step in STEPS}
+    assert [step["step"] for step in answer["steps"]] == list(STEPS)
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "reason", "step"),
+    [
+        ("DELETE", "https://a.com/x", Reason.POLICY_DENIED, "policy"),
+        ("POST", "https://a.com/x", Reason.NO_CAPABILITY, "capability"),
+        ("GET", "https://a.com/other", Reason.NO_CAPABILITY, "capability"),
+        ("GET", "https://a.com:8443/x", Reason.NO_CAPABILITY, "capability"),
+        ("GET", "http://a.com/x", Reason.NO_CAPABILITY, "capability"),
+        ("GET", "https://a.com/x/../y", Reason.PATH_AMBIGUOUS, "names"),
+        ("GET", "https://a_b.com/", Reason.NAME_INVALID, "names"),
+        ("GET", "https://127.1/", Reason.NAME_INVALID, "names"),
+        ("TRACE", "https://a.com/x", Reason.METHOD_INVALID, "names"),
+        ("GET", "https://10.0.0.1/", Reason.ADDRESS_REFUSED, "address"),
+        ("GET", "https://x.wide.com/", Reason.CREDENTIAL_NOT_PINNED, "credential"),
+    ],
+)
+def test_a_refusal_names_its_step_and_what_follows_is_not_reached(
+    method: str, url: str, reason: Reason, step: str
+) -> None:
+    answer = told(method, url)
+    assert (answer["decision"], answer["reason"]) == ("deny", reason.value)
+    assert answer["next"]
+    found = outcomes(answer)
+    assert found[step] == "refused"
+    assert all(found[later] == "skipped" for later in STEPS[STEPS.index(step) + 1 :])
+    assert all(found[earlier] != "refused" for earlier in STEPS[: STEPS.index(step)])
+
+
+def test_an_address_that_stands_in_the_url_is_screened() -> None:
+    assert outcomes(told("GET", "https://8.8.4.4/"))["address"] == "passed"
+    assert outcomes(told("GET", "https://10.0.0.2/"))["address"] == "passed"
+
+
+def test_what_is_revoked_or_missing_is_told() -> None:
+    revoked = Snapshot(version="1", rules=RULES, sealed={"k": b"x"}, revoked=Revoked(capabilities=frozenset({"c"})))
+    assert told("GET", "https://a.com/x", revoked)["reason"] == "capability_revoked"
+    revoked = Snapshot(version="1", rules=RULES, sealed={"k": b"x"}, revoked=Revoked(credentials=frozenset({"k"})))
+    assert told("GET", "https://a.com/x", revoked)["reason"] == "credential_revoked"
+    assert told("GET", "https://a.com/x", Snapshot(version="1", rules=RULES))["reason"] == "credential_unavailable"
+    assert told("GET", "https://a.com/x", role="broken")["reason"] == "role_invalid"
+
+
+def test_headers_that_change_the_request_count() -> None:
+    assert told("GET", "https://b.com/", Upgrade="websocket")["decision"] == "permit"
+    assert "WebSocket" in told("GET", "https://a.com/x", Upgrade="WebSocket")["detail"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "a.com", "ftp://a.com/", "https://", "https://user@a.com/", "https://a.com:x/", "https://a.com/a b", "https://a.com/\n",
+     "https://[::1", "https://é.com/", "https://a.com/" + "x" * 20000],
+)  # fmt: skip
+def test_what_is_no_url_is_invalid(url: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        told("GET", url)
+    assert len(caught.value.detail) < 300
+
+
+def test_an_unknown_role_is_not_found_and_the_nearest_is_named() -> None:
+    with pytest.raises(NotFound, match=r"there is no role 'brokn' \(did you mean broken\?\)"):
+        told("GET", "https://a.com/", role="brokn")
+
+
+def test_the_two_halves_take_an_opinion_from_elsewhere() -> None:
+    begun = explain.begin(SNAPSHOT, "r", "GET", "https://a.com/x", {})
+    assert isinstance(begun, Candidate)
+    assert explain.conclude(SNAPSHOT, begun, Opinion(failure="took too long")).as_json()["reason"] == "policy_failed"
+    assert explain.conclude(SNAPSHOT, begun, Opinion()).as_json()["decision"] == "permit"
