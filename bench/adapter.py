@@ -1,7 +1,7 @@
 """`python -m bench.adapter SOCKET PORT`: lets mitmproxy stand behind the forwarder.
 
-mitmproxy cannot listen on a Unix socket, nor read PROXY v2. This takes the forwarder's connections, drops the header,
-and passes the bytes on to a TCP port of loopback. It costs a little processor time, which the figures for mitmproxy bear.
+mitmproxy cannot listen on a Unix socket, nor read PROXY v2. This takes the forwarder's connections, drops the
+header, and passes the bytes on to a TCP port of loopback. The little that it costs is borne by mitmproxy's figures.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import cast
 
 import uvloop
 
@@ -23,8 +24,7 @@ class Inward(asyncio.Protocol):
         self._outward: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
         loop = asyncio.get_running_loop()
         self._dialling = loop.create_task(loop.create_connection(lambda: Outward(self), "127.0.0.1", self._port))
 
@@ -59,8 +59,7 @@ class Outward(asyncio.Protocol):
         self._inward = inward
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._inward.dialled(transport)
+        self._inward.dialled(cast("asyncio.Transport", transport))
 
     def data_received(self, data: bytes) -> None:
         self._inward.transport.write(data)

@@ -2,7 +2,8 @@
 
 FIXED_RATE = r"""
 import asyncio, json, ssl, sys, time
-host, port, rate, seconds, width = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
+host, port = sys.argv[1], int(sys.argv[2])
+rate, seconds, width = float(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
 request = f"GET /v1/things HTTP/1.1\r\nhost: {host}:{port}\r\nuser-agent: bench\r\n\r\n".encode()
 taken, failed, free, due = [], [0], [], []
 
@@ -36,7 +37,8 @@ class Client(asyncio.Protocol):
 async def main():
     loop = asyncio.get_running_loop()
     tls = ssl.create_default_context()
-    await asyncio.gather(*(loop.create_connection(Client, host, port, ssl=tls, server_hostname=host) for _ in range(width)))
+    for _ in range(width):
+        await loop.create_connection(Client, host, port, ssl=tls, server_hostname=host)
     start, sent = time.perf_counter() + 0.1, 0
     while True:
         now = time.perf_counter()
@@ -68,7 +70,8 @@ port, names = int(sys.argv[1]), sys.argv[2:]
 tls, taken, failed = ssl.create_default_context(), [], 0
 for name in names:
     start = time.perf_counter()
-    with socket.create_connection((name, port), timeout=10) as raw, tls.wrap_socket(raw, server_hostname=name) as opened:
+    raw = socket.create_connection((name, port), timeout=10)
+    with tls.wrap_socket(raw, server_hostname=name) as opened:
         opened.sendall(f"GET /v1/things HTTP/1.1\r\nhost: {name}:{port}\r\nconnection: close\r\n\r\n".encode())
         answer = b""
         while chunk := opened.recv(65536):

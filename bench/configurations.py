@@ -1,4 +1,4 @@
-"""Envoy's configurations that the product does not have: an upstream that costs little, and a boundary that asks nobody."""
+"""Configurations of Envoy's that the product does not have: a cheap upstream, and a boundary that asks nobody."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def installed() -> Path:
 
 
 def start(rig: Rig, command: Path) -> None:
-    """Variant `mitmproxy` of the rig: the adapter, and mitmdump that terminates TLS, injects, and dials the upstream."""
+    """Variant `mitmproxy` of the rig: the adapter, and mitmdump, which intercepts, injects, and dials the upstream."""
     addon, port = rig.directory / "addon.py", free_port()
     addon.write_text(ADDON)
     options = {

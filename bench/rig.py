@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from bench import certificates, configurations
 from remit.boundary import envoy
 from remit.settings import Settings
@@ -73,6 +75,8 @@ class Rig:
             "REMIT_STATIC_HOSTS": ",".join(f"{name}.bench.example=127.0.0.1" for name in names),
             "REMIT_UPSTREAM_CA_FILES": str(self.certificates.ca),
         }
+        transport = httpx.HTTPTransport(uds=str(self.settings.control_socket))
+        self._api = httpx.Client(transport=transport, base_url="http://remit", timeout=30)
         self.children: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
@@ -112,6 +116,12 @@ class Rig:
             raise RuntimeError(f"remit {' '.join(arguments[:4])}: {done.stdout[-500:]}{done.stderr[-2000:]}")
         return done.stdout
 
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """What the API answers. Raises `httpx.HTTPStatusError` where it refuses."""
+        answer = self._api.post(path, json=body)
+        answer.raise_for_status()
+        return answer.json()
+
     def in_cell(self, *argv: str) -> str:
         return self.remit("run", "--role", "bench", "--no-tty", "--", *argv, given="")
 
@@ -143,6 +153,7 @@ class Rig:
         log.close()
 
     def close(self) -> None:
+        self._api.close()
         with contextlib.suppress(Exception):
             self.remit("down")
         for child in self.children.values():

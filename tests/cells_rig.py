@@ -1,6 +1,6 @@
 """Real cells, real forwarder, and what stands outside of them for the tests: a control plane, a boundary, a resolver.
 
-Each part is a process of its own (`python -m tests.cells_rig PART DIRECTORY`), as in production: `cells` enters a mount
+Each part is a process of its own (`python cells_rig.py PART DIRECTORY`), as in production: `cells` enters a mount
 namespace, and the forwarder gives up its uid.
 """
 
@@ -16,11 +16,14 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 FORWARD_UID = 64_990
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,15 +62,15 @@ class Rig:
         return self.directory / "state" / "cells"
 
     def start(self, part: str) -> None:
-        log = (self.directory / f"{part}.log").open("ab")
-        self.parts[part] = subprocess.Popen(
-            [sys.executable, "-m", "tests.cells_rig", part, str(self.directory)],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
-        )
+        with (self.directory / f"{part}.log").open("ab") as log:
+            self.parts[part] = subprocess.Popen(
+                [sys.executable, __file__, part, str(self.directory)],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+            )
 
     def kill(self, part: str, number: int = signal.SIGKILL) -> None:
         self.parts[part].send_signal(number)
@@ -95,8 +98,13 @@ class Rig:
             *argv,
         ]
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "REMIT_RUN_DIR": str(self.run_dir)}
-        defaults = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, env=environment, **{**defaults, **options})
+        defaults = {
+            "env": environment,
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+        }
+        return subprocess.Popen(command, **{**defaults, **options})
 
     def run(
         self, *argv: str, input: bytes | None = None, timeout: float = 60, **options: Any
@@ -165,6 +173,28 @@ def rig(directory: Path) -> Iterator[Rig]:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Rig]:
+    """One running node for the tests of a module."""
+    # Not pytest's own directory: the forwarder's uid has to walk to its sockets.
+    with tempfile.TemporaryDirectory(prefix="remit-cells-") as directory, rig(Path(directory)) as made:
+        yield made
+
+
+@pytest.fixture
+def fresh() -> Iterator[Rig]:
+    """A node of the test's own, to be broken."""
+    with tempfile.TemporaryDirectory(prefix="remit-cells-") as directory, rig(Path(directory)) as made:
+        yield made
+
+
+@pytest.fixture
+def workspace() -> Iterator[Path]:
+    """An empty directory of the operator's, on a file system that can be mapped."""
+    with tempfile.TemporaryDirectory(prefix="remit-workspace-") as directory:
+        yield Path(directory)
 
 
 def _append(path: Path, value: dict[str, Any]) -> None:
@@ -274,6 +304,10 @@ async def _outside(directory: Path) -> None:
     await asyncio.gather(*(server.serve_forever() for server in servers))
 
 
+def _ttl(directory: Path) -> float:
+    return float((directory / "ttl").read_text()) if (directory / "ttl").exists() else 600.0
+
+
 def _main(part: str, directory: Path) -> None:
     run = directory / "run"
     if part == "outside":
@@ -289,7 +323,7 @@ def _main(part: str, directory: Path) -> None:
             ca_bundle=directory / "bundle.pem",
             ca_certificate=directory / "ca.pem",
             forward_uid=FORWARD_UID if os.geteuid() == 0 else os.geteuid(),
-            token_ttl_s=600.0,
+            token_ttl_s=_ttl(directory),
             path="",
             ready=(directory / "ready").touch,
         )

@@ -184,7 +184,7 @@ def test_websockets_pass_both_ways_over_http1_even_if_the_upstream_would_speak_h
         made.load_cert_chain(*boundary.authority.pair("api.test"))
         made.set_alpn_protocols(["h2", "http/1.1"])
         server = await serve(echo, "127.0.0.1", 0, ssl=made)
-        boundary.opened.append(server)
+        boundary.opened.append(server.server)
         return next(iter(server.sockets)).getsockname()[1]
 
     boundary.script = boundary.permit_with(pin_port=boundary.run(start()), pool="websocket", record="r-websocket")

@@ -25,7 +25,7 @@ from remit.policy import text
         ("a: !secret x", 1, "the YAML tag '!secret' is not allowed"),
         ("a: !!binary aGk=", 1, "is not allowed"),
         ("a: !!int x", 1, "'x' is no int"),
-        ("a:\n" + "[" * 40 + "]" * 40, 2, "nested more than 32 deep"),
+        ("a:\n  " + "[" * 40 + "]" * 40, 2, "nested more than 32 deep"),
         ("a: [1", 1, "not valid YAML"),
         ("a: \x00", 0, "not valid YAML"),
         ('a: "\\ud800"', 1, "is no str"),
@@ -37,7 +37,7 @@ def test_what_json_cannot_say_is_refused(hostile: str, line: int, said: str) -> 
     with pytest.raises(text.Malformed) as caught:
         text.read(hostile)
     assert said in caught.value.message
-    assert caught.value.line in (line, 1 if line == 1 else line)
+    assert caught.value.line == line
 
 
 def test_a_bomb_is_refused_before_it_grows() -> None:

@@ -21,6 +21,12 @@ _CLONE_NEW = 0x7E020080
 _TIOCSTI, _TIOCLINUX, _TIOCSETD = 0x5412, 0x541C, 0x5423
 """Type into a terminal, its console extras, its line disciplines."""
 _LOW32 = 0xFFFFFFFF
+_SET_ID_BITS = (0o4000, 0o2000)
+_MODES = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "creat": 1, "mknod": 1, "mknodat": 2}
+"""Calls that give a file its mode, and which argument it is."""
+_OPENS = {"open": (1, 2), "openat": (2, 3)}
+"""(flags, mode); the mode counts where the flags make a file."""
+_O_CREAT, _O_TMPFILE = 0o100, 0o20000000
 _MAX_DOMAIN = 16
 _TYPE_MASK = 0xF
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
@@ -69,6 +75,7 @@ def _arguments() -> pyseccomp.SyscallFilter:
             filters.add_rule(refused, "clone", arg(0, masked, 1 << bit, 1 << bit))
     for request in (_TIOCSTI, _TIOCLINUX, _TIOCSETD):
         filters.add_rule(refused, "ioctl", arg(1, masked, _LOW32, request))
+    _set_ids(filters)
     unsupported = pyseccomp.ERRNO(errno.EAFNOSUPPORT)
     for call in ("socket", "socketpair"):
         for domain in range(_MAX_DOMAIN + 1):
@@ -87,3 +94,19 @@ def _arguments() -> pyseccomp.SyscallFilter:
             filters.add_rule(refused, "socket", *this, arg(2, above, wanted))
     filters.add_rule(refused, "socket", arg(0, equal, _NETLINK), arg(2, above, 0))
     return filters
+
+
+def _set_ids(filters: pyseccomp.SyscallFilter) -> None:
+    """No file becomes set-user-id or set-group-id (the rules of systemd's RestrictSUIDSGID=).
+
+    In a workspace that is bound directly a file of the agent's is, on disk, a file of the operator's: with that bit it
+    would run as the operator for anybody on the host.
+    """
+    arg, masked, refused = pyseccomp.Arg, pyseccomp.MASKED_EQ, pyseccomp.ERRNO(errno.EPERM)
+    for bit in _SET_ID_BITS:
+        for call, mode in _MODES.items():
+            if _known(call):
+                filters.add_rule(refused, call, arg(mode, masked, bit, bit))
+        for call, (flags, mode) in _OPENS.items():
+            for making in (_O_CREAT, _O_TMPFILE):
+                filters.add_rule(refused, call, arg(flags, masked, making, making), arg(mode, masked, bit, bit))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from remit.cell import cell as cells
@@ -101,7 +101,7 @@ class Task:
             job.cancel()
         await asyncio.gather(started, return_exceptions=True)
         await asyncio.gather(
-            self._quietly(self._link.close(self.cell.wanted.number)),
+            _quietly(self._link.close(self.cell.wanted.number), self.id),
             self._report("exited", {"code": self.code, "stopped": bool(self._stopped)}),
         )
         self.over.set()
@@ -113,13 +113,7 @@ class Task:
             self.done.set()
 
     async def _report(self, what: str, body: dict[str, Any] | None = None) -> None:
-        await self._quietly(self._control.post(f"/v1/tasks/{self.id}/{what}", body))
-
-    async def _quietly(self, work: Any) -> None:
-        try:
-            await work
-        except RemitError as error:
-            log.error("task %s: %s", self.id, error.detail)
+        await _quietly(self._control.post(f"/v1/tasks/{self.id}/{what}", body), self.id)
 
     async def _renew(self) -> None:
         """Fail closed: a token that cannot be renewed runs out, and the decision service says so to the agent."""
@@ -188,16 +182,25 @@ async def start(
         _discard(making)
         raise Unavailable("the control plane's answer has no task id", hint="remit status")
     try:
-        wanted, token = _wanted(answer, task, asked, path, operator)
-        return await _place(asked, wanted, token, await making, site, control, link, ttl_s, ended, name)
-    except BaseException as error:
-        _discard(making)
-        detail = error.detail if isinstance(error, RemitError) else f"{type(error).__name__}"
         try:
-            await control.post(f"/v1/tasks/{task}/failed", {"detail": detail[:500]})
-        except RemitError as second:
-            log.error("task %s: %s", task, second.detail)
+            wanted, token = _wanted(answer, task, asked, path, operator)
+            wire = await making
+        except BaseException:
+            _discard(making)
+            raise
+        return await _place(asked, wanted, token, wire, site, control, link, ttl_s, ended, name)
+    except BaseException as error:
+        detail = error.detail if isinstance(error, RemitError) else f"{type(error).__name__}"
+        await _quietly(control.post(f"/v1/tasks/{task}/failed", {"detail": detail[:500]}), task)
         raise
+
+
+async def _quietly(work: Awaitable[Any], task: str) -> None:
+    """What fails here is said in the log; the task's end does not wait for it."""
+    try:
+        await work
+    except RemitError as error:
+        log.error("task %s: %s", task, error.detail)
 
 
 async def _place(
@@ -224,10 +227,7 @@ async def _place(
             inputs=not asked.detach,
         )
     except BaseException:
-        try:
-            await link.close(wanted.number)
-        except RemitError as error:
-            log.error("cell %d: %s", wanted.number, error.detail)
+        await _quietly(link.close(wanted.number), wanted.task)
         await cell.end()
         raise
     cell.main = main

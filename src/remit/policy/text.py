@@ -124,7 +124,10 @@ class _Builder:
                 pass
 
     def _name(self, top: _Open, event: ScalarEvent, line: int) -> None:
-        key = str(event.value)
+        try:
+            key = _paired(str(event.value))
+        except ValueError as error:
+            raise Malformed(line, "not valid YAML: a key is no str") from error
         if key in top.value:
             raise Malformed(line, f"not valid YAML: found duplicate key {ascii(key)[:80]}")
         if key == "<<" and event.style is None:

@@ -1,0 +1,82 @@
+"""Injection puts the secret where it belongs, once, and nothing that an agent wrote beside it competes with it."""
+
+import base64
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from remit.core import credential
+from remit.core.credential import BasicInjection, HeaderInjection, QueryInjection
+
+KEY = st.sampled_from(
+    ["key", "k%65y", "KEY", "k+y", "key[]", "ke", "keyy", "", "a", "%6bey", "key%00", "k%C3%A9y", " key"]
+)
+ITEM = st.one_of(
+    st.tuples(KEY, st.text("ab%2=+/é", max_size=4).filter(str.isascii)).map("=".join),
+    KEY,
+    st.text("a;=%&?", max_size=5),
+)
+QUERY = st.lists(ITEM, max_size=6).map("&".join)
+SECRET = st.binary(min_size=1, max_size=24)
+
+
+@given(QUERY, SECRET)
+@example("a=1;key=evil", b"s")
+@example("key=evil;a=1", b"s")
+@example("a;key", b"s")
+@example("KEY=evil", b"s")
+def test_a_query_parameter_stands_once_however_the_server_splits(query: str, value: bytes) -> None:
+    target = credential.inject(QueryInjection(parameter="key"), value, f"/p?{query}").target
+    assert target is not None
+    path, _, new = target.decode().partition("?")
+    assert path == "/p"
+    for separator in ("&", ";"):
+        pairs = parse_qsl(new, keep_blank_values=True, separator=separator, encoding="latin-1", max_num_fields=100)
+        assert [unquote_to_bytes(v) for k, v in pairs if k.casefold() == "key"][-1:] in (
+            [],
+            [value],
+        ) or separator == "&"
+        assert sum(k.casefold() == "key" for k, _ in pairs) == 1 or separator == ";"
+        assert not [v for k, v in pairs if k.casefold() == "key" and v.encode("latin-1") != value]
+    assert new.rpartition("&")[2].startswith("key=")
+
+
+@given(QUERY, SECRET)
+def test_every_other_item_stays_as_it_was_written_and_in_order(query: str, value: bytes) -> None:
+    target = credential.inject(QueryInjection(parameter="other"), value, f"/p?{query}").target
+    assert target is not None
+    kept = target.decode().partition("?")[2].split("&")[:-1]
+    assert kept == [item for item in query.split("&") if item]
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [("/p", b"/p?key=s"), ("/p?", b"/p?key=s"), ("/p?a", b"/p?a&key=s"), ("/p?a=?b", b"/p?a=?b&key=s")],
+)
+def test_a_target_without_a_query_gets_one(target: str, expected: bytes) -> None:
+    assert credential.inject(QueryInjection(parameter="key"), b"s", target).target == expected
+
+
+@given(SECRET, st.sampled_from(["{secret}", "Bearer {secret}", "a {secret} b", "{x} {secret}"]))
+def test_a_header_is_its_format_with_the_secret_in_place(value: bytes, template: str) -> None:
+    made = credential.inject(HeaderInjection(header="x-key", template=template), value, "/p?q=1")
+    assert made.target is None
+    assert made.headers == ((b"x-key", template.encode().replace(b"{secret}", value)),)
+
+
+@given(SECRET)
+def test_basic_is_rfc_7617(value: bytes) -> None:
+    ((name, header),) = credential.inject(BasicInjection(username="bob"), value, "/").headers
+    scheme, _, encoded = header.partition(b" ")
+    assert (name, scheme) == (b"authorization", b"Basic")
+    assert base64.b64decode(encoded, validate=True) == b"bob:" + value
+
+
+@given(st.binary(max_size=20))
+def test_a_secret_that_would_split_a_header_is_unfit_for_one(value: bytes) -> None:
+    why = credential.unfit(value, HeaderInjection(header="x"))
+    assert (why is not None) is (not value or any(b < 0x20 or b == 0x7F for b in value) or value != value.strip(b" "))
+    assert (credential.unfit(value, QueryInjection(parameter="k")) is None) is bool(value)
+    assert (credential.unfit(value, BasicInjection(username="u")) is None) is bool(value)
