@@ -41,7 +41,7 @@ def main() -> int:
         say.print("parts: audit log, sealed store")
         figures |= parts.measure(Path("/var/tmp"), quick=given.quick)
         if not given.parts:
-            figures |= _whole(say, measures.QUICK if given.quick else measures.Plan())
+            _whole(say, measures.QUICK if given.quick else measures.Plan(), figures)
     except RuntimeError as error:
         say.print(f"error: {error}", style="red", markup=False)
         return 1
@@ -53,7 +53,8 @@ def main() -> int:
     return 0
 
 
-def _whole(say: Console, plan: measures.Plan) -> Figures:
+def _whole(say: Console, plan: measures.Plan, found: Figures) -> None:
+    """Put every figure into `found` as soon as it is there."""
     try:
         command: Path | None = mitm.installed()
     except (RuntimeError, OSError) as error:
@@ -61,7 +62,6 @@ def _whole(say: Console, plan: measures.Plan) -> Figures:
         command = None
     streams = Streams()
     rig = Rig(streams=streams.port)
-    found: Figures = {}
     try:
         say.print("starting Remit, an upstream, and what it is compared with")
         streams.use(rig.certificates)
@@ -95,7 +95,6 @@ def _whole(say: Console, plan: measures.Plan) -> Figures:
     finally:
         rig.close()
         streams.close()
-    return found
 
 
 def _throughput(found: dict[str, measures.Load], prefix: str) -> Figures:

@@ -28,8 +28,8 @@ def reasons() -> str:
         for reason, meaning in MEANING.items()
     )
     return (
-        "# Reasons\n\nEvery decision carries one of these. They stand in audit records, in the body of a denial (`reason`) "
-        "and in `remit why`. The order is the order in which a decision looks.\n\n"
+        "# Reasons\n\nEvery decision carries one of these. They stand in audit records, in the body of a denial "
+        "(`reason`) and in `remit why`. The order is the order in which a decision looks.\n\n"
         "| reason | step | status | means | do next |\n|---|---|---|---|---|\n" + rows + "\n"
     )
 
@@ -94,7 +94,9 @@ def _kind(field: dict[str, Any]) -> str:
 
 
 def cli() -> str:
-    parts = ["# Commands\n\n`remit COMMAND --help` says the same. `run`, `exec` and `attach` are described by their own `--help`.\n"]
+    parts = [
+        "# Commands\n\n`remit COMMAND --help` says the same. `run`, `exec` and `attach` are described by their own `--help`.\n"
+    ]
     _commands("remit", get_command(commands.app), parts)
     return "\n".join(parts)
 

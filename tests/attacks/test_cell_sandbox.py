@@ -62,7 +62,7 @@ def _tried(node: Rig, expression: str) -> str:
         ("type into a terminal, the number's high bits set", "call(16, 0, 0x100005412, b'x')", "EPERM"),
         ("paste into a console", "call(16, 0, 0x541C, b'x')", "EPERM"),
         ("become root", "call(105, 0)", "EINVAL"),
-        ("take a capability", "call(126, b'\\x26\\x05\\x98\\x19\\0\\0\\0\\0', b'\\xff' * 24)", "EPERM"),
+        ("take a capability", "call(126, b'\\x22\\x05\\x08\\x20\\0\\0\\0\\0', b'\\xff' * 24)", "EPERM"),
     ],
 )
 def test_a_system_call_that_leads_out_is_refused(node: Rig, what: str, expression: str, refusal: str) -> None:
@@ -84,7 +84,6 @@ def test_a_system_call_that_leads_out_is_refused(node: Rig, what: str, expressio
         ("AF_ALG", "SOCK_SEQPACKET", 0, "EAFNOSUPPORT"),
         ("AF_NETLINK", "SOCK_RAW", 12, "EPERM"),
         ("AF_NETLINK", "SOCK_RAW", 15, "EPERM"),
-        ("AF_BLUETOOTH", "SOCK_RAW", 1, "EAFNOSUPPORT"),
         ("AF_KEY", "SOCK_RAW", 2, "EAFNOSUPPORT"),
     ],
 )
@@ -174,7 +173,7 @@ def test_processes_outside_cannot_be_seen_or_signalled(node: Rig) -> None:
     assert b"killed" not in done.stdout
     seen = {int(line.rsplit("/", 1)[1]) for line in done.stdout.decode().split()}
     assert max(seen) < 50
-    assert node.sh("kill -9 -1").returncode == 137
+    assert node.sh("sleep 60 & kill -9 -1; sleep 0.1").returncode in (0, 137)
     assert all(part.poll() is None for part in node.parts.values())
 
 
@@ -225,7 +224,8 @@ def test_two_cells_share_no_uid_no_files_and_no_abstract_sockets(node: Rig) -> N
         until(lambda: node.run(first, "--", "test", "-e", "/dev/shm/up", verb="exec").returncode == 0, "the listener")
         other = node.python(
             "import os, socket, errno\ns = socket.socket(socket.AF_UNIX)\n"
-            "print(errno.errorcode[s.connect_ex('\\0shared')], os.path.exists('/tmp/up'), os.path.exists('/dev/shm/up'))"
+            "print(errno.errorcode[s.connect_ex('\\0shared')])\n"
+            "print(os.path.exists('/tmp/up'), os.path.exists('/dev/shm/up'))"
         )
         assert other.stdout.split() == [b"ECONNREFUSED", b"False", b"False"]
         (running,) = [cell for cell in node.tasks() if cell["task"] == first]
@@ -242,8 +242,8 @@ def test_an_abstract_socket_of_the_host_is_out_of_reach(node: Rig) -> None:
         datagram.bind("\0remit-test-host-d")
         done = node.python(
             "import socket, errno\n"
-            "print(errno.errorcode[socket.socket(socket.AF_UNIX).connect_ex('\\0remit-test-host')])\n"
-            "print(errno.errorcode[socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).connect_ex('\\0remit-test-host-d')])"
+            "for kind, name in ((socket.SOCK_STREAM, '\\0remit-test-host'), (socket.SOCK_DGRAM, '\\0remit-test-host-d')):\n"
+            "    print(errno.errorcode[socket.socket(socket.AF_UNIX, kind).connect_ex(name)])"
         )
     assert done.stdout.split() == [b"ECONNREFUSED"] * 2
 
@@ -271,7 +271,7 @@ def test_a_fork_bomb_stays_in_its_cell(node: Rig) -> None:
     script = (
         "import os, errno\nn = 0\n"
         "try:\n  while n < 2000:\n    if os.fork() == 0: os.read(0, 1) or os._exit(0)\n    n += 1\n"
-        "except OSError as e: print(n, errno.errorcode[e.errno])\nos._exit(0)"
+        "except OSError as e: print(n, errno.errorcode[e.errno], flush=True)\nos._exit(0)"
     )
     done = node.python(script)
     count, why = done.stdout.decode().split()

@@ -54,7 +54,7 @@ async def test_one_mistake_refuses_the_whole_set_and_changes_nothing(plane: Plan
     before = (plane.services.manifests.all("Role"), len(plane.node.snapshots), len(plane.node.records))
     fine = {"apiVersion": API, "kind": "Role", "metadata": {"name": "fine"}, "spec": {}}
     broken = {"apiVersion": API, "kind": "Role", "metadata": {"name": "broken"}, "spec": {"capabilities": ["githb"]}}
-    with pytest.raises(Invalid, match=r"there is no Capability 'githb' \(did you mean github\?\)"):
+    with pytest.raises(Invalid, match=r"exists, found \"githb\" \(did you mean github\?\)"):
         await plane.services.manifests.apply([fine, broken], operator="ann")
     assert (plane.services.manifests.all("Role"), len(plane.node.snapshots), len(plane.node.records)) == before
 

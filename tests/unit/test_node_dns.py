@@ -156,7 +156,7 @@ class Service:
 
         task = asyncio.ensure_future(dns_server.serve_dns(self.path, knows, self.record, quota=quota))
         async with asyncio.timeout(5):
-            while not self.path.exists():  # noqa: ASYNC110
+            while not self.path.exists():
                 await asyncio.sleep(0.005)
         reader, writer = await asyncio.open_unix_connection(str(self.path))
         try:

@@ -101,7 +101,7 @@ class Cell:
             given=given,
         )
         spec = sandbox.Spec(
-            argv=sandbox.command(argv, terminal=terminal is not None),
+            argv=sandbox.command(argv, terminal=terminal is not None, joined=joined),
             environment=variables,
             cwd=self.cwd,
             system=self.site.system,

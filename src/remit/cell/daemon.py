@@ -20,7 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from remit.cell import cell as cells
-from remit.cell import control_client, forward_link, limits, machine, request, session, stage, stored, tasks, wire
+from remit.cell import (
+    control_client,
+    forward_link,
+    limits,
+    machine,
+    process,
+    request,
+    session,
+    stage,
+    stored,
+    tasks,
+    wire,
+)
 from remit.core.errors import Conflict, Invalid, NotFound, RemitError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -211,6 +223,7 @@ async def serve(
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    process.reserve()
     mark = f"remit-{hashlib.blake2s(os.fsencode(cells_dir), digest_size=4).hexdigest()}-"
     tree = limits.tree()
     left = limits.sweep(tree, mark)

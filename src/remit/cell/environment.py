@@ -16,7 +16,7 @@ from remit.core.errors import Invalid
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 CERTIFICATE = "/etc/remit/ca.pem"
 JAVA_STORE = "/etc/remit/trust.jks"
-JAVA_PASSWORD = "changeit"
+JAVA_PASSWORD = "changeit"  # noqa: S105 - the password of every JDK's own store; it protects nothing
 """Not a secret: Java wants one for a file of certificates."""
 SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 MAX_VARIABLES, MAX_BYTES = 512, 128 << 10

@@ -91,9 +91,7 @@ def prepare(root: int, owner: tuple[int, int]) -> Prepared:
         status = (base / path).lstat()
         repository = path.name == ".git" and stat.S_ISDIR(status.st_mode)
         if stat.S_ISLNK(status.st_mode):
-            raise Conflict(
-                f"{ascii(str(path))} in the workspace is a link and cannot be guarded", hint="leave --bind out"
-            )
+            raise Conflict(f"{str(path)!a} in the workspace is a link and cannot be guarded", hint="leave --bind out")
         guards.append(Guard(path=path, writable=repository))
         if repository:
             wanted += [(path / n, True) for n in _GIT_DIRECTORIES] + [(path / n, False) for n in _GIT_FILES]

@@ -31,6 +31,8 @@ SIGNALS = {
 }
 _BWRAP = "/usr/bin/bwrap"
 _MAX_FILES = 1 << 19
+_FIRST_HIGH = 64
+_JOINED = (sandbox.JOINED.outer_user, sandbox.JOINED.inner_user, sandbox.JOINED.pid)
 _RLIMITS = (
     # 1, not 0: to a core_pattern that is a pipe, 0 means no limit (core(5)), and that program runs on the host as root.
     (resource.RLIMIT_CORE, (1, 1)),
@@ -122,12 +124,12 @@ async def start(
         for number in theirs:
             undo.callback(_close, number)
         filters = [_memory(program) for program in seccomp.programs()]
-        told, tell = os.pipe()
+        told, tell = (_high(number) for number in os.pipe())
         whole = replace(spec, seccomp=tuple(filters), info=tell)
         listed = _memory(b"".join(item.encode() + b"\0" for item in sandbox.arguments(whole)))
         for number in (*filters, told, tell, listed):
             undo.callback(_close, number)
-        joined = (spec.join.outer_user, spec.join.inner_user, spec.join.pid) if spec.join is not None else ()
+        joined = _JOINED if spec.join is not None else ()
         failed = contextlib.ExitStack()
         for number in {number for number in ours if number >= 0}:
             failed.callback(_close, number)
@@ -141,7 +143,7 @@ async def start(
                     pass_fds=(*filters, tell, listed, *joined),
                     env={},
                     cwd="/",
-                    preexec_fn=_entering(ground),
+                    preexec_fn=_entering(ground, spec.join),
                 )
             except (OSError, subprocess.SubprocessError) as error:
                 raise Unavailable(f"the sandbox does not start: {error}", hint="remit doctor") from error
@@ -160,8 +162,11 @@ async def start(
     return process
 
 
-def _entering(ground: Ground) -> Callable[[], None]:
+def _entering(ground: Ground, join: sandbox.Join | None) -> Callable[[], None]:
     def enter() -> None:
+        if join is not None:
+            for ours, theirs in zip((join.outer_user, join.inner_user, join.pid), _JOINED, strict=True):
+                os.dup2(ours, theirs, inheritable=True)
         ground.group.join()
         kernel.setns(ground.network, kernel.CLONE_NEWNET)
         os.setsid()
@@ -228,7 +233,26 @@ def _memory(content: bytes) -> int:
     number = os.memfd_create("remit", os.MFD_CLOEXEC)
     os.write(number, content)
     os.lseek(number, 0, os.SEEK_SET)
-    return number
+    return _high(number)
+
+
+def _high(number: int) -> int:
+    """`number` moved out of the way of the numbers that mean something to a joining process."""
+    moved = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _FIRST_HIGH)
+    os.close(number)
+    return moved
+
+
+def reserve() -> None:
+    """Make sure that the numbers of `sandbox.JOINED` are open here: a child may only be given what is."""
+    for number in _JOINED:
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            if null != number:
+                os.dup2(null, number, inheritable=False)
+                os.close(null)
 
 
 def _close(number: int) -> None:

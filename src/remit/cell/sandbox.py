@@ -34,6 +34,11 @@ class Join:
     pid: int
 
 
+JOINED = Join(outer_user=7, inner_user=8, pid=9)
+"""Their numbers as bubblewrap inherits them: it never closes them, and POSIX sh closes numbers below ten only."""
+_CLOSING = 'exec 7>&- 8>&- 9>&-; exec "$@"'
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """`system`: (kind, source, target) with kind `bind` or `symlink`. Descriptors are inherited by bubblewrap."""
@@ -71,9 +76,13 @@ def arguments(spec: Spec) -> list[str]:
     return [*made, "--chdir", spec.cwd]
 
 
-def command(argv: tuple[str, ...], *, terminal: bool) -> tuple[str, ...]:
-    """`argv` in a session of its own, so that job control and `kill 0` end at the cell; with the terminal, if any."""
-    return ("/usr/bin/setsid", *(("--ctty",) if terminal else ()), "--", *argv)
+def command(argv: tuple[str, ...], *, terminal: bool, joined: bool = False) -> tuple[str, ...]:
+    """`argv` in a session of its own, so that job control and `kill 0` end at the cell; with the terminal, if any.
+
+    `joined`: without the descriptors of `JOINED`.
+    """
+    closing = ("/bin/sh", "-c", _CLOSING, "sh") if joined else ()
+    return (*closing, "/usr/bin/setsid", *(("--ctty",) if terminal else ()), "--", *argv)
 
 
 def _namespaces(join: Join | None) -> list[str]:
@@ -85,6 +94,6 @@ def _namespaces(join: Join | None) -> list[str]:
             *common,
         ]
     return [
-        *("--userns", str(join.outer_user), "--userns2", str(join.inner_user), "--pidns", str(join.pid)),
+        *("--userns", str(JOINED.outer_user), "--userns2", str(JOINED.inner_user), "--pidns", str(JOINED.pid)),
         *common,
     ]
