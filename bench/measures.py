@@ -18,6 +18,7 @@ from bench.streams import Streams
 
 WIDTH = 16
 """Connections of the load generator."""
+SETTLE_S = 0.5
 HOST = "api.bench.example"
 PARTS = {
     "governed": ("envoy", "decide", "forward"),
@@ -122,10 +123,12 @@ def cell_memory_mb(rig: Rig, count: int) -> dict[str, float]:
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(rig.running("sleep", "60"))
         _await_cells(rig, 1)
+        time.sleep(SETTLE_S)
         before, agents_before = _memory(rig)
-        for _ in range(count):
+        for number in range(count):
             stack.enter_context(rig.running("sleep", "60"))
-        _await_cells(rig, count + 1)
+            _await_cells(rig, number + 2)
+        time.sleep(SETTLE_S)
         after, agents_after = _memory(rig)
         assert first.poll() is None
     whole = (after - before) / count
@@ -161,7 +164,6 @@ def _tasks(rig: Rig) -> list[dict[str, Any]]:
 
 def _await_cells(rig: Rig, count: int) -> None:
     wait_until(lambda: sum(one["state"] == "running" for one in _tasks(rig)) >= count, f"{count} cells")
-    time.sleep(0.5)
 
 
 def _memory(rig: Rig) -> tuple[float, float]:

@@ -11,10 +11,9 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-import click
 from typer.main import get_command
 
-from remit.cli import commands
+from remit.cli import commands, run
 from remit.core.reason import MEANING
 from remit.policy import manifests, specs
 from remit.settings import Settings
@@ -59,26 +58,23 @@ def kinds() -> str:
     for kind, model in specs.KINDS.items():
         schema = manifests.schema(kind)
         parts.append(f"\n## {kind}\n\n{(model.__doc__ or '').strip()}\n")
-        parts.append(_table("spec", schema["properties"]["spec"], schema["$defs"]))
+        parts.append(_table("spec", schema["properties"]["spec"]))
     return "\n".join(parts)
 
 
-def _table(path: str, schema: dict[str, Any], definitions: dict[str, Any]) -> str:
+def _table(path: str, schema: dict[str, Any]) -> str:
     lines = ["| field | type | required | what it is |", "|---|---|---|---|"]
-    _rows(path, schema, definitions, lines)
+    _rows(path, schema, lines)
     return "\n".join(lines) + "\n"
 
 
-def _rows(path: str, schema: dict[str, Any], definitions: dict[str, Any], lines: list[str]) -> None:
+def _rows(path: str, schema: dict[str, Any], lines: list[str]) -> None:
     for name, field in schema.get("properties", {}).items():
-        options = [field, *field.get("anyOf", [])]
-        inner = next((definitions[o["$ref"].rpartition("/")[2]] for o in options if "$ref" in o), None)
-        kind = "object" if inner else _kind(field)
         required = "yes" if name in schema.get("required", []) else ""
         said = field.get("description", "").replace("\n", " ")
-        lines.append(f"| `{path}.{name}` | {kind} | {required} | {said} |")
-        if inner:
-            _rows(f"{path}.{name}", inner, definitions, lines)
+        lines.append(f"| `{path}.{name}` | {_kind(field)} | {required} | {said} |")
+        inner = next((option for option in [field, *field.get("anyOf", [])] if "properties" in option), {})
+        _rows(f"{path}.{name}", inner, lines)
 
 
 def _kind(field: dict[str, Any]) -> str:
@@ -94,20 +90,21 @@ def _kind(field: dict[str, Any]) -> str:
 
 
 def cli() -> str:
-    parts = [
-        "# Commands\n\n`remit COMMAND --help` says the same. `run`, `exec` and `attach` are described by their own `--help`.\n"
-    ]
+    parts = ["# Commands\n\n`remit COMMAND --help` says the same.\n"]
     _commands("remit", get_command(commands.app), parts)
     return "\n".join(parts)
 
 
-def _commands(path: str, command: click.Command, parts: list[str]) -> None:
-    if isinstance(command, click.Group):
+def _commands(path: str, command: Any, parts: list[str]) -> None:
+    """`command` is of the copy of click that typer carries, so it is known by what it has."""
+    if hasattr(command, "commands"):
         for name in sorted(command.commands):
             _commands(f"{path} {name}", command.commands[name], parts)
         return
     parts.append(f"## `{path}`\n\n{(command.help or '').strip()}\n")
-    options = [p for p in command.params if isinstance(p, click.Option) and p.name != "help"]
+    if (usage := run.USAGE.get(path.removeprefix("remit "))) is not None:
+        parts.append(f"```text\n{usage}```\n")
+    options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
     if options:
         parts.append("\n".join(f"- `{', '.join(o.opts)}`: {o.help or ''}" for o in options) + "\n")
 

@@ -191,10 +191,27 @@ def load(flags: Mapping[str, object] | None = None) -> Settings:
         if text is not None:
             values[name] = text
     values.update({name: value for name, value in (flags or {}).items() if value is not None})
-    return Settings(**{name: _typed(name, value) for name, value in values.items()})
+    return _in_range(Settings(**{name: _typed(name, value) for name, value in values.items()}))
+
+
+def _in_range(settings: Settings) -> Settings:
+    if not 0 <= settings.api_port <= 65535:
+        raise Invalid(f"setting api_port: {settings.api_port} is no port", hint="0 (none) to 65535")
+    for item in fields(Settings):
+        value = getattr(settings, item.name)
+        if item.name != "api_port" and isinstance(value, int | float) and not 0 < value < float("inf"):
+            raise Invalid(f"setting {item.name}: {value} is not more than 0", hint="docs/reference/settings.md")
+    return settings
 
 
 _DEFAULTS = Settings()
+_SHAPES: Mapping[type, str] = {
+    float: "a number",
+    int: "a whole number",
+    tuple: "a list",
+    Mapping: "a table (name=value,name=value)",
+    object: "text",
+}
 
 
 def exported(settings: Settings) -> dict[str, str]:
@@ -226,8 +243,11 @@ def _typed(name: str, value: object) -> Any:
                 return dict(item.split("=", 1) for item in value.split(",") if item)
             return dict(value)  # type: ignore[call-overload]
         return str(value)
-    except (TypeError, ValueError) as error:
-        raise Invalid(f"setting {name}: {value!r} is not a {type(default).__name__}") from error
+    except (TypeError, ValueError):
+        shape = next(text for kind, text in _SHAPES.items() if isinstance(default, kind))
+        raise Invalid(
+            f"setting {name}: {value!r} is not {shape}", hint=f"correct REMIT_{name.upper()} or the configuration file"
+        ) from None
 
 
 def environment() -> dict[str, str]:

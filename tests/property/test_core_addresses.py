@@ -22,7 +22,7 @@ SPECIAL6 = st.one_of(
         "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8", "4000::/3", "8000::/3", "e000::/4", "200::/7", "0:1::/32",
     ))
 )  # fmt: skip
-EVERYTHING = [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")]
+EVERYTHING = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
 
 def carried(inner: ipaddress.IPv4Address) -> list[Address]:

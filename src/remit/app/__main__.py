@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import uvloop
@@ -37,13 +37,25 @@ def main(argv: list[str]) -> int:
     notify.die_with_parent(os.getppid())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     module = importlib.import_module(f"remit.app.{name}")
+    notifier, code = notify.Notifier(int(descriptor)), 0
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(module.serve(load(), notify.Notifier(int(descriptor)))))
-    except RemitError as error:
-        logging.getLogger("remit").error("%s (%s)", error.detail, error.hint)
-        return 1
-    return 0
+            runner.run(_run(module.serve(load(), notifier)))
+    except* RemitError as errors:
+        found = list(_leaves(errors))
+        for error in found:
+            logging.getLogger("remit").error("%s (%s)", error.detail, error.hint)
+        notifier.failed(found[0].detail, found[0].hint)
+        code = 1
+    return code
+
+
+def _leaves(errors: BaseExceptionGroup[RemitError]) -> Iterator[RemitError]:
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from remit.broker.secrets import Broker
 from remit.control.decide import Decider
 from remit.control.knowledge import Knowledge
 from remit.control.observing import Observer
+from remit.core.snapshot import Snapshot
+from remit.core.task import ALIVE
 from remit.identity.verifier import Verifier
 from remit.node import dns, dns_server, link
 from remit.node import resolver as resolving
@@ -43,6 +45,8 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     knowledge.on_change(lambda snapshot: verifier.replace_keys(snapshot.keys))
     knowledge.on_change(policies.update)
     knowledge.on_change(broker.update)
+    quota = dns.Quota()
+    knowledge.on_change(lambda snapshot: _forget_ended(quota, knowledge.snapshot, snapshot))
     cache = settings.decide_dir / "snapshot.json"
     known = link.cached(cache)
     if known is not None:
@@ -75,9 +79,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
                 )
             )
             group.create_task(refuse.serve_refuse(settings.refuse_socket, decider.refuse))
-            group.create_task(
-                dns_server.serve_dns(settings.dns_socket, observer.knows, name_refused, quota=dns.Quota())
-            )
+            group.create_task(dns_server.serve_dns(settings.dns_socket, observer.knows, name_refused, quota=quota))
             group.create_task(
                 completions.follow(
                     settings.spool,
@@ -90,5 +92,15 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
             await knowledge.informed()
             group.create_task(notifier.run())
     finally:
+        if isinstance(source, resolving.System):
+            source.close()
         await policies.close()
         journal.close()
+
+
+def _forget_ended(quota: dns.Quota, before: Snapshot, now: Snapshot) -> None:
+    """A cell's number may be given to another task: that one begins with a quota of its own."""
+    alive = {task.cell for task in now.tasks.values() if task.state in ALIVE}
+    for task in before.tasks.values():
+        if task.cell not in alive:
+            quota.forget(task.cell)

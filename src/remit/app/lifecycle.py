@@ -16,6 +16,7 @@ from typing import Any
 
 from remit.app import boundary_files, layout, programs
 from remit.core.errors import Conflict, RemitError, Unavailable
+from remit.node import doctor
 from remit.node.supervisor import Supervisor
 from remit.settings import Settings, environment
 
@@ -29,12 +30,22 @@ def up(settings: Settings, *, detach: bool) -> None:
     """
     running = state(settings)
     if running is not None:
-        raise Conflict(f"Remit is already up here (pid {running['pid']})", hint="remit status, or remit down first")
+        who = f"pid {running['pid']}" if running["pid"] else "and is starting"
+        raise Conflict(f"Remit is already up here ({who})", hint="remit status, or remit down first")
+    _needed()
     layout.prepare(settings)
     if detach:
         _detached(settings)
     else:
         _supervise(settings, sys.stderr.fileno())
+
+
+def _needed() -> None:
+    """`Unavailable` where a tool that cells need is missing: every later failure would be harder to understand."""
+    missing = [found for found in map(doctor.tool, doctor.TOOLS) if not found.ok]
+    if missing:
+        names = ", ".join(found.check for found in missing)
+        raise Unavailable(f"this machine lacks {names}", hint=f"{missing[0].hint}; remit doctor says what else")
 
 
 def down(settings: Settings) -> bool:
@@ -84,6 +95,8 @@ def _detached(settings: Settings) -> None:
             code = 0
         except RemitError as error:
             _say(write, {"error": error.kind, "detail": error.detail, "hint": error.hint})
+        except Exception:
+            logging.getLogger("remit").exception("the node does not start")
         finally:
             os._exit(code)
     os.close(write)
@@ -99,7 +112,8 @@ def _follow_start(read: int) -> None:
             except ValueError:
                 continue
             if "error" in said:
-                raise Unavailable(said["detail"], hint=said["hint"])
+                kind = Conflict if said["error"] == Conflict.kind else Unavailable
+                raise kind(said["detail"], hint=said["hint"])
             sys.stderr.write(f"{said['name']}: {said['state']}\n")
             if said["name"] == "remit":
                 return

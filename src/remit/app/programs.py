@@ -34,6 +34,7 @@ def programs(settings: Settings, caller_path: str) -> list[Program]:
             notifies=False,
             socket=settings.proxy_socket,
             log=settings.log_dir / "envoy.log",
+            umask=0o077,
         ),
         ours("cells", f"{caller_path}:{PATH}"),
         ours("forward"),

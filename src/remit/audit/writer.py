@@ -1,6 +1,6 @@
-"""What the journal's thread does to the files: write a batch, begin a segment, mend what a refusing disk left.
+"""What is done to the files: write a batch, begin a segment, mend what a refusing disk left.
 
-Every method may block and raises `OSError`. Nothing here is safe to call from two threads at once.
+Every method may block and raises `OSError`. The journal sees to it that only one thread at a time is in here.
 """
 
 from __future__ import annotations

@@ -13,7 +13,19 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from remit.cell import environment, limits, machine, mounts, network, output, process, sandbox, stage, toolchains
+from remit.cell import (
+    environment,
+    kernel,
+    limits,
+    machine,
+    mounts,
+    network,
+    output,
+    process,
+    sandbox,
+    stage,
+    toolchains,
+)
 from remit.cell import workspace as workspaces
 from remit.core import snapshot
 from remit.core.errors import Conflict, Unavailable
@@ -68,6 +80,10 @@ class Cell:
     mounts: tuple[sandbox.Mount, ...]
     tools: toolchains.Toolchains
     log: output.Log
+    layers: Path | None
+    """Where the copy-on-write layers are mounted while the cell runs, if it has any."""
+    absent: tuple[str, ...]
+    """Limits that do not hold on this machine."""
     undo: contextlib.ExitStack
     main: process.Process | None = None
     hub: output.Hub = field(default_factory=lambda: output.Hub(None))
@@ -139,13 +155,18 @@ class Cell:
 
     async def end(self) -> None:
         """Kill everything and give everything back; the task's directory stays."""
+        limit = asyncio.get_running_loop().time() + _GONE_S
         self.group.kill()
         if self.main is not None:
             self.main.kill()
-        self.undo.close()
-        limit = asyncio.get_running_loop().time() + _GONE_S
-        while not self.group.remove() and asyncio.get_running_loop().time() < limit:
+        while self.group.processes() and asyncio.get_running_loop().time() < limit:
+            await asyncio.sleep(0.005)
             self.group.kill()
+        if self.layers is not None:
+            # Mounts go when the kernel gets to it; what was written has to be in the image before somebody reads that.
+            await asyncio.to_thread(kernel.sync_file_system, self.layers)
+        self.undo.close()
+        while not self.group.remove() and asyncio.get_running_loop().time() < limit:
             await asyncio.sleep(0.005)
 
 
@@ -160,7 +181,7 @@ def build(wanted: Wanted, site: Site, wire: network.Network) -> Cell:
             staged = site.stage.task(wanted.task)
             undo.callback(site.stage.drop, staged)
             user = FIRST_USER + wanted.number if os.geteuid() == 0 else os.geteuid()
-            shown = _shown(wanted, staged, directory, user, undo)
+            note, shown, layers = _shown(wanted, staged, directory, user, undo)
             size = wanted.limits.disk_bytes
             stage.scratch(staged / "home", owner=user, size_bytes=size, mode=0o700)
             stage.scratch(staged / "scratch", owner=user, size_bytes=size, mode=0o711)
@@ -192,16 +213,21 @@ def build(wanted: Wanted, site: Site, wire: network.Network) -> Cell:
             mounts=tuple(seen),
             tools=tools,
             log=log,
+            layers=layers,
+            absent=(*group.absent, *(("disk",) if note.get("image") is False else ())),
             hub=output.Hub(log),
             undo=undo.pop_all(),
         )
 
 
-def _shown(wanted: Wanted, staged: Path, directory: Path, user: int, undo: contextlib.ExitStack) -> list[sandbox.Mount]:
-    """The mounts of the workspace, and the note that `diff` and `merge` need afterwards."""
+def _shown(
+    wanted: Wanted, staged: Path, directory: Path, user: int, undo: contextlib.ExitStack
+) -> tuple[dict[str, object], list[sandbox.Mount], Path | None]:
+    """The note that `diff` and `merge` need afterwards, the mounts of the workspace, and where its layers are."""
     path = wanted.workspace
     note: dict[str, object] = {"task": wanted.task, "user": user, "workspace": None}
     shown: list[sandbox.Mount] = []
+    layers: Path | None = None
     if path is not None:
         source = workspaces.open_directory(path)
         try:
@@ -215,12 +241,13 @@ def _shown(wanted: Wanted, staged: Path, directory: Path, user: int, undo: conte
             if wanted.bind:
                 shown = workspaces.mount_direct(source, staged, path, owner, undo)
             else:
-                merged = workspaces.mount_copy(source, staged, directory, owner)
+                layers, note["image"] = workspaces.layers(directory, staged, wanted.limits.disk_bytes)
+                merged = workspaces.mount_copy(source, staged, layers, owner)
                 shown = [sandbox.Mount(source=str(merged), target=str(path), writable=True)]
         finally:
             os.close(source)
     (directory / "task.json").write_text(json.dumps(note))
-    return shown
+    return note, shown, layers
 
 
 def _now_ns(directory: Path) -> int:

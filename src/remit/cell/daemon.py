@@ -32,6 +32,7 @@ from remit.cell import (
     stored,
     tasks,
     wire,
+    workspace,
 )
 from remit.core.errors import Conflict, Invalid, NotFound, RemitError, Unavailable
 
@@ -55,6 +56,7 @@ class Daemon:
     ) -> None:
         self._site, self._control, self._link, self._ttl_s = site, control, link, token_ttl_s
         self._running: dict[str, tasks.Task] = {}
+        self._bound: dict[object, Path] = {}
         self._starting = 0
         self._clients = 0
         self._operations: dict[str, Callable[[wire.Connection, dict[str, Any]], Awaitable[None]]] = {
@@ -109,23 +111,30 @@ class Daemon:
         asked = request.run(message)
         if len(self._running) + self._starting >= MAX_CELLS:
             raise Unavailable(f"{MAX_CELLS} cells run already", hint="remit ps; remit stop TASK")
+        path = workspace.checked(asked.workspace, self._site.cells) if asked.workspace is not None else None
+        key = object()
+        self._reserve(key, path if asked.bind else None)
         self._starting += 1
         try:
             task = await tasks.start(
                 asked,
+                path,
                 operator=connection.user,
                 name=_name(connection.user),
                 site=self._site,
                 control=self._control,
                 link=self._link,
                 ttl_s=self._ttl_s,
-                ended=self._ended,
+                ended=lambda task: self._ended(task, key),
             )
             self._running[task.id] = task
+        except BaseException:
+            self._bound.pop(key, None)
+            raise
         finally:
             self._starting -= 1
         try:
-            await connection.tell(event="started", task=task.id, absent=list(task.cell.group.absent))
+            await connection.tell(event="started", task=task.id, absent=list(task.cell.absent))
             task.cell.hub.owner = None if asked.detach else connection.send
             task.keep()
             if not asked.detach:
@@ -135,12 +144,22 @@ class Daemon:
             await task.stop(0.0, "its client went away")
             raise
 
-    def _ended(self, task: tasks.Task) -> None:
+    def _reserve(self, key: object, path: Path | None) -> None:
+        """No two cells write into one directory, or they could talk to each other."""
+        if path is None:
+            return
+        for other in self._bound.values():
+            if path.is_relative_to(other) or other.is_relative_to(path):
+                raise Conflict(f"{other} is bound by another task", hint="leave --bind out, or remit stop that task")
+        self._bound[key] = path
+
+    def _ended(self, task: tasks.Task, key: object) -> None:
         self._running.pop(task.id, None)
+        self._bound.pop(key, None)
 
     def _task(self, message: dict[str, Any]) -> tasks.Task:
         name = request.task(message)
-        if name not in self._running:
+        if name not in self._running or self._running[name].over.is_set():
             raise NotFound(f"no cell runs for task {name}", hint="remit ps --all")
         return self._running[name]
 
@@ -160,7 +179,7 @@ class Daemon:
         await connection.tell(event="done", closed=await self._link.cut(self._task(message).cell.wanted.number))
 
     async def _list(self, connection: wire.Connection, message: dict[str, Any]) -> None:
-        found = [task.view() for task in self._running.values()]
+        found = [task.view() for task in self._running.values() if not task.over.is_set()]
         await connection.tell(event="list", cells=found)
 
     async def _logs(self, connection: wire.Connection, message: dict[str, Any]) -> None:
@@ -174,18 +193,31 @@ class Daemon:
                 await connection.send(wire.STDOUT, data)
         await connection.tell(event="done")
 
+    async def _over(self, name: str) -> tasks.Task | None:
+        """The task if it still runs; one whose command is gone is waited for."""
+        task = self._running.get(name)
+        if task is None or not task.over.is_set():
+            return task
+        await task.done.wait()
+        return None
+
     async def _diff(self, connection: wire.Connection, message: dict[str, Any]) -> None:
-        answer = await stored.diff(self._site.cells, request.task(message))
+        name = request.task(message)
+        running = await self._over(name)
+        live = running.cell.layers if running is not None else None
+        answer = await stored.diff(self._site.cells, self._site.stage.root, name, live)
         await connection.tell(event="diff", **answer)
 
     async def _merge(self, connection: wire.Connection, message: dict[str, Any]) -> None:
         name = request.task(message)
-        if name in self._running:
+        if await self._over(name) is not None:
             raise Conflict(f"task {name} still runs and may still write", hint=f"remit stop {name}")
         paths = message.get("paths")
         if paths is not None and not (isinstance(paths, list) and all(isinstance(path, str) for path in paths)):
             raise Invalid("paths is not a list of paths")
-        answer = await stored.merge_changes(self._site.cells, name, paths, force=message.get("force") is True)
+        answer = await stored.merge_changes(
+            self._site.cells, self._site.stage.root, name, paths, force=message.get("force") is True
+        )
         await connection.tell(event="merged", **answer)
 
     async def end(self) -> None:

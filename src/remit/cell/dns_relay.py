@@ -24,6 +24,7 @@ MAX_PENDING = 256
 """Queries in flight of one cell."""
 MAX_TCP = 64
 """Open TCP connections of one cell."""
+MAX_UNSENT_BYTES = 1 << 20
 ANSWER_TIMEOUT_S = 5.0
 TCP_IDLE_S = 10.0
 _BATCH = 64
@@ -58,6 +59,7 @@ class Relay:
                 finally:
                     self._writer.close()
                     self._writer = None
+                    self._expire(everything=True)
             await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
             failures += 1
 
@@ -78,14 +80,20 @@ class Relay:
         if not 12 <= len(query) <= MAX_QUERY or query[2] & 0x80:
             return
         self._expire()
-        if self._load.get(cell, 0) >= MAX_PENDING or self._writer is None:
+        writer = self._usable()
+        if writer is None or self._load.get(cell, 0) >= MAX_PENDING:
             reply(_failure(query))
             return
         self._next = (self._next + 1) & 0xFFFFFFFF
         self._pending[self._next] = (time.monotonic(), cell, query, reply)
         self._load[cell] = self._load.get(cell, 0) + 1
         frame = (8 + len(query)).to_bytes(4, "big") + cell.to_bytes(4, "big") + self._next.to_bytes(4, "big") + query
-        self._writer.write(frame)
+        writer.write(frame)
+
+    def _usable(self) -> asyncio.StreamWriter | None:
+        """The connection, unless the decision service is away, or does not read: then what is sent piles up here."""
+        writer = self._writer
+        return writer if writer and writer.transport.get_write_buffer_size() <= MAX_UNSENT_BYTES else None
 
     def _take(self, number: int) -> tuple[float, int, bytes, Reply] | None:
         entry = self._pending.pop(number, None)
@@ -97,8 +105,9 @@ class Relay:
                 del self._load[entry[1]]
         return entry
 
-    def _expire(self) -> None:
-        limit = time.monotonic() - ANSWER_TIMEOUT_S
+    def _expire(self, *, everything: bool = False) -> None:
+        """Answer SERVFAIL to what waited too long, or to all of it: the other side is gone."""
+        limit = time.monotonic() - (0.0 if everything else ANSWER_TIMEOUT_S)
         while self._pending:
             number = next(iter(self._pending))
             if self._pending[number][0] > limit:

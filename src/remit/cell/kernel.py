@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from pathlib import Path
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
@@ -83,3 +84,12 @@ def set_attributes(tree: int, attributes: int, *, user_namespace: int = 0, recur
 
 def unmount(target: str, flags: int) -> None:
     _checked(_libc.umount2(target.encode(), ctypes.c_int(flags)), f"unmount {target}")
+
+
+def sync_file_system(path: Path) -> None:
+    """Write everything of the file system that holds `path` to where it belongs (syncfs(2))."""
+    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _checked(_libc.syncfs(ctypes.c_int(number)), f"syncfs {path}")
+    finally:
+        os.close(number)

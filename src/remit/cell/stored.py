@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from remit.cell import changes, merge, output
-from remit.core.errors import Conflict, NotFound
+from remit.cell import changes, merge, output, workspace
+from remit.core.errors import Conflict, NotFound, Unavailable
 
 
 def _note(cells: Path, task: str) -> dict[str, Any]:
@@ -25,24 +26,42 @@ def logs(cells: Path, task: str) -> Iterator[bytes]:
     return output.stored(cells / task)
 
 
-def _copied(cells: Path, task: str) -> tuple[dict[str, Any], Path, Path]:
+def _copied(cells: Path, task: str) -> tuple[dict[str, Any], Path]:
     note = _note(cells, task)
     if note.get("mode") == "bind":
         raise Conflict(f"task {task} wrote into its workspace directly (--bind)", hint="git diff shows what changed")
     if note.get("workspace") is None:
         raise Conflict(f"task {task} has no workspace", hint="remit run --workspace DIR")
-    return note, cells / task / "upper", Path(note["workspace"])
+    return note, Path(note["workspace"])
 
 
-async def diff(cells: Path, task: str) -> dict[str, Any]:
-    _, upper, lower = _copied(cells, task)
-    found, patch = await asyncio.to_thread(changes.read, upper, lower)
-    return {"changes": found, "patch": patch}
+async def diff(cells: Path, stage: Path, task: str, live: Path | None) -> dict[str, Any]:
+    """`live`: where the layers of a task that still runs are mounted."""
+    _, lower = _copied(cells, task)
+
+    def work() -> dict[str, Any]:
+        with workspace.reopened(cells / task, stage) if live is None else contextlib.nullcontext(live) as layers:
+            found, patch = changes.read(layers / "upper", lower)
+        return {"changes": found, "patch": patch}
+
+    return await asyncio.to_thread(_told, work)
 
 
-async def merge_changes(cells: Path, task: str, paths: list[str] | None, *, force: bool) -> dict[str, Any]:
-    note, upper, lower = _copied(cells, task)
+async def merge_changes(cells: Path, stage: Path, task: str, paths: list[str] | None, *, force: bool) -> dict[str, Any]:
+    note, lower = _copied(cells, task)
     owner = (int(note["owner"][0]), int(note["owner"][1]))
-    return await asyncio.to_thread(
-        merge.apply, upper, lower, started_ns=int(note["started_ns"]), owner=owner, paths=paths, force=force
-    )
+
+    def work() -> dict[str, Any]:
+        with workspace.reopened(cells / task, stage) as layers:
+            return merge.apply(
+                layers / "upper", lower, started_ns=int(note["started_ns"]), owner=owner, paths=paths, force=force
+            )
+
+    return await asyncio.to_thread(_told, work)
+
+
+def _told(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return work()
+    except OSError as error:
+        raise Unavailable(f"what the task wrote cannot be read: {error}", hint="remit ps --all") from error

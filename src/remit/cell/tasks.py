@@ -10,10 +10,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from remit.cell import cell as cells
-from remit.cell import control_client, environment, forward_link, network, output, process, request, workspace
+from remit.cell import control_client, environment, forward_link, network, output, process, request
 from remit.core import flow, snapshot
 from remit.core.claims import MAX_TOKEN_BYTES
 from remit.core.errors import RemitError, Unavailable
@@ -76,7 +77,7 @@ class Task:
             "pid": self.main.first,
             "started": self._since,
             "terminal": self.main.terminal is not None,
-            "absent": list(self.cell.group.absent),
+            "absent": list(self.cell.absent),
         }
 
     async def _live(self) -> None:
@@ -105,11 +106,11 @@ class Task:
             self._report("exited", {"code": self.code, "stopped": bool(self._stopped)}),
         )
         self.over.set()
-        self._ended(self)
         self.main.close()
         try:
             await self.cell.end()
         finally:
+            self._ended(self)
             self.done.set()
 
     async def _report(self, what: str, body: dict[str, Any] | None = None) -> None:
@@ -159,6 +160,7 @@ async def pump(hub: output.Hub, kind: bytes, descriptor: int) -> None:
 
 async def start(
     asked: request.Run,
+    path: Path | None,
     *,
     operator: int,
     name: str,
@@ -168,8 +170,9 @@ async def start(
     ttl_s: float,
     ended: Callable[[Task], None],
 ) -> Task:
-    """Admit and start a task. Where anything fails after control admitted it, control hears that it failed."""
-    path = workspace.checked(asked.workspace, site.cells) if asked.workspace is not None else None
+    """Admit and start a task, with the workspace `path`.
+
+    Where anything fails after control admitted it, control hears that it failed."""
     making = asyncio.ensure_future(asyncio.to_thread(network.create))
     body = {"role": asked.role, "command": list(asked.command.argv), "operator": name}
     try:

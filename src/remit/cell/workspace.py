@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from remit.cell import guard, kernel, mounts, sandbox
+from remit.cell import guard, image, kernel, mounts, sandbox
 from remit.core.errors import Invalid, NotFound, Unavailable
+
+log = logging.getLogger(__name__)
 
 REFUSED = tuple(
     Path(p)
@@ -73,7 +77,7 @@ def mount_mapped(source: int, target: Path, owner: Owner) -> None:
         mounts.bind_mapped(source, target, mapping)
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM):
-            where = os.readlink(f"/proc/self/fd/{source}")
+            where = Path(f"/proc/self/fd/{source}").readlink()
             raise Unavailable(
                 f"the file system of {where} cannot show files under another owner ({os.strerror(error.errno)})",
                 hint="keep the workspace on ext4, xfs or btrfs, or on tmpfs with Linux 6.3 or later",
@@ -81,6 +85,42 @@ def mount_mapped(source: int, target: Path, owner: Owner) -> None:
         raise
     finally:
         os.close(mapping)
+
+
+IMAGE = "layers.ext4"
+"""In the task's directory: the image that holds its layers."""
+
+
+def layers(directory: Path, stage: Path, size_bytes: int) -> tuple[Path, bool]:
+    """Where the layers of a copy-on-write view go, and whether that place has the size limit."""
+    place = stage / "layers"
+    place.mkdir(mode=0o755)
+    try:
+        image.copy(image.template(directory.parent, size_bytes), directory / IMAGE)
+        image.mount(directory / IMAGE, place)
+    except OSError as error:
+        log.warning("the size of copy-on-write layers is not limited here: %s", error)
+        (directory / IMAGE).unlink(missing_ok=True)
+        return directory, False
+    return place, True
+
+
+@contextlib.contextmanager
+def reopened(directory: Path, stage: Path) -> Iterator[Path]:
+    """The layers of a task that is over, read-only."""
+    if not (directory / IMAGE).exists():
+        yield directory
+        return
+    place = stage / f"{directory.name}.{os.urandom(4).hex()}"
+    place.mkdir(mode=0o700)
+    try:
+        image.mount(directory / IMAGE, place, read_only=True)
+        try:
+            yield place
+        finally:
+            mounts.unmount(place)
+    finally:
+        place.rmdir()
 
 
 def mount_copy(source: int, stage: Path, layers: Path, owner: Owner) -> Path:

@@ -53,6 +53,7 @@ usage: remit attach TASK
 
 Watch a running task and type to it. Ctrl-] leaves it running.
 """
+USAGE = {"run": _RUN, "exec": _EXEC, "attach": _ATTACH}
 _DETACH_KEY = b"\x1d"
 
 

@@ -9,7 +9,7 @@ Sources: IANA special-purpose registries (RFC 6890), RFC 6052 (NAT64), RFC 3056 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from functools import lru_cache
 
 from remit.core.names import Address
 
@@ -36,15 +36,25 @@ NEVER: tuple[Network, ...] = tuple(
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
+_COMPATIBLE = ipaddress.ip_network("::/96")
+_UNICAST6 = ipaddress.ip_network("2000::/3")
+_SPECIAL = tuple(
+    ipaddress.ip_network(n)
+    for n in ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
+)
+"""What the registries know and `ipaddress` does not, or not in every version of Python."""
 
 
 def embedded(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address carries for a gateway (mapped, NAT64, 6to4, Teredo), else `address`."""
+    """The IPv4 address that an IPv6 address carries for a gateway or a stack that unwraps it, else `address`.
+
+    Mapped, compatible, NAT64 (of the local-use prefix: its last 32 bits), 6to4, Teredo.
+    """
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
-    if address in _NAT64:
+    if address in _NAT64 or address in _NAT64_LOCAL or (address in _COMPATIBLE and int(address) > 0xFFFF):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     if address.sixtofour is not None:
         return address.sixtofour
@@ -53,7 +63,8 @@ def embedded(address: Address) -> Address:
     return address
 
 
-def refusal(address: Address, allowed: Iterable[Network] = ()) -> str | None:
+@lru_cache(maxsize=4096)
+def refusal(address: Address, allowed: tuple[Network, ...] = ()) -> str | None:
     """Why `address` must not be dialled, or None. `allowed`: ranges the capability names explicitly."""
     real = embedded(address)
     for network in NEVER:
@@ -62,8 +73,16 @@ def refusal(address: Address, allowed: Iterable[Network] = ()) -> str | None:
     for network in allowed:
         if address in network:
             return None
-    if real is not address or address in _NAT64_LOCAL:
+    if real is not address:
         return f"{address} carries another address ({real}); dial that one"
-    if not address.is_global or address.is_multicast or address.is_reserved:
+    if _special(address):
         return f"{address} is a special-use address (RFC 6890) and the capability names no range that holds it"
     return None
+
+
+def _special(address: Address) -> bool:
+    if not address.is_global or address.is_multicast or address.is_reserved:
+        return True
+    if address.version == 6 and address not in _UNICAST6:
+        return True
+    return any(address in network for network in _SPECIAL)

@@ -20,6 +20,8 @@ class Protocol(StrEnum):
     HTTP = "http"
 
 
+MAX_SHOWN = 6
+MAX_SHOWN_CHARACTERS = 100
 DEFAULT_PORT: Mapping[Protocol, int] = {Protocol.HTTPS: 443, Protocol.HTTP: 80}
 
 
@@ -141,4 +143,7 @@ def _missing(
 
 
 def _listed(values: Iterable[object]) -> str:
-    return ", ".join(sorted(str(value) for value in values))
+    """The first few, so that a refusal stays readable whatever a manifest lists."""
+    texts = sorted(str(value)[:MAX_SHOWN_CHARACTERS] for value in values)
+    more = f" and {len(texts) - MAX_SHOWN} more" if len(texts) > MAX_SHOWN else ""
+    return ", ".join(texts[:MAX_SHOWN]) + more

@@ -26,7 +26,7 @@ class BasicInjection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryInjection:
-    """Set query parameter `parameter`, replacing every one of that name."""
+    """Set query parameter `parameter`, replacing every one that some server would read under that name."""
 
     parameter: str
 
@@ -69,6 +69,8 @@ def unfit(value: bytes, injection: Injection) -> str | None:
     """Why a secret cannot be presented this way (header splitting, RFC 9110 §5.5), or None."""
     if not value:
         return "the secret is empty"
+    if isinstance(injection, HeaderInjection) and value != value.strip(b" "):
+        return "the secret begins or ends with a space; servers strip it"
     if isinstance(injection, HeaderInjection) and any(b < 0x20 or b == 0x7F for b in value):
         return "the secret has control characters; a header cannot carry them"
     return None
@@ -85,10 +87,11 @@ def inject(injection: Injection, value: bytes, target: str) -> Injected:
             return Injected(headers=((b"authorization", b"Basic " + pair),))
         case QueryInjection(parameter=parameter):
             path, _, query = target.partition("?")
-            kept = [item for item in query.split("&") if item and _key(item) != parameter]
+            kept = [item for item in query.split("&") if item and parameter.casefold() not in _keys(item)]
             kept.append(f"{quote(parameter, safe='')}={quote(value, safe='')}")
             return Injected(target=f"{path}?{'&'.join(kept)}".encode())
 
 
-def _key(item: str) -> str:
-    return unquote_plus(item.partition("=")[0])
+def _keys(item: str) -> set[str]:
+    """What servers may take for names in one item of a query: some split at `;` too, some ignore case and spaces."""
+    return {unquote_plus(part.partition("=")[0]).strip().casefold() for part in item.split(";")}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from remit.core import addresses
 from remit.core.capability import Capability
 from remit.core.claims import Claims
-from remit.core.credential import Credential
+from remit.core.credential import Credential, HeaderInjection
 from remit.core.names import Address
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Request
@@ -135,6 +135,9 @@ def grant(snapshot: Snapshot, candidate: Candidate, opinion: Opinion, found: tup
             return Refusal(
                 Reason.CREDENTIAL_NOT_PINNED, f"credential {credential.name} is not pinned to {request.host}"
             )
+        if isinstance(credential.injection, HeaderInjection) and credential.injection.header in opinion.headers:
+            header = credential.injection.header
+            return Refusal(Reason.POLICY_FAILED, f"a policy sets {header}, which credential {credential.name} fills")
     return Permit(candidate=candidate, address=found[0], opinion=opinion)
 
 

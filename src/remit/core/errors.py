@@ -1,6 +1,6 @@
 """The four ways in which Remit says no to a caller, mapped once at each edge.
 
-A denied request is not among them: a denial is a value (`remit.core.decision.Denial`).
+A denied request is not among them: a denial is a value (`remit.core.reason.Refusal`).
 `detail` is one sentence on what happened, `hint` one thing to do next (a command where there is one).
 """
 

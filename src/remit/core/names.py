@@ -14,6 +14,7 @@ MAX_NAME = 253
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _NUMERIC_TAIL = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)$")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -27,25 +28,30 @@ def canonical(text: str) -> str | None:
     """
     if not text or len(text) > MAX_NAME + 2 or not text.isascii():
         return None
-    name = text.lower().removesuffix(".")
-    literal = address_literal(name)
+    name = text.lower()
+    literal = address_literal(name) or address_literal(name.removesuffix("."), bracketed=False)
     if literal is not None:
         return str(literal)
+    name = name.removesuffix(".")
     if len(name) > MAX_NAME or not _NAME.fullmatch(name) or _NUMERIC_TAIL.search(name):
         return None
     return name
 
 
-def address_literal(text: str) -> Address | None:
-    """The address that `text` spells in its one canonical way (dotted quad; RFC 5952, bracketed or not), else None."""
-    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    if "%" in bare:
+def address_literal(text: str, *, bracketed: bool = True) -> Address | None:
+    """The address that `text` spells in its one canonical way (dotted quad; RFC 5952), else None.
+
+    Brackets are for IPv6 alone (RFC 3986 §3.2.2), and only where `bracketed`.
+    """
+    brackets = bracketed and text.startswith("[") and text.endswith("]")
+    bare = text[1:-1] if brackets else text
+    if "%" in bare or (":" not in bare and not bare[-1:].isdigit()):
         return None
     try:
         address = ipaddress.ip_address(bare)
     except ValueError:
         return None
-    return address if str(address) == bare else None
+    return address if str(address) == bare and (not brackets or address.version == 6) else None
 
 
 def split_authority(authority: str, default_port: int) -> tuple[str, int] | None:
@@ -62,14 +68,12 @@ def split_authority(authority: str, default_port: int) -> tuple[str, int] | None
     else:
         host, colon, port_text = authority.partition(":")
         explicit = bool(colon)
-        if address_literal(host) is not None and ":" in host:
-            return None
     name = canonical(host)
     if name is None:
         return None
     if not explicit:
         return name, default_port
-    if not (port_text.isascii() and port_text.isdigit() and len(port_text) <= 5 and 0 < int(port_text) < 65536):
+    if not _PORT.fullmatch(port_text) or int(port_text) > 65535:
         return None
     return name, int(port_text)
 

@@ -12,8 +12,12 @@ from enum import StrEnum
 from urllib.parse import unquote_to_bytes
 
 MAX_TARGET = 8192
+MAX_DECODED = 4
+"""How often a path is decoded in search of dot segments: chains of servers that each decode once do exist."""
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _UNRESERVED_ESCAPE = re.compile(r"%(4[1-9a-f]|5[0-9a]|6[1-9a-f]|7[0-9a]|3[0-9]|2d|2e|5f|7e)", re.IGNORECASE)
+_PLAIN = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,=:@-]+)*/?")
+"""Paths in which nothing can be found by `ambiguities`; nearly all are, so they are recognised first."""
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -34,6 +38,9 @@ OPTIONAL = frozenset(
 )
 
 
+_NONE: frozenset[Ambiguity] = frozenset()
+
+
 def split_target(target: str) -> tuple[str, str] | None:
     """(path, query without `?`) of an origin-form request target (RFC 9112 §3.2.1), or None where it is not one."""
     if len(target) > MAX_TARGET or not target.startswith("/") or "#" in target or not _VISIBLE.fullmatch(target):
@@ -44,12 +51,14 @@ def split_target(target: str) -> tuple[str, str] | None:
 
 def ambiguities(path: str) -> frozenset[Ambiguity]:
     """Every way in which `path` could be read differently by another server."""
+    if path and _PLAIN.fullmatch(path):
+        return _NONE
     found: set[Ambiguity] = set()
     if _BAD_ESCAPE.search(path) or not path.startswith("/"):
         found.add(Ambiguity.MALFORMED)
     lower = path.lower()
     decoded = unquote_to_bytes(lower)
-    if b"\x00" in decoded or any(byte < 0x20 or byte == 0x7F for byte in decoded):
+    if any(byte < 0x20 or byte == 0x7F for byte in decoded) or not _is_utf8(decoded):
         found.add(Ambiguity.MALFORMED)
     if "%2f" in lower:
         found.add(Ambiguity.ENCODED_SLASH)
@@ -61,10 +70,25 @@ def ambiguities(path: str) -> frozenset[Ambiguity]:
         found.add(Ambiguity.PARAMETERS)
     if "//" in lower:
         found.add(Ambiguity.EMPTY_SEGMENT)
-    for segment in re.split(rb"[/\\]", decoded):
-        if segment.split(b";", 1)[0] in (b".", b".."):
-            found.add(Ambiguity.DOT_SEGMENT)
+    for _ in range(MAX_DECODED):
+        for segment in re.split(rb"[/\\]", decoded):
+            if segment.split(b";", 1)[0].rstrip(b" ") in (b".", b".."):
+                found.add(Ambiguity.DOT_SEGMENT)
+        if b"\\" in decoded:
+            found.add(Ambiguity.BACKSLASH)
+        if b"%" not in decoded:
+            break
+        decoded = unquote_to_bytes(decoded)
     return frozenset(found)
+
+
+def _is_utf8(decoded: bytes) -> bool:
+    """RFC 3986 §2.5. Overlong forms (`%c0%ae` for a dot) are no UTF-8, and some servers read them nevertheless."""
+    try:
+        decoded.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def normal(path: str) -> str:
@@ -76,16 +100,26 @@ def normal(path: str) -> str:
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
-    """A path pattern as a linear-time expression: `*` is one segment or a part of one, a last `/**` any rest.
+    """A path pattern as an expression: `*` is any part of one segment, a last `/**` any rest.
 
     `/repos/**` covers `/repos` and all below it; `**` elsewhere than as the last segment is `ValueError`.
+    Agents choose the paths, so a match takes linear time: a star takes the first place where what follows it fits and
+    never tries another (atomic groups), which is enough for all but the last star of a segment.
     """
     if not pattern.startswith("/"):
         raise ValueError("a path pattern starts with /")
     body, rest = (pattern[:-3], True) if pattern.endswith("/**") else (pattern, False)
     if "**" in body:
         raise ValueError("** stands only as the last segment")
-    expression = re.escape(body).replace(r"\*", "[^/]*")
+    expression = "/".join(_segment(segment) for segment in body.split("/"))
     if rest:
         expression += r"(?:/.*)?"
     return re.compile(expression)
+
+
+def _segment(pattern: str) -> str:
+    first, *others = (re.escape(part) for part in pattern.split("*"))
+    if not others:
+        return first
+    found = "".join(f"(?>[^/]*?{part})" for part in others[:-1] if part)
+    return f"{first}{found}(?>[^/]*{others[-1]}(?![^/]))"

@@ -70,7 +70,7 @@ def read(evidence: Evidence) -> Request | Refusal:
     if refusal is not None:
         return refusal
     method = evidence.method
-    if not method or len(method) > MAX_METHOD or not _TOKEN.issuperset(method) or method in FORBIDDEN_METHODS:
+    if not method or len(method) > MAX_METHOD or not _TOKEN.issuperset(method) or method.upper() in FORBIDDEN_METHODS:
         return Refusal(Reason.METHOD_INVALID, f"method {_shown(method)} is never forwarded")
     split = paths.split_target(evidence.target)
     if split is None:

@@ -32,7 +32,7 @@ def examine(*, state_dir: Path, run_dir: Path, envoy: Path, ca_file: Path, api_p
     """Every check, in an order in which they explain each other. Never raises."""
     checks: list[Callable[[], Check]] = [
         _python,
-        *(lambda tool=tool: _tool(tool) for tool in TOOLS),
+        *(lambda name=name: tool(name) for name in TOOLS),
         lambda: _envoy(envoy),
         _network_namespace,
         _user_namespace,
@@ -62,7 +62,8 @@ def _python() -> Check:
     )
 
 
-def _tool(name: str) -> Check:
+def tool(name: str) -> Check:
+    """Whether the program `name`, one of `TOOLS`, is installed."""
     package = {"bwrap": "bubblewrap", "nft": "nftables", "ip": "iproute2"}[name]
     found = shutil.which(name, path=f"{os.defpath}:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin")
     return Check(

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 import os
 import signal
 
 READY = b"R"
 BEAT = b"."
+FAILED = b"E"
+"""What follows is a JSON object with `detail` and `hint`: why the process does not start."""
 INTERVAL_S = 0.5
 _PR_SET_PDEATHSIG = 1
 
@@ -32,6 +35,10 @@ class Notifier:
         while True:
             await asyncio.sleep(INTERVAL_S)
             self._write(BEAT)
+
+    def failed(self, detail: str, hint: str) -> None:
+        """Say why this process ends, so that `remit up` can say it instead of naming a log."""
+        self._write(FAILED + json.dumps({"detail": detail[:500], "hint": hint[:500]}).encode())
 
     def _write(self, what: bytes) -> None:
         if self._descriptor >= 0:

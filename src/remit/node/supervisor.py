@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -40,6 +42,7 @@ class Program:
     notifies: bool = True
     socket: Path | None = None
     log: Path | None = None
+    umask: int = 0o022
 
 
 @dataclass(slots=True)
@@ -47,6 +50,8 @@ class _Child:
     program: Program
     process: asyncio.subprocess.Process
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+    read: int = -1
+    said: bytes = b""
     beat: float = 0.0
     started: float = 0.0
 
@@ -73,6 +78,8 @@ class Supervisor:
     async def run(self, started: Callable[[], None]) -> None:
         """Start all in order, call `started`, keep them until told to stop. `Unavailable`: a first start failed."""
         loop = asyncio.get_running_loop()
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # inherited: Envoy does not raise its own
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self.stop)
         keepers: list[asyncio.Task[None]] = []
@@ -111,6 +118,7 @@ class Supervisor:
                 env=program.environment,
                 pass_fds=kept,
                 start_new_session=True,
+                umask=program.umask,
             )
         except OSError as error:
             if read >= 0:
@@ -128,22 +136,26 @@ class Supervisor:
 
     def _listen(self, child: _Child, read: int) -> None:
         os.set_blocking(read, False)
-        loop = asyncio.get_running_loop()
+        child.read = read
+        asyncio.get_running_loop().add_reader(read, self._heard, child)
 
-        def readable() -> None:
-            try:
-                data = os.read(read, 4096)
-            except BlockingIOError:
-                return
-            if not data:
-                loop.remove_reader(read)
-                os.close(read)
-                return
-            child.beat = time.monotonic()
-            if notify.READY in data:
-                child.ready.set()
-
-        loop.add_reader(read, readable)
+    def _heard(self, child: _Child) -> None:
+        if child.read < 0:
+            return
+        try:
+            data = os.read(child.read, 4096)
+        except BlockingIOError:
+            return
+        if not data:
+            asyncio.get_running_loop().remove_reader(child.read)
+            os.close(child.read)
+            child.read = -1
+            return
+        child.beat = time.monotonic()
+        if notify.FAILED in data:
+            child.said = data.partition(notify.FAILED)[2]
+        elif data.startswith(notify.READY):
+            child.ready.set()
 
     async def _await_ready(self, child: _Child) -> None:
         name = child.program.name
@@ -156,6 +168,10 @@ class Supervisor:
             return
         where = f"; see {child.program.log}" if child.program.log else ""
         if exited in done:
+            self._heard(child)
+            if child.said:
+                why = json.loads(child.said)
+                raise Unavailable(f"{name} does not start: {why['detail']}", hint=why["hint"] or "remit doctor")
             raise Unavailable(f"{name} ended with code {exited.result()} while starting{where}", hint="remit doctor")
         raise Unavailable(f"{name} was not ready after {START_TIMEOUT_S:g} s{where}", hint="remit doctor")
 

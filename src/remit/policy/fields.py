@@ -151,7 +151,7 @@ def _quantity(parse: Callable[[str], float], text: str) -> str:
 
 
 def _never(address: names.Address) -> str | None:
-    everything = [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")]
+    everything = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
     return addresses.refusal(address, everything)
 
 

@@ -1,0 +1,259 @@
+"""The workspace as an exit: what an agent leaves in a directory for its operator, in a real cell."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cells_rig import Rig
+from cells_rig import node as node
+from cells_rig import workspace as workspace
+
+
+def _worked(node: Rig, workspace: Path, script: str, *options: str) -> str:
+    """Run `script` in the workspace; its task, over."""
+    done = node.sh(script, "--workspace", str(workspace), *options)
+    assert done.returncode == 0, done.stderr
+    (call,) = [call for call in node.calls("/exited")][-1:]
+    return str(call["target"].split("/")[3])
+
+
+def _merged(node: Rig, task: str, **options: Any) -> tuple[set[str], dict[str, str]]:
+    answer = node.ask(op="merge", task=task, **options)
+    assert answer["event"] == "merged", answer
+    return set(answer["paths"]), {item["path"]: item["why"] for item in answer["refused"]}
+
+
+def test_what_an_agent_writes_stays_out_until_it_is_merged(node: Rig, workspace: Path) -> None:
+    (workspace / "kept.txt").write_text("one\n")
+    (workspace / "gone.txt").write_text("x\n")
+    task = _worked(
+        node, workspace, "echo two >> kept.txt; rm gone.txt; mkdir d; echo new > d/new.txt; pwd", "--cwd", ""
+    )
+    assert (workspace / "kept.txt").read_text() == "one\n"
+    answer = node.ask(op="diff", task=task)
+    assert {(c["path"], c["kind"], c["type"]) for c in answer["changes"]} == {
+        ("kept.txt", "modified", "file"),
+        ("gone.txt", "deleted", "file"),
+        ("d", "added", "directory"),
+        ("d/new.txt", "added", "file"),
+    }
+    assert "+two\n" in answer["patch"]
+    paths, refused = _merged(node, task)
+    assert paths == {"kept.txt", "gone.txt", "d", "d/new.txt"}
+    assert refused == {}
+    assert (workspace / "kept.txt").read_text() == "one\ntwo\n"
+    assert not (workspace / "gone.txt").exists()
+    made = (workspace / "d/new.txt").stat()
+    assert (made.st_uid, made.st_gid) == (workspace.stat().st_uid, workspace.stat().st_gid)
+    assert node.ask(op="diff", task=task)["changes"] == []
+
+
+GUARDED = [
+    ".git/hooks/pre-commit", ".git/config", ".git/commondir", ".git/info/attributes", ".envrc", ".vscode/tasks.json",
+    ".idea/workspace.xml", ".husky/pre-commit", ".devcontainer/devcontainer.json", "deep/down/.git/hooks/post-checkout",
+    "deep/.envrc", ".bashrc",
+]  # fmt: skip
+
+
+def test_files_that_run_later_are_merged_only_by_name_and_force(node: Rig, workspace: Path) -> None:
+    script = "; ".join(f"mkdir -p $(dirname {path}); echo evil > {path}" for path in GUARDED)
+    task = _worked(node, workspace, f"{script}; echo fine > fine.txt")
+    paths, refused = _merged(node, task, force=True)
+    assert "fine.txt" in paths
+    assert set(GUARDED) <= set(refused)
+    assert not any((workspace / path).exists() for path in GUARDED)
+    _, refused = _merged(node, task, paths=[".envrc"])
+    assert "runs later" in refused[".envrc"] or "run later" in refused[".envrc"]
+    paths, _ = _merged(node, task, paths=[".envrc"], force=True)
+    assert paths == {".envrc"}
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/etc/passwd", "../outside", "a/../../outside", "d/../../x", "./../x", "/", "..", ".git/config", "../../.ssh/id"],
+)
+def test_links_out_of_the_workspace_are_refused(node: Rig, workspace: Path, target: str) -> None:
+    task = _worked(node, workspace, f"mkdir -p d a; ln -s '{target}' link; ln -s fine inside")
+    paths, refused = _merged(node, task)
+    assert "leads out" in refused["link"]
+    assert "inside" in paths
+    assert not (workspace / "link").is_symlink()
+
+
+def test_a_link_in_place_of_a_directory_redirects_no_merge(node: Rig, workspace: Path, tmp_path: Path) -> None:
+    """The operator's own link, and one that the agent put in a directory's place."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "target").write_text("mine")
+    (workspace / "sub").mkdir()
+    (workspace / "sub/target").write_text("old")
+    task = _worked(node, workspace, "echo evil > sub/target; echo evil > sub/other")
+    (workspace / "sub/target").unlink()
+    (workspace / "sub").rmdir()
+    (workspace / "sub").symlink_to(outside)
+    paths, refused = _merged(node, task)
+    assert (paths, set(refused)) == (set(), {"sub", "sub/target", "sub/other"})
+    _merged(node, task, force=True)
+    assert (outside / "target").read_text() == "mine"
+    assert not (outside / "other").exists()
+
+
+def test_sockets_fifos_and_setuid_bits_do_not_come_out(node: Rig, workspace: Path) -> None:
+    task = _worked(
+        node,
+        workspace,
+        "mkfifo pipe; /usr/bin/python3 -c \"import socket; socket.socket(socket.AF_UNIX).bind('sock')\";"
+        " cp /bin/true tool; chmod 6755 tool || chmod 755 tool; mkdir dir; chmod 1777 dir",
+    )
+    paths, refused = _merged(node, task)
+    assert {"tool", "dir"} <= paths
+    assert set(refused) == {"pipe", "sock"}
+    assert stat.S_IMODE((workspace / "tool").stat().st_mode) == 0o755
+    assert stat.S_IMODE((workspace / "dir").stat().st_mode) == 0o777
+
+
+def test_a_merge_does_not_overwrite_what_changed_meanwhile(node: Rig, workspace: Path) -> None:
+    (workspace / "both").write_text("old\n")
+    (workspace / "tree").mkdir()
+    (workspace / "tree/file").write_text("old\n")
+    task = _worked(node, workspace, "echo agent > both; echo agent > new; rm -r tree; echo agent > alone")
+    (workspace / "both").write_text("operator\n")
+    os.utime(workspace / "both", (0, 0))
+    (workspace / "new").write_text("operator\n")
+    (workspace / "tree/file").write_text("operator\n")
+    paths, refused = _merged(node, task)
+    assert paths == {"alone"}
+    assert {path: "meanwhile" in why for path, why in refused.items()} == {"both": True, "new": True, "tree": True}
+    assert (workspace / "both").read_text() == "operator\n"
+    assert (workspace / "tree/file").read_text() == "operator\n"
+    paths, _ = _merged(node, task, paths=["both"], force=True)
+    assert (workspace / "both").read_text() == "agent\n"
+
+
+def test_hard_links_reach_nothing_of_the_operators(node: Rig, workspace: Path) -> None:
+    (workspace / "original").write_text("mine\n")
+    os.link(workspace / "original", workspace / "twin")
+    task = _worked(node, workspace, "echo agent > twin; ln original third || true")
+    _merged(node, task, force=True)
+    assert (workspace / "original").read_text() == "mine\n"
+
+
+def test_names_and_texts_that_a_terminal_would_act_on_are_quoted_in_the_patch(node: Rig, workspace: Path) -> None:
+    task = _worked(node, workspace, "printf x > \"$(printf 'a\\033[2Jb\\n+++ c')\"")
+    patch = node.ask(op="diff", task=task)["patch"]
+    assert "\x1b" not in patch.splitlines()[0] + patch.splitlines()[1]
+    assert "\n+++ c" not in patch
+
+
+def test_merging_while_the_task_runs_is_refused(node: Rig, workspace: Path) -> None:
+    task = node.detached("--workspace", str(workspace), "--", "sleep", "60")
+    try:
+        assert node.ask(op="merge", task=task)["kind"] == "conflict"
+        assert node.ask(op="diff", task=task)["event"] == "diff"
+    finally:
+        node.ask(op="stop", task=task, grace_s=0)
+
+
+@pytest.mark.parametrize("path", ["/", "/etc", "/usr/lib", "/dev", "/proc", "/run"])
+def test_a_system_directory_is_no_workspace(node: Rig, path: str) -> None:
+    done = node.sh("true", "--workspace", path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: ")
+
+
+def test_the_state_of_remit_is_no_workspace(node: Rig) -> None:
+    for path in (node.cells_dir, node.cells_dir.parent, node.directory):
+        assert node.sh("true", "--workspace", str(path)).returncode == 2
+
+
+@pytest.mark.parametrize("mode", [[], ["--bind"]], ids=["cow", "bind"])
+def test_files_of_others_in_the_workspace_stay_theirs(node: Rig, workspace: Path, mode: list[str]) -> None:
+    (workspace / "others").write_text("theirs\n")
+    (workspace / "others").chmod(0o600)
+    os.chown(workspace / "others", 4321, 4321)
+    done = node.sh("cat others; echo x > others", "--workspace", str(workspace), *mode)
+    assert done.stdout == b""
+    assert (workspace / "others").read_text() == "theirs\n"
+
+
+def test_a_bound_workspace_is_written_directly_and_keeps_its_owner(node: Rig, workspace: Path) -> None:
+    os.chown(workspace, 1234, 1234)
+    done = node.sh("echo one > made; stat -c %U made", "--workspace", str(workspace), "--bind")
+    assert done.stdout == b"agent\n", done.stderr
+    assert (workspace / "made").read_text() == "one\n"
+    assert ((workspace / "made").stat().st_uid, (workspace / "made").stat().st_gid) == (1234, 1234)
+
+
+def test_what_runs_later_is_read_only_in_a_bound_workspace(node: Rig, workspace: Path) -> None:
+    os.system(f"git init -q {workspace} && rm -f {workspace}/.git/hooks/*")
+    (workspace / ".envrc").write_text("mine\n")
+    script = (
+        "echo evil > .git/hooks/pre-commit; echo evil >> .git/config; echo evil > .envrc; mkdir -p .vscode;"
+        "echo evil > .vscode/tasks.json; mv .git other; mv .git/hooks x; rm -rf x .git/hooks; echo evil > .git/config.worktree;"
+        "ln -sf /tmp/x .envrc; rm -f .envrc; mkdir .idea/x; git config core.fsmonitor evil; echo ok > fine;"
+        "git -c user.name=a -c user.email=a@b commit -q --allow-empty -m fine && echo committed"
+    )
+    before = (workspace / ".git/config").read_text()
+    done = node.sh(script, "--workspace", str(workspace), "--bind")
+    assert done.stdout == b"committed\n"
+    assert (workspace / ".git/config").read_text() == before
+    assert list((workspace / ".git/hooks").iterdir()) == []
+    assert (workspace / ".envrc").read_text() == "mine\n"
+    assert sorted(p.name for p in workspace.iterdir()) == [".envrc", ".git", "fine"]
+    assert not (workspace / ".git/config.worktree").exists()
+
+
+def test_a_bound_workspace_without_a_repository_gets_none(node: Rig, workspace: Path) -> None:
+    node.sh(
+        "git init -q . ; mkdir -p .git/hooks; echo evil > .git/hooks/pre-commit",
+        "--workspace",
+        str(workspace),
+        "--bind",
+    )
+    assert not (workspace / ".git").exists()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket"])
+def test_sockets_and_fifos_refuse_a_bind_by_name(node: Rig, workspace: Path, kind: str) -> None:
+    (workspace / "sub").mkdir()
+    if kind == "fifo":
+        os.mkfifo(workspace / "sub/agent.1")
+    else:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(workspace / "sub/agent.1"))
+    done = node.sh("true", "--workspace", str(workspace), "--bind")
+    assert done.returncode == 5
+    assert b"sub/agent.1" in done.stderr
+    assert not (workspace / ".vscode").exists()
+
+
+def test_two_cells_do_not_share_a_writable_directory(node: Rig, workspace: Path) -> None:
+    (workspace / "inner").mkdir()
+    task = node.detached("--workspace", str(workspace), "--bind", "--", "sleep", "60")
+    try:
+        for path in (workspace, workspace / "inner"):
+            done = node.sh("true", "--workspace", str(path), "--bind")
+            assert done.returncode == 5
+            assert b"is bound by" in done.stderr
+    finally:
+        node.ask(op="stop", task=task, grace_s=0)
+    assert node.sh("true", "--workspace", str(workspace), "--bind").returncode == 0
+
+
+def test_filling_the_workspace_fills_only_the_tasks_own_share(node: Rig, workspace: Path) -> None:
+    done = node.sh("head -c 200000000 /dev/zero > big; stat -c %s big", "--workspace", str(workspace))
+    assert b"No space left" in done.stderr
+    assert int(done.stdout) <= 64 << 20
+
+
+def test_a_path_with_odd_characters_is_a_workspace_too(node: Rig, workspace: Path) -> None:
+    odd = workspace / "a b,c:d\\e=f"
+    odd.mkdir()
+    (odd / "x").write_text("here\n")
+    done = node.sh("cat x; pwd", "--workspace", str(odd))
+    assert done.stdout.decode() == f"here\n{odd}\n", done.stderr

@@ -1,0 +1,207 @@
+"""What `cells` may tell the forwarder, what comes back, and how a cell's flows are named and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from remit.cell import flows, proxy_header
+from remit.cell.dns_relay import Relay
+from remit.cell.forward import Forwarder
+from remit.core import flow
+
+OPEN = {"id": 1, "op": "open", "cell": 5, "token": "the-token"}
+OPEN |= dict(zip(("source4", "source6"), flow.source(5), strict=True))
+
+
+class _Boundary:
+    """Records each connection's header and keeps it open."""
+
+    def __init__(self) -> None:
+        self.headers: list[bytes] = []
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+        head = await reader.readexactly(16)
+        self.headers.append(head + await reader.readexactly(int.from_bytes(head[14:], "big")))
+
+
+@pytest.fixture
+def boundary() -> _Boundary:
+    return _Boundary()
+
+
+@pytest.fixture
+async def forwarder(boundary: _Boundary, tmp_path: Path) -> AsyncIterator[Forwarder]:
+    server = await asyncio.start_unix_server(boundary, str(tmp_path / "proxy.sock"))
+    made = Forwarder(proxy_socket=tmp_path / "proxy.sock", relay=Relay(tmp_path / "dns.sock"))
+    yield made
+    made.close()
+    server.close()
+    for writer in boundary.writers:
+        writer.close()
+    await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def listeners() -> Iterator[list[socket.socket]]:
+    """Stand-ins for what comes out of a cell's namespace, in the order of the protocol."""
+    kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_STREAM)
+    made = [socket.socket(family, kind) for kind in kinds for family in (socket.AF_INET, socket.AF_INET6)]
+    for sock in made:
+        sock.bind(("127.0.0.1" if sock.family == socket.AF_INET else "::1", 0))
+        if sock.type == socket.SOCK_STREAM:
+            sock.listen()
+    yield made
+    for sock in made:
+        sock.close()
+
+
+@pytest.fixture
+def redirected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside a cell there is no nftables to have redirected anything."""
+    monkeypatch.setattr(flows, "original_destination", lambda _: ("93.184.216.34", 443))
+
+
+async def _until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.usefixtures("redirected")
+async def test_a_connection_begins_with_its_name_and_token(
+    forwarder: Forwarder, boundary: _Boundary, listeners: list[socket.socket]
+) -> None:
+    address = listeners[0].getsockname()
+    assert forwarder.handle(OPEN, listeners) == {"id": 1, "ok": True, "closed": 0}
+    with socket.create_connection(address):
+        await _until(lambda: boundary.headers)
+        forwarder.handle({"id": 2, "op": "token", "cell": 5, "token": "renewed"}, [])
+        with socket.create_connection(address):
+            await _until(lambda: len(boundary.headers) == 2)
+    expected = [
+        proxy_header.encode(source=(flow.source(5)[0], port), destination=("93.184.216.34", 443), token=token)
+        for port, token in ((1024, b"the-token"), (1025, b"renewed"))
+    ]
+    assert boundary.headers == expected
+
+
+@pytest.mark.usefixtures("redirected")
+async def test_a_cut_counts_and_closes_every_flow_and_leaves_the_listeners(
+    forwarder: Forwarder, boundary: _Boundary, listeners: list[socket.socket]
+) -> None:
+    address = listeners[0].getsockname()
+    forwarder.handle(OPEN, listeners)
+    held = [socket.create_connection(address) for _ in range(5)]
+    await _until(lambda: len(boundary.headers) == 5)
+    assert forwarder.handle({"id": 3, "op": "cut", "cell": 5}, [])["closed"] == 5
+    assert forwarder.handle({"id": 4, "op": "cut", "cell": 5}, [])["closed"] == 0
+    await asyncio.sleep(0.02)
+    for sock in held:
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+        sock.close()
+    with socket.create_connection(address):
+        await _until(lambda: len(boundary.headers) == 6)
+
+
+@pytest.mark.usefixtures("redirected")
+async def test_a_cell_has_a_limit_of_flows_and_gets_them_back(
+    forwarder: Forwarder, boundary: _Boundary, listeners: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flows, "MAX_FLOWS", 2)
+    address = listeners[0].getsockname()
+    forwarder.handle(OPEN, listeners)
+    held = [socket.create_connection(address) for _ in range(2)]
+    await _until(lambda: len(boundary.headers) == 2)
+    with socket.create_connection(address) as third:
+        await asyncio.sleep(0.02)
+        with pytest.raises(ConnectionResetError):
+            third.recv(1)
+    for sock in held:
+        sock.close()
+    for writer in boundary.writers:
+        writer.close()
+    await asyncio.sleep(0.05)
+    with socket.create_connection(address):
+        await _until(lambda: len(boundary.headers) == 3)
+
+
+async def test_a_connection_that_nobody_redirected_is_reset(
+    forwarder: Forwarder, boundary: _Boundary, listeners: list[socket.socket]
+) -> None:
+    address = listeners[0].getsockname()
+    forwarder.handle(OPEN, listeners)
+    with socket.create_connection(address) as direct:
+        await asyncio.sleep(0.05)
+        with pytest.raises(ConnectionResetError):
+            direct.recv(1)
+    assert boundary.headers == []
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        ({"op": "open", "cell": 5, "token": "x"}, "ValueError: open needs 6 descriptors, 0 came"),
+        ({"op": "cut", "cell": 9}, "ValueError: cell 9 is not open"),
+        ({"op": "token", "cell": 9, "token": "x"}, "ValueError: cell 9 is not open"),
+        ({"op": "dance", "cell": 9}, "ValueError: cell 9 is not open"),
+        ({"op": "cut"}, "KeyError: 'cell'"),
+        ({"cell": 9}, "KeyError: 'op'"),
+        ({"op": "cut", "cell": None}, "TypeError"),
+    ],
+)
+async def test_a_message_that_cannot_be_obeyed_is_answered(
+    forwarder: Forwarder, message: dict[str, Any], why: str
+) -> None:
+    answer = forwarder.handle(message | {"id": 8}, [])
+    assert (answer["id"], answer["ok"], answer["closed"]) == (8, False, 0)
+    assert answer["error"].startswith(why)
+
+
+async def test_descriptors_that_belong_to_no_open_are_closed(
+    forwarder: Forwarder, listeners: list[socket.socket]
+) -> None:
+    forwarder.handle({"op": "close", "cell": 5}, listeners[:2])
+    forwarder.handle({"op": "open", "cell": 5}, listeners[2:])
+    assert [sock.fileno() for sock in listeners] == [-1] * 6
+
+
+async def test_a_cell_that_is_closed_stops_listening(forwarder: Forwarder, listeners: list[socket.socket]) -> None:
+    address = listeners[0].getsockname()
+    forwarder.handle(OPEN, listeners)
+    assert forwarder.handle({"op": "close", "cell": 5}, [])["ok"]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "token"),
+    [
+        (("100.64.0.1", 1024), ("::1", 80), b"x"),
+        (("100.64.0.1", 1024), ("1.1.1.1", 80), b""),
+        (("100.64.0.1", 1024), ("1.1.1.1", 80), b"x" * 401),
+        (("100.64.0.1", 1024), ("1.1.1.1", 80), b"a\r\nb"),
+        (("100.64.0.1", 1024), ("1.1.1.1", 80), "ä".encode()),
+    ],
+)
+def test_a_header_that_would_not_be_read_as_meant_is_not_written(
+    source: tuple[str, int], destination: tuple[str, int], token: bytes
+) -> None:
+    with pytest.raises(ValueError, match=r"token|families"):
+        proxy_header.encode(source=source, destination=destination, token=token)
+
+
+def test_an_ipv6_header_carries_both_addresses_and_one_tlv() -> None:
+    made = proxy_header.encode(source=("fd00::1", 1024), destination=("2606::2", 443), token=b"tok")
+    assert made[:16] == proxy_header.SIGNATURE + b"\x21\x21" + (36 + 6).to_bytes(2, "big")
+    assert made[16:48] == ipaddress.ip_address("fd00::1").packed + ipaddress.ip_address("2606::2").packed
+    assert made[48:] == b"\x04\x00\x01\xbb\xe0\x00\x03tok"
