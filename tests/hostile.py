@@ -10,7 +10,6 @@ import gzip
 import http.server
 import ipaddress
 import socket
-import ssl
 import threading
 import urllib.parse
 from collections import Counter
@@ -21,7 +20,7 @@ from typing import Any
 import dns.message
 import dns.rdatatype
 import dns.rrset
-from upstreams import certificates
+from boundary_upstreams import TestAuthority
 
 NAMES = ("api.up.example", "other.up.example", "evil.up.example", "quiet.up.example", "*.wild.up.example")
 
@@ -32,9 +31,9 @@ class Hostile:
     def __init__(self, directory: Path) -> None:
         self.seen: list[dict[str, Any]] = []
         self.connections = 0
-        self.ca, certificate, key = certificates(directory, NAMES)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
+        authority = TestAuthority(directory, "Hostile CA")
+        self.ca = authority.file
+        context = authority.server_context(*NAMES)
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         self.port = int(server.server_address[1])

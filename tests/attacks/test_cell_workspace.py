@@ -208,6 +208,26 @@ def test_what_runs_later_is_read_only_in_a_bound_workspace(node: Rig, workspace:
     assert not (workspace / ".git/config.worktree").exists()
 
 
+def test_a_guard_does_not_move_with_the_directory_above_it(node: Rig, workspace: Path) -> None:
+    (workspace / "deep/sub").mkdir(parents=True)
+    os.system(f"git init -q {workspace}/deep/sub && rm -f {workspace}/deep/sub/.git/hooks/*")
+    script = (
+        "mv deep deep2; mv deep/sub deep/sub2; mkdir -p deep/sub/.git/hooks; echo evil > deep/sub/.git/hooks/pre-commit;"
+        "echo fine > deep/sub/fine"
+    )
+    node.sh(script, "--workspace", str(workspace), "--bind")
+    assert [p.name for p in (workspace / "deep").iterdir()] == ["sub"]
+    assert list((workspace / "deep/sub/.git/hooks").iterdir()) == []
+    assert (workspace / "deep/sub/fine").exists()
+    assert sorted(p.name for p in workspace.iterdir()) == ["deep"]
+
+
+def test_no_file_of_the_operators_becomes_set_user_id(node: Rig, workspace: Path) -> None:
+    script = "cp /bin/true x; chmod 4755 x; chmod 2755 x; chmod u+s x; install -m 6755 /bin/true y; mkdir -m 2777 z"
+    node.sh(script, "--workspace", str(workspace), "--bind")
+    assert [p.name for p in workspace.iterdir() if p.stat().st_mode & 0o6000] == []
+
+
 def test_a_bound_workspace_without_a_repository_gets_none(node: Rig, workspace: Path) -> None:
     node.sh(
         "git init -q . ; mkdir -p .git/hooks; echo evil > .git/hooks/pre-commit",

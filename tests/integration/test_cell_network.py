@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from remit.cell import network, rootless
 from remit.core.errors import Unavailable
 
 _USER = 64_980
+_PR_SET_DUMPABLE = 4
 _EXPECTED = [
     (socket.AF_INET, socket.SOCK_STREAM, "127.0.0.1", network.TCP_PORT),
     (socket.AF_INET6, socket.SOCK_STREAM, "::1", network.TCP_PORT),
@@ -93,6 +95,8 @@ def _as_a_user(work: Callable[[], None]) -> None:
             os.setgroups([])
             os.setresgid(_USER, _USER, _USER)
             os.setresuid(_USER, _USER, _USER)
+            # A process that gave up root does not own its /proc; one that was never root does.
+            ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
             work()
             os.write(tell, b"fine")
         except BaseException as error:

@@ -59,7 +59,8 @@ def test_what_is_never_dialled_is_refused_whatever_a_range_says_and_whatever_car
     assert "never dialled" in (addresses.refusal(address, EVERYTHING) or "")
     if isinstance(address, ipaddress.IPv4Address):
         for outer in carried(address):
-            assert addresses.refusal(outer, EVERYTHING), outer
+            if int(outer) > 0xFFFF:  # `::1` is loopback, not 0.0.0.1
+                assert addresses.refusal(outer, EVERYTHING), outer
 
 
 @given(V4 | st.ip_addresses(network="2000::/3"))
@@ -80,7 +81,7 @@ def test_well_known_public_addresses_are_dialled(text: str) -> None:
 @given(st.ip_addresses(v=4) | st.ip_addresses(v=6), st.integers(0, 128), st.ip_addresses(v=4) | st.ip_addresses(v=6))
 def test_a_named_range_opens_itself_and_nothing_else(base: Address, bits: int, other: Address) -> None:
     network = ipaddress.ip_network(f"{base}/{min(bits, base.max_prefixlen)}", strict=False)
-    with_range = addresses.refusal(other, [network])
+    with_range = addresses.refusal(other, (network,))
     if other in network:
         never = any(other in never or addresses.embedded(other) in never for never in addresses.NEVER)
         assert (with_range is None) is not never

@@ -59,7 +59,7 @@ def naive(made: list[Capability], **asked: object) -> Capability | None:
     return None
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(
     capabilities(),
     st.fixed_dictionaries(
@@ -81,6 +81,7 @@ def test_the_index_finds_what_a_loop_finds(made: list[Capability], asked: dict[s
         assert {near.partition(":")[0] for near in found.near} == covering, "every near miss says what was missing"
 
 
+@settings(max_examples=60)
 @given(capabilities(), HOST)
 def test_by_host_is_every_capability_that_covers_it_most_specific_first(made: list[Capability], host: str) -> None:
     found = Index(made).by_host(host)

@@ -1,7 +1,7 @@
 """Injection puts the secret where it belongs, once, and nothing that an agent wrote beside it competes with it."""
 
 import base64
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import parse_qsl
 
 import pytest
 from hypothesis import example, given
@@ -33,13 +33,9 @@ def test_a_query_parameter_stands_once_however_the_server_splits(query: str, val
     path, _, new = target.decode().partition("?")
     assert path == "/p"
     for separator in ("&", ";"):
-        pairs = parse_qsl(new, keep_blank_values=True, separator=separator, encoding="latin-1", max_num_fields=100)
-        assert [unquote_to_bytes(v) for k, v in pairs if k.casefold() == "key"][-1:] in (
-            [],
-            [value],
-        ) or separator == "&"
-        assert sum(k.casefold() == "key" for k, _ in pairs) == 1 or separator == ";"
-        assert not [v for k, v in pairs if k.casefold() == "key" and v.encode("latin-1") != value]
+        pairs = parse_qsl(new, keep_blank_values=True, separator=separator, encoding="latin-1")
+        values = [found.encode("latin-1") for key, found in pairs if key.strip().casefold() == "key"]
+        assert values == [value] or (separator == ";" and values == [])
     assert new.rpartition("&")[2].startswith("key=")
 
 

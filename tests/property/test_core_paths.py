@@ -46,9 +46,9 @@ def tomcat(path: str) -> str:
 
 
 def iis(path: str) -> str:
-    """Decodes, takes backslashes for slashes, ignores spaces at the end of segments."""
+    """Decodes, takes backslashes for slashes, ignores spaces after dots."""
     decoded = unquote(path, errors="surrogateescape").replace("\\", "/")
-    return nginx("/".join(segment.rstrip(" ") for segment in decoded.split("/")))
+    return nginx(re.sub(r"(?<=/)(\.{1,2}) +(?=/|$)", r"\1", decoded))
 
 
 def twice(path: str) -> str:

@@ -62,7 +62,7 @@ _DOCUMENTS = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(one=modules("p"), two=modules("q"), documents=st.lists(_DOCUMENTS, min_size=2, max_size=10))
 def test_a_remembered_opinion_is_a_fresh_one(one: Policy, two: Policy, documents: list[dict[str, Any]]) -> None:
     bundle = rego.Bundle()

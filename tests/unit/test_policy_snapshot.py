@@ -129,7 +129,7 @@ def test_any_change_on_the_way_is_seen(path: list[Any], value: Any) -> None:
 )  # fmt: skip
 def test_a_malformed_snapshot_is_refused_whole(path: list[Any], value: Any) -> None:
     document = altered(path, value)
-    with pytest.raises(Invalid, match="malformed|digest|document 0 is of no kind"):
+    with pytest.raises(Invalid, match=r"malformed|digest|document 0 is of no kind"):
         snapshot.load(rehashed(document), None)
 
 

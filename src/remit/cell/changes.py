@@ -2,7 +2,7 @@
 
 The upper directory is written by an agent, while this may read it as root: every step goes through directory
 descriptors and follows no link. Overlayfs (kernel documentation, overlayfs.rst): a 0/0 character device is a deleted
-name, `trusted.overlay.opaque` = y hides everything below a directory. Results are bounded, and say when they were cut.
+name, `trusted.overlay.opaque` (`user.` without root) = y hides everything below a directory. Results are bounded, and say when they were cut.
 """
 
 from __future__ import annotations
@@ -111,10 +111,11 @@ def _directory(
 
 
 def _opaque(directory: int) -> bool:
-    try:
-        return os.getxattr(directory, "trusted.overlay.opaque") == b"y"
-    except OSError:
-        return False
+    for name in ("trusted.overlay.opaque", "user.overlay.opaque"):
+        with contextlib.suppress(OSError):
+            if os.getxattr(directory, name) == b"y":
+                return True
+    return False
 
 
 def _same(name: str, upper: int, lower: int | None, above: os.stat_result, below: os.stat_result) -> bool:

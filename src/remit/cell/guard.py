@@ -82,29 +82,32 @@ def prepare(root: int, owner: tuple[int, int]) -> Prepared:
             f"the workspace holds sockets, FIFOs or devices, which lead out of the cell: {named}{more}",
             hint="remove them, or leave --bind out (a copy-on-write view does not show them as they are)",
         )
-    guards: list[Guard] = []
+    guards: dict[PurePosixPath, Guard] = {}
     placed: list[tuple[PurePosixPath, bool, int]] = []
     wanted = [(PurePosixPath(n), True) for n in _PLACED_DIRECTORIES] + [
         (PurePosixPath(n), False) for n in _PLACED_FILES
     ]
     for path in sorted(found):
-        status = (base / path).lstat()
-        repository = path.name == ".git" and stat.S_ISDIR(status.st_mode)
-        if stat.S_ISLNK(status.st_mode):
+        kind = _kind(root, path)
+        if kind not in ("directory", "file"):
             raise Conflict(f"{str(path)!a} in the workspace is a link and cannot be guarded", hint="leave --bind out")
-        guards.append(Guard(path=path, writable=repository))
+        repository = path.name == ".git" and kind == "directory"
+        guards[path] = Guard(path=path, writable=repository)
         if repository:
             wanted += [(path / n, True) for n in _GIT_DIRECTORIES] + [(path / n, False) for n in _GIT_FILES]
-            guards += [Guard(path=path / n) for n in _GIT_PRESENT if (base / path / n).is_dir()]
-    have = {guard.path for guard in guards}
+            present = [path / n for n in _GIT_PRESENT if _kind(root, path / n) == "directory"]
+            guards |= {here: Guard(path=here) for here in present}
     for path, directory in wanted:
-        if path in have:
-            continue
-        inode = _placed(base / path, directory, owner)
-        if inode is not None:
-            placed.append((path, directory, inode))
-        guards.append(Guard(path=path))
-    return Prepared(guards=tuple(sorted(guards, key=lambda g: g.path.parts)), placed=tuple(placed))
+        if path not in guards:
+            inode = _placed(root, path, directory, owner)
+            if inode is not None:
+                placed.append((path, directory, inode))
+            guards[path] = Guard(path=path)
+    for path in list(guards):
+        for parent in path.parents[:-1]:
+            # A mount point cannot be renamed, but a directory above it can, and the guard would go along.
+            guards.setdefault(parent, Guard(path=parent, writable=True))
+    return Prepared(guards=tuple(sorted(guards.values(), key=lambda g: g.path.parts)), placed=tuple(placed))
 
 
 def _walk(base: Path) -> Iterator[tuple[PurePosixPath, os.DirEntry[str]]]:
@@ -120,28 +123,51 @@ def _walk(base: Path) -> Iterator[tuple[PurePosixPath, os.DirEntry[str]]]:
                     waiting.append(path)
 
 
-def _placed(path: Path, directory: bool, owner: tuple[int, int]) -> int | None:
-    """Make an empty entry; its inode, or None where there is one already."""
+@contextlib.contextmanager
+def _parent(root: int, path: PurePosixPath) -> Iterator[int]:
+    """The directory that holds `path`, reached without following a link: the workspace may change under our feet."""
+    with contextlib.ExitStack() as stack:
+        here = root
+        for part in path.parts[:-1]:
+            here = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+            stack.callback(os.close, here)
+        yield here
+
+
+def _kind(root: int, path: PurePosixPath) -> str:
     try:
-        if directory:
-            path.mkdir(mode=0o755)
-        else:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
-    except FileExistsError:
-        return None
-    os.chown(path, *owner, follow_symlinks=False)
-    return path.lstat().st_ino
+        with _parent(root, path) as parent:
+            mode = os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return "nothing"
+    except OSError:
+        return "link"
+    return "directory" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "link"
+
+
+def _placed(root: int, path: PurePosixPath, directory: bool, owner: tuple[int, int]) -> int | None:
+    """Make an empty entry; its inode, or None where there is one already."""
+    with _parent(root, path) as parent:
+        try:
+            if directory:
+                os.mkdir(path.name, 0o755, dir_fd=parent)
+            else:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                os.close(os.open(path.name, flags, 0o644, dir_fd=parent))
+        except FileExistsError:
+            return None
+        os.chown(path.name, *owner, dir_fd=parent, follow_symlinks=False)
+        return os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_ino
 
 
 def clear(root: int, prepared: Prepared) -> None:
     """Remove what `prepare` placed, where it is still that and still empty."""
-    base = Path(f"/proc/self/fd/{root}")
     for path, directory, inode in reversed(prepared.placed):
-        with contextlib.suppress(OSError):
-            status = (base / path).lstat()
+        with contextlib.suppress(OSError), _parent(root, path) as parent:
+            status = os.stat(path.name, dir_fd=parent, follow_symlinks=False)
             if status.st_ino != inode:
                 continue
             if directory:
-                (base / path).rmdir()
+                os.rmdir(path.name, dir_fd=parent)
             elif stat.S_ISREG(status.st_mode) and status.st_size == 0:
-                (base / path).unlink()
+                os.unlink(path.name, dir_fd=parent)

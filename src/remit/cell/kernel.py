@@ -23,6 +23,8 @@ ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_IDMAP = 0x1, 0x2, 0x4, 0x00100000
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = 1, 4
+_PR_CAP_AMBIENT, _CAPABILITY_VERSION_3 = 47, 0x20080522
+_PR_SET_SECCOMP, _MODE_FILTER, _PR_SET_NO_NEW_PRIVS = 22, 2, 38
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -93,3 +95,27 @@ def sync_file_system(path: Path) -> None:
         _checked(_libc.syncfs(ctypes.c_int(number)), f"syncfs {path}")
     finally:
         os.close(number)
+
+
+def load_filter(program: bytes) -> None:
+    """Run under a seccomp BPF program from here on, without new privileges (seccomp(2))."""
+    buffer = ctypes.create_string_buffer(program, len(program))
+    head = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
+    _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0), "prctl no_new_privs")
+    _checked(_libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_MODE_FILTER), head, 0, 0), "prctl seccomp")
+
+
+def give_children(capability: int) -> None:
+    """Programs that this process starts keep `capability` (capabilities(7), ambient set), until `keep_from_children`."""
+    head = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    data = ctypes.create_string_buffer(24)
+    _checked(_libc.capget(head, data), "capget")
+    words = list(struct.unpack("6I", data.raw))
+    words[2 + (3 if capability >= 32 else 0)] |= 1 << (capability & 31)
+    _checked(_libc.capset(head, struct.pack("6I", *words)), "capset")
+    _checked(_libc.prctl(_PR_CAP_AMBIENT, ctypes.c_ulong(2), ctypes.c_ulong(capability), 0, 0), "prctl ambient")
+
+
+def keep_from_children() -> None:
+    """Programs started from here on have no capability of this process's."""
+    _checked(_libc.prctl(_PR_CAP_AMBIENT, ctypes.c_ulong(4), 0, 0, 0), "prctl ambient")

@@ -1,8 +1,9 @@
 """Memory, processes and CPU of one cell, and its end as a whole (cgroups(7)).
 
 Machines differ: cgroup v2 alone, v1 alone, or hybrid (limits in v1, `cgroup.kill` in v2). Groups are made beneath this
-process's own group only, and nothing above is touched. A limit that cannot be set is *named* in `absent`, never left
-out in silence. Groups carry the daemon's mark in their name, so that a later daemon finds what an earlier one left.
+process's own group where they can be, and no setting of another group is touched. A limit that cannot be set is *named*
+in `absent`, never left out in silence. Groups carry the daemon's mark in their name, so that a later daemon finds what
+an earlier one left.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Protocol
 
 from remit.core.snapshot import Limits
 
+WANTED = frozenset(("memory", "pids", "cpu"))
 _PERIOD_US = 100_000
 _REMOVE_S = 2.0
 
@@ -67,20 +69,36 @@ def tree(process: Path = Path("/proc/self")) -> Tree:
         for controller in controllers.split(","):
             if controller in mounts:
                 v1[controller] = mounts[controller] / path.lstrip("/")
-    return Tree(v1=v1, v2=v2, v2_controllers=_delegated(v2) if v2 is not None else frozenset())
+    if v2 is None or unified is None:
+        return Tree(v1=v1)
+    place, given = _delegated(v2, unified)
+    return Tree(v1=v1, v2=place, v2_controllers=given)
 
 
-def _delegated(own: Path) -> frozenset[str]:
-    """The controllers that children of `own` can have, after asking for those it has."""
-    try:
-        wanted = {"memory", "pids", "cpu"} & set((own / "cgroup.controllers").read_text().split())
-        for controller in sorted(wanted):
-            # EBUSY: our group holds processes, and v2 wants those in leaves only. Then the limit is absent.
-            with contextlib.suppress(OSError):
-                (own / "cgroup.subtree_control").write_text(f"+{controller}")
-        return frozenset((own / "cgroup.subtree_control").read_text().split()) & wanted
-    except OSError:
-        return frozenset()
+def _delegated(own: Path, top: Path) -> tuple[Path, frozenset[str]]:
+    """Where to make v2 groups, and the controllers they get there. No setting of a group above ours is changed.
+
+    Beneath our own group, if it can have limited children (it holds no processes but is delegated to us, or is the
+    root); else beneath the nearest one above that already gives its children controllers, as systemd's slices do.
+    """
+    place, best = own, frozenset[str]()
+    here = own
+    while True:
+        try:
+            wanted = WANTED & set((here / "cgroup.controllers").read_text().split())
+            if here == own:
+                for controller in sorted(wanted):
+                    # EBUSY: our group holds processes, and v2 wants those in leaves only.
+                    with contextlib.suppress(OSError):
+                        (own / "cgroup.subtree_control").write_text(f"+{controller}")
+            given = frozenset((here / "cgroup.subtree_control").read_text().split()) & wanted
+        except OSError:
+            return place, best
+        if len(given) > len(best):
+            place, best = here, given
+        if here == top or best == WANTED:
+            return place, best
+        here = here.parent
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,16 +10,26 @@ import fcntl
 import os
 from pathlib import Path
 
-from remit.cell import kernel
+from remit.cell import kernel, rootless
 
 _MS_REMOUNT, _MS_BIND, _MS_SLAVE, _MNT_DETACH = 32, 4096, 1 << 19, 2
+_ST_TO_MS = {
+    os.ST_RDONLY: 1,
+    os.ST_NOEXEC: 8,
+    os.ST_NOATIME: 1 << 10,
+    os.ST_NODIRATIME: 1 << 11,
+    os.ST_RELATIME: 1 << 21,
+}
 _NS_GET_USERNS = 0xB701
 """ioctl_ns(2)."""
 
 
 def private() -> None:
     """A mount namespace of this process's own, which still sees what the host mounts later. Call before any thread."""
-    kernel.unshare(kernel.CLONE_NEWNS)
+    if os.geteuid() == 0:
+        kernel.unshare(kernel.CLONE_NEWNS)
+    else:
+        rootless.enter()
     kernel.mount("none", "/", None, kernel.MS_REC | _MS_SLAVE)
 
 
@@ -28,11 +38,21 @@ def unmount(target: Path) -> None:
     kernel.unmount(str(target), _MNT_DETACH)
 
 
-def bind_read_only(source: Path | str, target: Path) -> None:
-    """Bind one file or directory read-only, without set-user-id and devices."""
-    kernel.mount(str(source), str(target), None, _MS_BIND)
-    flags = _MS_BIND | _MS_REMOUNT | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
-    kernel.mount("none", str(target), None, flags)
+def bind(source: Path | str, target: Path, *, read_only: bool = False) -> None:
+    """Bind one file or directory without set-user-id and devices, `read_only` or writable."""
+    # Without root, what is mounted below `source` cannot be left out: that would uncover what it hides.
+    kernel.mount(str(source), str(target), None, _MS_BIND | (0 if os.geteuid() == 0 else kernel.MS_REC))
+    flags = _MS_BIND | _MS_REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV | _locked(target)
+    kernel.mount("none", str(target), None, flags | (kernel.MS_RDONLY if read_only else 0))
+
+
+def _locked(target: Path) -> int:
+    """Flags of a mount that an unprivileged user may not take away, as mount(2) numbers them."""
+    found = os.statvfs(target).f_flag
+    kept = 0
+    for flag in (os.ST_RDONLY, os.ST_NOEXEC, os.ST_NOATIME, os.ST_NODIRATIME, os.ST_RELATIME):
+        kept |= _ST_TO_MS[flag] if found & flag else 0
+    return kept
 
 
 def bind_mapped(source: int, target: Path, mapping: int) -> None:

@@ -163,6 +163,8 @@ async def start(
 
 
 def _entering(ground: Ground, join: sandbox.Join | None) -> Callable[[], None]:
+    early = seccomp.entering()
+
     def enter() -> None:
         if join is not None:
             for ours, theirs in zip((join.outer_user, join.inner_user, join.pid), _JOINED, strict=True):
@@ -179,7 +181,10 @@ def _entering(ground: Ground, join: sandbox.Join | None) -> Callable[[], None]:
             os.setgroups([])
             os.setresgid(ground.user, ground.user, ground.user)
             os.setresuid(ground.user, ground.user, ground.user)
+        else:
+            kernel.keep_from_children()
         kernel.die_with_parent(signal.SIGKILL)
+        kernel.load_filter(early)
 
     return enter
 
@@ -211,7 +216,7 @@ def _streams(
     if terminal is not None:
         master, slave = os.openpty()
         fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *terminal, 0, 0))
-        os.fchown(slave, user, -1)
+        _give(slave, user)
         os.set_blocking(master, False)
         return (master, master, -1), (slave, slave, slave), master
     if inputs:
@@ -225,8 +230,13 @@ def _streams(
     for number in (out, err):
         os.set_blocking(number, False)
     for number in (their_out, their_err, *((theirs_in,) if inputs else ())):
-        os.fchown(number, user, user)
+        _give(number, user)
     return (ours, out, err), (theirs_in, their_out, their_err), None
+
+
+def _give(number: int, user: int) -> None:
+    if os.geteuid() == 0:
+        os.fchown(number, user, -1)
 
 
 def _memory(content: bytes) -> int:

@@ -1,8 +1,8 @@
-"""Being root without being root: a user namespace in which an ordinary user may make networks and mounts.
+"""Cells without root: the daemon makes a user namespace and is privileged in that, over nothing but its own.
 
-Everything that a cell's network needs (namespace, addresses, nftables, listeners) is asked of the namespace's own root,
-so `network` works unchanged for whoever has entered one (user_namespaces(7)). One id is mapped, the user's own: files
-keep their owner, and cells cannot be given uids of their own. Some distributions forbid it to ordinary users.
+It keeps its uid there, so a cell's processes have the operator's uid on the host and are held by their namespaces
+alone; there are no cgroup limits unless the system delegates some (`limits` names what is absent). A distribution may
+forbid user namespaces to ordinary users; then this says which switch does.
 """
 
 from __future__ import annotations
@@ -13,25 +13,43 @@ from pathlib import Path
 from remit.cell import kernel
 from remit.core.errors import Unavailable
 
+_SWITCHES = (
+    ("kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
+    ("kernel/apparmor_restrict_unprivileged_userns", "1", "an AppArmor profile for remit, or sysctl =0"),
+    ("user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
+)
+_CAP_NET_ADMIN = 12
+
 
 def enter() -> None:
-    """Become root of a new user namespace, for good. The process must have one thread, and no privilege to lose.
-
-    `Unavailable`: this system does not let its users do that; nothing has changed.
-    """
+    """Enter a user namespace and a mount namespace of our own. Before any thread. `Unavailable`: not on this system."""
     user, group = os.geteuid(), os.getegid()
     try:
-        kernel.unshare(kernel.CLONE_NEWUSER)
+        kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS)
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1\n")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1\n")
+        # `ip` and `nft` are programs of their own, and an ordinary uid loses its capabilities when it starts one.
+        kernel.give_children(_CAP_NET_ADMIN)
     except OSError as error:
-        raise Unavailable(
-            f"this system lets no ordinary user make a user namespace: {error.strerror}",
-            hint="run as root, or see user.max_user_namespaces and the distribution's switch for it; remit doctor",
-        ) from error
-    # Without "deny" the kernel takes no group map from an ordinary user (CVE-2014-8989).
-    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1\n"), ("gid_map", f"0 {group} 1\n")):
+        raise Unavailable(f"cells without root are not possible here: {_why(error)}", hint=_hint()) from error
+
+
+def _why(error: OSError) -> str:
+    found = _closed()
+    return f"{found[0].replace('/', '.')} is {found[1]}" if found is not None else str(error)
+
+
+def _hint() -> str:
+    found = _closed()
+    return found[2] if found is not None else "run `remit up` as root; remit doctor"
+
+
+def _closed() -> tuple[str, str, str] | None:
+    for name, closed, hint in _SWITCHES:
         try:
-            Path("/proc/self", name).write_text(text)
-        except OSError as error:
-            raise Unavailable(
-                f"the user namespace cannot be used: {error}", hint="run as root; remit doctor"
-            ) from error
+            if (Path("/proc/sys") / name).read_text().strip() == closed:
+                return name, closed, hint
+        except OSError:
+            continue
+    return None

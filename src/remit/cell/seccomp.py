@@ -41,6 +41,23 @@ def programs() -> tuple[bytes, ...]:
     return _exported(_calls()), _exported(_arguments())
 
 
+_SETTING_UP = frozenset(("mount", "umount2", "pivot_root", "setns", "unshare", "sethostname", "chroot"))
+
+
+@functools.cache
+def entering() -> bytes:
+    """The program under which bubblewrap itself runs: refuses what neither it nor an agent needs.
+
+    Between giving up its capabilities and loading the filters of the cell, a joining bubblewrap has the agent's uid and
+    could be written into (/proc/PID/mem); it must not be worth it.
+    """
+    filters = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    for name in sorted(syscalls.REFUSED - _SETTING_UP):
+        if _known(name):
+            filters.add_rule(pyseccomp.ERRNO(errno.EPERM), name)
+    return _exported(filters)
+
+
 def _exported(filters: pyseccomp.SyscallFilter) -> bytes:
     descriptor = os.memfd_create("seccomp")
     with os.fdopen(descriptor, "rb") as file:

@@ -44,7 +44,7 @@ class Stage:
         if known is None:
             known = self.root / "tools" / hashlib.blake2s(os.fsencode(prefix), digest_size=8).hexdigest()
             known.mkdir(mode=0o755)
-            mounts.bind_read_only(prefix, known)
+            mounts.bind(prefix, known, read_only=True)
             self._tools[prefix] = known
         return str(known)
 
@@ -65,11 +65,11 @@ class Stage:
                 child.rmdir()
 
 
-def scratch(target: Path, *, owner: int, size_bytes: int, mode: int) -> None:
+def scratch(target: Path, *, owner: tuple[int, int], size_bytes: int, mode: int) -> None:
     """Mount a tmpfs of at most `size_bytes` at `target` (made), owned by `owner`."""
     target.mkdir(mode=0o711, exist_ok=True)
     inodes = max(_MIN_INODES, size_bytes // _INODES_PER_BYTE)
-    options = f"size={size_bytes},nr_inodes={inodes},uid={owner},gid={owner},mode={mode:o}"
+    options = f"size={size_bytes},nr_inodes={inodes},uid={owner[0]},gid={owner[1]},mode={mode:o}"
     kernel.mount("cell", str(target), "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
 
 

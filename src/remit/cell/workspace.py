@@ -40,6 +40,8 @@ REFUSED = tuple(
 )
 """Not workspaces, and nothing below them is one."""
 _OVERLAY = "redirect_dir=off,metacopy=off,index=off,xino=off"
+_ROOTLESS = ",userxattr"
+"""Without root overlayfs keeps its marks in user.overlay.* instead of trusted.overlay.*."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,7 @@ class Owner:
     user: int
     group: int
     agent: int
+    agent_group: int
 
 
 def checked(text: object, cells: Path) -> Path:
@@ -72,7 +75,10 @@ def open_directory(path: Path) -> int:
 
 def mount_mapped(source: int, target: Path, owner: Owner) -> None:
     """Show the directory open as `source` at `target`, its owner's files as the agent's."""
-    mapping = mounts.identity_namespace((owner.user, owner.agent), (owner.group, owner.agent))
+    if owner.user == owner.agent:
+        mounts.bind(f"/proc/self/fd/{source}", target)
+        return
+    mapping = mounts.identity_namespace((owner.user, owner.agent), (owner.group, owner.agent_group))
     try:
         mounts.bind_mapped(source, target, mapping)
     except OSError as error:
@@ -132,10 +138,10 @@ def mount_copy(source: int, stage: Path, layers: Path, owner: Owner) -> Path:
     for path in (upper, work):
         path.mkdir(mode=0o700)
     status = os.fstat(source)
-    os.chown(upper, owner.agent, owner.agent)
+    os.chown(upper, owner.agent, owner.agent_group)
     upper.chmod((status.st_mode & 0o777) | 0o700)
     mount_mapped(source, lower, owner)
-    options = f"lowerdir={lower},upperdir={upper},workdir={work},{_OVERLAY}"
+    options = f"lowerdir={lower},upperdir={upper},workdir={work},{_OVERLAY}" + (_ROOTLESS if os.geteuid() else "")
     try:
         kernel.mount("overlay", str(merged), "overlay", kernel.MS_NOSUID | kernel.MS_NODEV, options)
     except OSError as error:

@@ -40,7 +40,10 @@ def check(documents: Sequence[Document]) -> list[Problem]:
 
 def _named(document: Document, path: Path, kind: str, name: str, known: Known) -> Iterator[Problem]:
     if name not in known[kind]:
-        yield document.problem(path, f"there is no {kind} {name!r}", nearest=near(name, known[kind]))
+        found = f'"{name}"'
+        yield document.problem(
+            path, f"expected the name of a {kind} that exists", found=found, nearest=near(name, known[kind])
+        )
 
 
 def _role(document: Document, role: specs.RoleSpec, known: Known) -> Iterator[Problem]:

@@ -73,7 +73,7 @@ def lint(module: str) -> tuple[Flaw, ...]:
     return analysis(module).flaws
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=2048)
 def analysis(module: str) -> Analysis:
     """All that can be known of a module without running it."""
     objection = complexity.objection(module)
