@@ -23,5 +23,5 @@ docs: setup            ## write docs/reference from the code
 
 lock:                  ## lock the dependencies anew
 	@for kind in runtime dev; do \
-	  $(BIN)/python -m uv pip compile pyproject.toml $$([ $$kind = dev ] && echo --extra dev) --generate-hashes --python-version 3.11 \
+	  uv pip compile pyproject.toml --extra build $$([ $$kind = dev ] && echo --extra dev) --generate-hashes --python-version 3.11 \
 	    --no-emit-index-url --no-emit-find-links --no-header -q -o requirements/$$kind.txt; done

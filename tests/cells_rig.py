@@ -51,7 +51,18 @@ class Rig:
     """A running node without its decisions. `limits`: what the control plane answers to the next tasks."""
 
     directory: Path
+    user: int | None = None
+    """Who runs everything, if not we: an ordinary user, to whom this checkout's interpreter may be out of reach."""
     parts: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def _python(self) -> tuple[str, dict[str, str], dict[str, Any]]:
+        path = str(ROOT / "src")
+        if self.user is None:
+            return sys.executable, {**os.environ, "PYTHONPATH": path}, {}
+        packages = next(entry for entry in sys.path if entry.endswith("site-packages"))
+        environment = {"PATH": "/usr/bin:/usr/sbin:/bin", "PYTHONPATH": f"{path}:{packages}", "HOME": "/tmp"}
+        who = {"user": self.user, "group": self.user, "extra_groups": []}
+        return "/usr/bin/python3", {**environment, "PYTHONDONTWRITEBYTECODE": "1"}, who
 
     @property
     def run_dir(self) -> Path:
@@ -63,13 +74,15 @@ class Rig:
 
     def start(self, part: str) -> None:
         with (self.directory / f"{part}.log").open("ab") as log:
+            python, environment, who = self._python()
             self.parts[part] = subprocess.Popen(
-                [sys.executable, __file__, part, str(self.directory)],
-                cwd=ROOT,
+                [python, __file__, part, str(self.directory)],
+                cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+                env=environment,
+                **who,
             )
 
     def kill(self, part: str, number: int = signal.SIGKILL) -> None:
@@ -89,15 +102,10 @@ class Rig:
     def popen(
         self, *argv: str, verb: str = "run", role: str | None = "devops", **options: Any
     ) -> subprocess.Popen[bytes]:
-        command = [
-            sys.executable,
-            "-m",
-            "remit.cli.run",
-            verb,
-            *(["--role", role] if role and verb == "run" else []),
-            *argv,
-        ]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "REMIT_RUN_DIR": str(self.run_dir)}
+        python, inherited, who = self._python()
+        role_given = ["--role", role] if role and verb == "run" else []
+        command = [python, "-m", "remit.cli.run", verb, *role_given, *argv]
+        environment = {**inherited, "REMIT_RUN_DIR": str(self.run_dir)}
         defaults = {
             "env": environment,
             "stdin": subprocess.DEVNULL,
@@ -151,13 +159,16 @@ class Rig:
 
 
 @contextlib.contextmanager
-def rig(directory: Path) -> Iterator[Rig]:
-    made = Rig(directory)
+def rig(directory: Path, user: int | None = None) -> Iterator[Rig]:
+    made = Rig(directory, user)
     directory.chmod(0o755)
     for name in ("run", "run/forward", "run/boundary", "run/dns", "state", "state/cells"):
         (directory / name).mkdir(mode=0o755, exist_ok=True)
     (directory / "bundle.pem").write_bytes(Path("/etc/ssl/certs/ca-certificates.crt").read_bytes())
     (directory / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
+    if user is not None:
+        for path in (directory, *directory.rglob("*")):
+            os.chown(path, user, user)
     try:
         for part in ("outside", "cells", "forward"):
             made.start(part)
@@ -325,6 +336,7 @@ def _main(part: str, directory: Path) -> None:
             forward_uid=FORWARD_UID if os.geteuid() == 0 else os.geteuid(),
             token_ttl_s=_ttl(directory),
             path="",
+            stage_dir=directory / "run/stage",
             ready=(directory / "ready").touch,
         )
     else:

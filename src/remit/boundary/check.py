@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from remit.boundary import header_names
+from remit.boundary import header_names, replies
 from remit.control.decide import Denied, Permitted
 from remit.core import names
 from remit.core.reason import Reason, Refusal
@@ -140,10 +140,6 @@ _PERMIT = (
     b"HTTP/1.1 200 OK\r\nx-remit-record: %b\r\nx-remit-pin: %b\r\nx-remit-pin-port: %d\r\nx-remit-path: %b\r\n"
     b"x-remit-pool: %b\r\n%bcontent-length: 0\r\n\r\n"
 )
-_DENIAL = (
-    b"HTTP/1.1 %d Denied\r\ncontent-type: application/problem+json\r\nx-remit-record: %b\r\n"
-    b"%bcontent-length: %d\r\n\r\n"
-)
 
 
 def render(answer: Permitted | Denied) -> bytes:
@@ -205,4 +201,4 @@ def problem(record: str, refusal: Refusal) -> bytes:
         b"HTTP/1.1 %d Denied\r\ncontent-type: application/problem+json\r\nx-remit-record: %b\r\n"
         b"%bcontent-length: %d\r\n\r\n"
     )
-    return head % (meaning.status, record.encode(), retry, len(body)) + body
+    return head % (replies.SPOKEN.get(meaning.status, meaning.status), record.encode(), retry, len(body)) + body

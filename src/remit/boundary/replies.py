@@ -7,6 +7,7 @@ decision service are left as they are. Neither queries nor header values are eve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 Json = dict[str, Any]
@@ -64,6 +65,10 @@ def _file(path: str, line: Json) -> Json:
     }
 
 
+SPOKEN: Mapping[int, int] = {502: 472, 503: 473}
+"""Envoy takes a 5xx of the check for its failure and drops the answer, so those are said as unused 4xx on the wire."""
+
+
 def local_reply() -> Json:
     """A problem for every answer Envoy makes, except where the decision service has already given one."""
     problem = {
@@ -76,8 +81,13 @@ def local_reply() -> Json:
         "next": "The detail is Envoy's own reason; `remit audit list --reason refused_by_boundary` shows the record.",
     }
     refused = "response.code >= 400 && response.code_details != 'ext_authz_denied'"
+    meant = "response.code == {said} && response.code_details == 'ext_authz_denied'"
     return {
         "mappers": [
+            *(
+                {"filter": _expression(meant.format(said=said)), "status_code": status}
+                for status, said in SPOKEN.items()
+            ),
             {
                 "filter": _expression(refused),
                 "body_format_override": {"json_format": problem, "content_type": "application/problem+json"},

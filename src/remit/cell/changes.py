@@ -2,7 +2,8 @@
 
 The upper directory is written by an agent, while this may read it as root: every step goes through directory
 descriptors and follows no link. Overlayfs (kernel documentation, overlayfs.rst): a 0/0 character device is a deleted
-name, `trusted.overlay.opaque` (`user.` without root) = y hides everything below a directory. Results are bounded, and say when they were cut.
+name, `trusted.overlay.opaque` (`user.` without root) = y hides everything below a directory. Results are bounded, and
+say when they were cut.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def load_filter(program: bytes) -> None:
 
 
 def give_children(capability: int) -> None:
-    """Programs that this process starts keep `capability` (capabilities(7), ambient set), until `keep_from_children`."""
+    """Programs that this process starts keep `capability` (capabilities(7): ambient), until `keep_from_children`."""
     head = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
     data = ctypes.create_string_buffer(24)
     _checked(_libc.capget(head, data), "capget")

@@ -3,12 +3,13 @@
 This is the only look-up that ever leaves the node for an agent, and it happens after the rules have said yes. Order:
 the operator's static hosts, an address literal, then the configured DNS server or the system's resolver. Answers are
 kept for a short while and asked for once however many requests wait; every failure is bounded in time. Addresses are
-not judged here (`core.addresses` does that on every request).
+not judged here (`core.addresses` does that on every request), and are taken in any spelling (`::ffff:127.0.0.1`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -126,7 +127,7 @@ class Server:
             raise Unavailable(f"looking up {name}: {type(error).__name__}", hint=HINT) from error
         if answer.rrset is None:
             return (), TTL_MAX_S
-        return tuple(_address(name, record.address) for record in answer.rrset), float(answer.rrset.ttl)
+        return tuple(ipaddress.ip_address(record.address) for record in answer.rrset), float(answer.rrset.ttl)
 
 
 class System:
@@ -159,7 +160,7 @@ def _getaddrinfo(name: str) -> tuple[Address, ...]:
         return listed
     found = socket.getaddrinfo(f"{name}.", None, type=socket.SOCK_STREAM)
     texts = dict.fromkeys(str(entry[4][0]) for entry in found)
-    return tuple(_address(name, text) for text in texts if "%" not in text)
+    return tuple(ipaddress.ip_address(text) for text in texts if "%" not in text)
 
 
 def hosts_file(name: str, text: str) -> tuple[Address, ...]:
