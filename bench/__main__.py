@@ -73,6 +73,7 @@ def _whole(say: Console, plan: measures.Plan, found: Figures) -> None:
         say.print("start time of a cell")
         start = measures.start_ms(rig, plan.runs)
         found |= {"run_true_ms": start["median_ms"], "run_true_max_ms": start["max_ms"]}
+        measures.warm(rig, variants)
         say.print("throughput, keep-alive")
         kept = measures.throughput(rig, variants, plan.rounds, plan.load_s, new=False)
         found |= _throughput(kept, "")

@@ -70,7 +70,7 @@ port, names = int(sys.argv[1]), sys.argv[2:]
 tls, taken, failed = ssl.create_default_context(), [], 0
 for name in names:
     start = time.perf_counter()
-    raw = socket.create_connection((name, port), timeout=10)
+    raw = socket.create_connection((name, port), timeout=30)
     with tls.wrap_socket(raw, server_hostname=name) as opened:
         opened.sendall(f"GET /v1/things HTTP/1.1\r\nhost: {name}:{port}\r\nconnection: close\r\n\r\n".encode())
         answer = b""

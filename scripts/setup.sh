@@ -12,7 +12,7 @@ python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
   || fail "python3 3.11 or later is needed" "apt-get install python3"
 
 # command to look for : Debian package that has it
-needed=(bwrap:bubblewrap nft:nftables ip:iproute2 curl:curl openssl:openssl)
+needed=(bwrap:bubblewrap nft:nftables ip:iproute2 curl:curl)
 [ "$kind" = dev ] && needed+=(wrk:wrk psql:postgresql-client)
 missing=()
 for pair in "${needed[@]}"; do

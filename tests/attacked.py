@@ -232,6 +232,11 @@ class Whole:
         problem = json.loads(answer["body"])
         assert problem["reason"] in reasons, problem
         assert self.arrived == before, "it arrived"
+        return self.note(answer)
+
+    def note(self, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """The record of a denial, which says the same; Envoy's own come later, so they are only written down."""
+        problem = json.loads(answer["body"])
         if problem["reason"] == "refused_by_boundary":
             self.owed[problem["detail"]] += 1
             return {}

@@ -106,12 +106,8 @@ class Rig:
         role_given = ["--role", role] if role and verb == "run" else []
         command = [python, "-m", "remit.cli.run", verb, *role_given, *argv]
         environment = {**inherited, "REMIT_RUN_DIR": str(self.run_dir)}
-        defaults = {
-            "env": environment,
-            "stdin": subprocess.DEVNULL,
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-        }
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        defaults: dict[str, Any] = {**who, "env": environment, **streams}
         return subprocess.Popen(command, **{**defaults, **options})
 
     def run(
@@ -139,12 +135,21 @@ class Rig:
         """One operation of the protocol that answers with one message."""
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(30)
-            sock.connect(str(self.run_dir / "cells.sock"))
+            self._connect(sock)
             body = json.dumps(message).encode()
             sock.sendall(struct.pack(">cI", b"J", len(body)) + body)
             with sock.makefile("rb") as file:
                 size = struct.unpack(">cI", file.read(5))[1]
                 return dict(json.loads(file.read(size)))
+
+    def _connect(self, sock: socket.socket) -> None:
+        """As the node's user: the kernel tells the daemon who connects."""
+        before = os.geteuid()
+        os.seteuid(self.user if self.user is not None else before)
+        try:
+            sock.connect(str(self.run_dir / "cells.sock"))
+        finally:
+            os.seteuid(before)
 
     def detached(self, *argv: str, **options: Any) -> str:
         done = self.run("--detach", *argv, **options)

@@ -94,7 +94,7 @@ def build(directory: Path, store: Store | None = None) -> Plane:
         revoking=Revoking(
             store=store, publisher=publisher, recorder=recorder, cells=cells, catalog=catalog, clock=clock
         ),
-        explaining=Explaining(publisher=publisher, audit=audit),
+        explaining=Explaining(publisher=publisher, audit=audit, policies=testing.StaticPolicies()),
         status=Status(store=store, node=node, issuer=issuer, catalog=catalog),
         audit=audit,
         store=store,

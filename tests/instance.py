@@ -105,6 +105,17 @@ class Instance:
         return [json.loads(line) for line in self.cli("ps", "--json", *options).stdout.splitlines()]
 
 
+def refused(instance: Instance, code: int, *said: str, command: str = "up --detach") -> None:
+    """`command` fails with that exit code, one error that says all of `said`, and a hint."""
+    done = instance.cli(*command.split(), check=False)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("error: ") == 1, done.stderr
+    assert "\nhint: " in done.stderr
+    assert "Traceback" not in done.stderr
+    for text in said:
+        assert text in done.stderr
+
+
 def wait_for(condition: Any, what: str, timeout_s: float = 15.0) -> Any:
     """The first true value of `condition()`; fails with `what` after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
@@ -113,3 +124,37 @@ def wait_for(condition: Any, what: str, timeout_s: float = 15.0) -> Any:
             return value
         time.sleep(0.02)
     raise AssertionError(f"not in {timeout_s} s: {what}")
+
+
+ASK = """
+import sys, urllib.request, urllib.error
+for url in sys.stdin:
+    try:
+        with urllib.request.urlopen(url.strip(), timeout=20) as answer: print(answer.status, flush=True)
+    except urllib.error.HTTPError as error:
+        print(error.code, error.read().decode().replace("\\n", " "), flush=True)
+    except OSError as error:
+        print("down", error, flush=True)
+"""
+
+
+class Asking:
+    """An agent in a cell that fetches what it is told, one URL after the other."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self._process, self._url = process, url
+
+    def __call__(self) -> str:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(self._url + "\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline()
+
+
+@contextlib.contextmanager
+def asking(instance: Instance, url: str) -> Iterator[Asking]:
+    """The first answer was 200."""
+    with instance.running("agent", sys.executable, "-c", ASK) as process:
+        ask = Asking(process, url)
+        assert ask() == "200\n"
+        yield ask

@@ -31,6 +31,7 @@ from remit.core.flow import MAX_CELL
 from remit.core.names import Address
 from remit.core.reason import Reason, Refusal
 from remit.core.secret import Secret
+from remit.core.snapshot import Snapshot
 from remit.core.task import ALIVE, TRANSITIONS, Task
 
 
@@ -355,6 +356,9 @@ class StaticPolicies:
 
     def __init__(self, opinion: Opinion | None = None) -> None:
         self.opinion = opinion or Opinion()
+
+    def update(self, snapshot: Snapshot) -> None:
+        """What is in force changes nothing: the opinion is fixed."""
 
     async def judge(self, candidate: Candidate) -> Opinion:
         return self.opinion

@@ -115,7 +115,7 @@ def test_an_ordinary_user_gets_the_same_network_in_a_user_namespace() -> None:
         rootless.enter()
         made = network.create()
         assert _listening(made) == _EXPECTED
-        assert os.geteuid() == 0
+        assert os.geteuid() == _USER
 
     _as_a_user(work)
 

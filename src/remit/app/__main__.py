@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-import os
 import signal
 import sys
 from collections.abc import Coroutine, Iterator
@@ -34,7 +33,6 @@ def main(argv: list[str]) -> int:
     name, flag, descriptor = argv
     if name not in PROCESSES or flag != "--notify-fd":
         raise SystemExit(f"usage: python -m remit.app {'|'.join(PROCESSES)} --notify-fd N")
-    notify.die_with_parent(os.getppid())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     module = importlib.import_module(f"remit.app.{name}")
     notifier, code = notify.Notifier(int(descriptor)), 0

@@ -25,6 +25,7 @@ from remit.control.tasks import Lifecycle
 from remit.core.errors import Unavailable
 from remit.identity.issuer import Issuer
 from remit.node.notify import Notifier
+from remit.node.policy_worker import Worker
 from remit.settings import Settings
 from remit.store.database import Database
 
@@ -84,7 +85,7 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
             catalog=catalog,
             clock=clock,
         ),
-        explaining=Explaining(publisher=publisher, audit=audit),
+        explaining=Explaining(publisher=publisher, audit=audit, policies=Worker(timeout_s=settings.policy_timeout_s)),
         status=Status(store=store, node=link, issuer=issuer, catalog=catalog),
         audit=audit,
         store=store,

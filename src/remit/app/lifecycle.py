@@ -145,7 +145,9 @@ def _supervise(settings: Settings, progress: int) -> None:
     try:
         asyncio.run(supervisor.run(lambda: told("remit", "up")))
     finally:
-        settings.supervisor_file.unlink(missing_ok=True)
+        # Envoy leaves its sockets behind.
+        for left in (settings.proxy_socket, settings.envoy_admin, settings.supervisor_file):
+            left.unlink(missing_ok=True)
         os.close(lock)
 
 

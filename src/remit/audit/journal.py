@@ -1,8 +1,8 @@
 """The only writer of the log: nothing is permitted before its record is on the disk.
 
-Records that arrive together, or while one sync runs, share a write (group commit). A sync of a good disk (0.1 ms) costs
-less than the way to another thread and back, so it is done in the event loop; as soon as one was slow, a thread of its
-own writes for a while, and the loop stays free.
+Records that arrive together, or while one sync runs, share a write (group commit). One thread writes; the event loop
+assembles the lines, so that the thread needs the interpreter lock as little as possible. Writing in the loop saves the
+way to the thread and back (an eighth of a check's processor time), but stands still while others use the disk.
 A disk that refuses makes every waiting record `Unavailable`, which denies the requests they stand for; the journal then
 refuses at once until a probe of the disk succeeds. What was acknowledged is never touched by that. A record that was
 refused may still be in the log after a crash: the log can hold more than was acknowledged, never less.
@@ -35,9 +35,6 @@ from remit.core.errors import Conflict, Unavailable
 log = logging.getLogger(__name__)
 
 MAX_BATCH = 1024
-FAST_S = 0.001
-"""A write that took longer was slow: then the thread writes for `SLOW_S` seconds."""
-SLOW_S = 1.0
 MAX_WAITING = 32768
 """Records that may wait for the disk; more are refused, or a stalled disk would eat the memory."""
 PROBE_S = 0.25
@@ -77,7 +74,6 @@ class Journal:
         self._busy = self._scheduled = self._closing = False
         self._failed: str | None = None
         self._last_us = 0
-        self._slow_until = 0.0
         try:
             self._end = self._writer.prepare(self._acknowledged())
         except OSError as error:
@@ -137,24 +133,12 @@ class Journal:
             self._loop.call_soon(self._send)
 
     def _send(self) -> None:
-        """Write the next batch, or have it written: all that waits, bounded."""
+        """Hand the next batch to the thread: all that waits, bounded."""
         self._scheduled = False
         if self._busy or self._failed is not None or not self._waiting:
             return
         self._busy = True
-        batch, start = self._batch(self._take(MAX_BATCH)), time.monotonic()
-        if batch.begins or start < self._slow_until:
-            self._jobs.put(batch)
-            return
-        error: Exception | None = None
-        try:
-            self._writer.write(batch.data, batch.end, begins=False)
-        except OSError as raised:
-            error = raised
-        took_s = time.monotonic() - start
-        if took_s > FAST_S:
-            self._slow_until = start + took_s + SLOW_S
-        self._done(batch, error)
+        self._jobs.put(self._batch(self._take(MAX_BATCH)))
 
     def _take(self, most: int) -> list[_Waiter]:
         size = count = 0
@@ -190,15 +174,14 @@ class Journal:
         return record.body(self.new_id(), record.stamp(self._now()), kind, fields)
 
     def _done(self, batch: _Batch, error: Exception | None) -> None:
-        """In the loop: `batch` was written, or could not be."""
+        """In the loop: the thread has written `batch`, or could not."""
         self._busy = False
         if error is None:
             self._end = batch.end
             for _, written in batch.waiters:
                 if not written.done():
                     written.set_result(None)
-            if self._waiting:
-                self._schedule()
+            self._send()
             return
         self._refuse(error)
         self._settle(batch.waiters + self._waiting)
@@ -230,7 +213,7 @@ class Journal:
             log.warning("the audit log can be written again")
 
     def _work(self) -> None:
-        """The thread: writes while the disk is slow, and probes one that refused. Somebody waits for each answer."""
+        """The thread: writes batches, and probes a disk that refused. Somebody waits for each answer."""
         while (job := self._jobs.get()) is not None:
             error: Exception | None = None
             end = segments.EMPTY

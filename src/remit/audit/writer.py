@@ -1,4 +1,4 @@
-"""What is done to the files: write a batch, begin a segment, mend what a refusing disk left.
+"""What the journal's thread does to the files: write a batch, begin a segment, mend what a refusing disk left.
 
 Every method may block and raises `OSError`. The journal sees to it that only one thread at a time is in here.
 """

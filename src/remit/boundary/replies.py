@@ -91,7 +91,7 @@ def local_reply() -> Json:
             {
                 "filter": _expression(refused),
                 "body_format_override": {"json_format": problem, "content_type": "application/problem+json"},
-            }
+            },
         ]
     }
 

@@ -40,7 +40,7 @@ REFUSED = tuple(
 )
 """Not workspaces, and nothing below them is one."""
 _OVERLAY = "redirect_dir=off,metacopy=off,index=off,xino=off"
-_ROOTLESS = ",userxattr"
+_OVERLAY_ROOTLESS = "redirect_dir=nofollow,metacopy=off,index=off,xino=off,userxattr"
 """Without root overlayfs keeps its marks in user.overlay.* instead of trusted.overlay.*."""
 
 
@@ -141,7 +141,8 @@ def mount_copy(source: int, stage: Path, layers: Path, owner: Owner) -> Path:
     os.chown(upper, owner.agent, owner.agent_group)
     upper.chmod((status.st_mode & 0o777) | 0o700)
     mount_mapped(source, lower, owner)
-    options = f"lowerdir={lower},upperdir={upper},workdir={work},{_OVERLAY}" + (_ROOTLESS if os.geteuid() else "")
+    options = f"lowerdir={lower},upperdir={upper},workdir={work},"
+    options += _OVERLAY_ROOTLESS if os.geteuid() else _OVERLAY
     try:
         kernel.mount("overlay", str(merged), "overlay", kernel.MS_NOSUID | kernel.MS_NODEV, options)
     except OSError as error:

@@ -26,6 +26,10 @@ from remit.core.secret import Secret
 from remit.core.snapshot import Snapshot
 
 
+ATTEMPTS = 3
+"""How often a request is decided anew because what is known changed meanwhile."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permitted:
     """Dial `pin` (an address literal) at `pin_port`, with these headers set and this request target.
@@ -81,28 +85,21 @@ class Decider:
 
     async def check(self, evidence: Evidence) -> Permitted | Denied:
         """Decide one HTTP request. Never raises for anything an agent, a policy or a store can do."""
-        facts = _Facts()
-        granted = await self._decide(evidence, facts)
-        if isinstance(granted, Refusal):
-            return await self._denied(granted, facts, evidence)
-        permit, injected = granted
-        record = self._journal.new_id()
-        try:
-            await self._journal.append(record, Entry(kind="decision", fields=_permit_fields(permit)))
-        except Unavailable as error:
-            return Denied(record=record, refusal=Refusal(Reason.AUDIT_UNAVAILABLE, error.detail))
-        overtaken = self._overtaken(permit, facts.snapshot)
-        if overtaken is not None:
-            return await self._denied(overtaken, facts, evidence)
-        asked = permit.candidate.request
-        return Permitted(
-            record=record,
-            headers=injected.headers + tuple((k.encode(), v.encode()) for k, v in permit.opinion.headers.items()),
-            pin=str(permit.address),
-            pin_port=asked.port,
-            target=injected.target if injected.target is not None else asked.target.encode(),
-            pool=_pool(permit.candidate.task.id, permit.credential.name if permit.credential else ""),
-        )
+        for _ in range(ATTEMPTS):
+            facts = _Facts()
+            granted = await self._decide(evidence, facts)
+            if isinstance(granted, Refusal):
+                return await self._denied(granted, facts, evidence)
+            permit, injected = granted
+            record = self._journal.new_id()
+            try:
+                await self._journal.append(record, Entry(kind="decision", fields=_permit_fields(permit)))
+            except Unavailable as error:
+                return Denied(record=record, refusal=Refusal(Reason.AUDIT_UNAVAILABLE, error.detail))
+            if self._knowledge.snapshot is facts.snapshot and self._knowledge.refusal() is None:
+                return _permitted(record, permit, injected)
+            # What became known while the record was written may take the permit back: decide again.
+        return await self._denied(Refusal(Reason.OVERLOADED, "the rules change faster than requests"), facts, evidence)
 
     async def refuse(self, refusal: Refusal, *, token: bytes = b"", flow: str = "", **facts: object) -> Denied:
         """Record a refusal that was made elsewhere on the boundary (a protocol that is not governed, a bad header)."""
@@ -159,23 +156,6 @@ class Decider:
             return secret
         return credential.inject(permit.credential.injection, secret.reveal(permit), permit.candidate.request.target)
 
-    def _overtaken(self, permit: Permit, decided_from: Snapshot | None) -> Refusal | None:
-        """Whether what became known while the record was written takes the permit back."""
-        lost = self._knowledge.refusal()
-        if lost is not None:
-            return lost
-        snapshot = self._knowledge.snapshot
-        if snapshot is decided_from:
-            return None
-        old = permit.candidate
-        again = decision.admit(snapshot, old.claims, old.request)
-        if isinstance(again, Refusal):
-            return again
-        if again.capability != old.capability or again.credential != old.credential:
-            return Refusal(Reason.CAPABILITY_REVOKED, "the rules changed while this request was decided; ask again")
-        granted = decision.grant(snapshot, again, permit.opinion, (permit.address,))
-        return granted if isinstance(granted, Refusal) else None
-
     async def _denied(self, refusal: Refusal, facts: _Facts, evidence: Evidence) -> Denied:
         return await self._write_denial(refusal, _denial_fields(refusal, facts, evidence))
 
@@ -186,6 +166,18 @@ class Decider:
         except Unavailable as error:
             refusal = Refusal(Reason.AUDIT_UNAVAILABLE, error.detail)
         return Denied(record=record, refusal=refusal)
+
+
+def _permitted(record: str, permit: Permit, injected: Injected) -> Permitted:
+    asked = permit.candidate.request
+    return Permitted(
+        record=record,
+        headers=injected.headers + tuple((k.encode(), v.encode()) for k, v in permit.opinion.headers.items()),
+        pin=str(permit.address),
+        pin_port=asked.port,
+        target=injected.target if injected.target is not None else asked.target.encode(),
+        pool=_pool(permit.candidate.task.id, permit.credential.name if permit.credential else ""),
+    )
 
 
 def _permit_fields(permit: Permit) -> dict[str, Any]:

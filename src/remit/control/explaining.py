@@ -7,11 +7,10 @@ as they are; whoever shows them neutralises them for its own medium.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from remit.control.ports_control import Audit, AuditFilter
+from remit.control.ports_control import Audit, AuditFilter, CurrentPolicies
 from remit.control.publish import Publisher
 from remit.core.reason import MEANING, STEPS, Reason
 from remit.policy import explain as explaining
@@ -21,17 +20,20 @@ COMPLETION_FIELDS = ("completed", "status", "bytes_out", "bytes_in", "duration_m
 
 
 class Explaining:
-    def __init__(self, *, publisher: Publisher, audit: Audit) -> None:
+    def __init__(self, *, publisher: Publisher, audit: Audit, policies: CurrentPolicies) -> None:
         self._publisher = publisher
         self._audit = audit
+        self._policies = policies
 
     async def explain(self, role: str, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, Any]:
         """The decision on a request that nobody sent, with every step. `Invalid` for a URL, `NotFound` for a role."""
-        current = self._publisher.current()
-        told = await asyncio.to_thread(
-            lambda: explaining.explain(snapshots.load(current, None), role, method, url, headers)
-        )
-        return told.as_json()
+        snapshot = snapshots.load(self._publisher.current(), None)
+        begun = explaining.begin(snapshot, role, method, url, headers)
+        if isinstance(begun, explaining.Explanation):
+            return begun.as_json()
+        self._policies.update(snapshot)
+        opinion = await self._policies.judge(begun)
+        return explaining.conclude(snapshot, begun, opinion).as_json()
 
     async def why(self, prefix: str) -> Mapping[str, Any]:
         """{"record", "completion", "explanation"}: the record whose id starts with `prefix`, and its story."""

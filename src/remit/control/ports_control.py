@@ -12,8 +12,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from remit.control.ports import Tasks
+from remit.control.ports import Policies, Tasks
 from remit.core.claims import Claims
+from remit.core.snapshot import Snapshot
 from remit.core.task import Task
 
 Document = Mapping[str, Any]
@@ -146,6 +147,12 @@ class Store(Protocol):
     def unit(self) -> AbstractContextManager[Unit]:
         """Begin; commit at the end of the block; roll back when it raises. `Unavailable`: the store cannot be used."""
         ...
+
+
+class CurrentPolicies(Policies, Protocol):
+    """Policies that can be told what is in force."""
+
+    def update(self, snapshot: Snapshot) -> None: ...
 
 
 class Issuer(Protocol):

@@ -19,6 +19,7 @@ FAILED = b"E"
 """What follows is a JSON object with `detail` and `hint`: why the process does not start."""
 INTERVAL_S = 0.5
 _PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Notifier:
@@ -49,7 +50,10 @@ class Notifier:
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask the kernel for SIGTERM when the parent dies (prctl(2)); end now if it already has."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    """Ask the kernel for SIGTERM when the parent dies (prctl(2)); end now if it already has.
+
+    Holds across execve(2), but not across a change of user (the forwarder's): then a broken pipe says it.
+    """
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         raise SystemExit(1)

@@ -1,8 +1,8 @@
 """Starts the processes of a node in order, restarts the one that dies or stalls, ends them in reverse.
 
 The parts fail closed on their own (a dead check is a 503, a dead forwarder a refused connection), so the supervisor
-never has to be right for safety, only for recovery. It starts everything from its main thread: the wheel's Envoy dies
-with the thread that started it.
+never has to be right for safety, only for recovery. When it is killed, they end too (prctl(2), PR_SET_PDEATHSIG): it
+starts everything from its main thread, whose end the kernel takes for its own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from remit.core.errors import Unavailable
@@ -119,6 +120,7 @@ class Supervisor:
                 pass_fds=kept,
                 start_new_session=True,
                 umask=program.umask,
+                preexec_fn=partial(notify.die_with_parent, os.getpid()),
             )
         except OSError as error:
             if read >= 0:
