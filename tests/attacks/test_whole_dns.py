@@ -86,7 +86,9 @@ result = [address(host), address(host, socket.AF_INET6)]
         assert tuple(cell.do(source, host=hidden)) == flow.virtual(hidden)
         if under != "wild.up.example":
             wait_for(
-                lambda hidden=hidden: [r for r in whole.audit(kind="dns", host=hidden) if r["reason"] == "no_capability"],
+                lambda hidden=hidden: [
+                    r for r in whole.audit(kind="dns", host=hidden) if r["reason"] == "no_capability"
+                ],
                 "a dns record",
             )
     assert whole.names.asked.total() == before
@@ -168,7 +170,9 @@ with connect("", port, to=to, tls=False) as sock:
     for port in (853, 5300):
         assert cell.do(source, port=port, to="8.8.8.8", data=framed) == ""
         found = wait_for(
-            lambda port=port: [r for r in whole.audit(reason="protocol_unsupported", host="8.8.8.8") if r["port"] == port],
+            lambda port=port: [
+                r for r in whole.audit(reason="protocol_unsupported", host="8.8.8.8") if r["port"] == port
+            ],
             "a record",
         )
         assert found[-1]["role"] == "attacker"

@@ -58,7 +58,11 @@ DISAGREE: dict[str, tuple[bytes, dict[str, Any], tuple[str, ...]]] = {
     "a Host with a NUL": (get(f"{API}\0.{EVIL}:PORT"), {}, ("name_invalid", "refused_by_boundary")),
     "a Host with a percent escape": (get("api%2eup.example:PORT"), {}, ("name_invalid", "refused_by_boundary")),
     "an address in Host": (get("127.0.0.1:PORT"), {}, ("name_mismatch",)),
-    "an address as SNI and Host": (get("127.0.0.1:PORT"), {"sni": "127.0.0.1"}, ("name_mismatch", "destination_mismatch")),
+    "an address as SNI and Host": (
+        get("127.0.0.1:PORT"),
+        {"sni": "127.0.0.1"},
+        ("name_mismatch", "destination_mismatch"),
+    ),
     "an address in Host without SNI": (get("127.0.0.1:PORT"), {"sni": None}, ("destination_mismatch",)),
     "a suffix that only looks like it": (get(f"{API}.{EVIL}:PORT"), {}, ("name_mismatch",)),
     "plain HTTP to a port for TLS": (get(f"{API}:PORT"), {"tls": False}, ("no_capability",)),

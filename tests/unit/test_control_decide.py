@@ -1,0 +1,219 @@
+"""A decision from end to end, with fakes around it: the order of reasons, and what happens between record and answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from remit import testing
+from remit.control.decide import Decider, Denied, Permitted
+from remit.control.knowledge import Knowledge
+from remit.control.ports import Entry
+from remit.core import flow
+from remit.core.claims import Claims
+from remit.core.decision import Opinion
+from remit.core.names import Address
+from remit.core.request import Evidence
+from remit.core.snapshot import Revoked, Snapshot
+from remit.core.task import State, Task
+from remit.policy import compile as compiler
+from remit.policy import manifests
+
+TASK = "t-aaaaaaaaaa"
+MANIFESTS = """
+apiVersion: remit.dev/v1alpha1
+kind: Role
+metadata: {name: r}
+spec: {capabilities: [c]}
+---
+apiVersion: remit.dev/v1alpha1
+kind: Capability
+metadata: {name: c}
+spec: {hosts: [api.a.com], methods: [GET], paths: [/v1/**], credential: k}
+---
+apiVersion: remit.dev/v1alpha1
+kind: Credential
+metadata: {name: k}
+spec: {hosts: [api.a.com], inject: {header: {name: Authorization, format: "Bearer {secret}"}}}
+"""
+RULES = compiler.rules(manifests.parse(MANIFESTS, "m"))
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def knowing(state: State = State.RUNNING, cell: int = 1, revoked: Revoked = Revoked(), **changes: Any) -> Snapshot:
+    task = Task(id=TASK, role="r", state=state, cell=cell, created=NOW)
+    return Snapshot(
+        **{"version": "1", "epoch": 1, "rules": RULES, "tasks": {TASK: task}, "revoked": revoked, **changes}
+    )
+
+
+def asking(**changes: Any) -> Evidence:
+    host = "api.a.com"
+    evidence = Evidence(
+        token=b"good", peer="100.64.0.1:1024", direct_peer="100.64.0.1:1024",
+        destination=f"{flow.virtual(host)[0]}:443", sni=host, tls=True, method="GET", authority=host,
+        target="/v1/x?q=1", headers={},
+    )  # fmt: skip
+    return dataclasses.replace(evidence, **changes)
+
+
+class Journal(testing.MemoryJournal):
+    """Runs `meanwhile` while a record is being written."""
+
+    meanwhile: Any = None
+
+    async def append(self, record: str, entry: Entry) -> None:
+        await super().append(record, entry)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+
+
+class Resolver:
+    def __init__(self, *found: str) -> None:
+        self.found = tuple(map(ipaddress.ip_address, found))
+
+    async def addresses(self, host: str) -> tuple[Address, ...]:
+        return self.found
+
+
+class World:
+    def __init__(
+        self,
+        snapshot: Snapshot | None = None,
+        *,
+        opinion: Opinion | None = None,
+        found: tuple[str, ...] = ("8.8.8.8",),
+        secrets: dict[str, bytes] | None = None,
+    ) -> None:
+        self.time = 0.0
+        self.knowledge = Knowledge(lease_s=30, monotonic=lambda: self.time)
+        if snapshot is not None:
+            self.knowledge.replace(snapshot)
+            self.knowledge.heard()
+        self.journal = Journal()
+        claims = Claims(trust_domain="remit.local", role="r", task=TASK, jti="j", issued=0, expires=9)
+        self.decider = Decider(
+            knowledge=self.knowledge,
+            verifier=testing.StaticVerifier({b"good": claims}),
+            policies=testing.StaticPolicies(opinion),
+            resolver=Resolver(*found),
+            secrets=testing.MemorySecrets({"k": b"s3cret"} if secrets is None else secrets),
+            journal=self.journal,
+        )
+
+    def records(self) -> list[dict[str, Any]]:
+        return [dict(entry.fields) for _, entry in self.journal.entries]
+
+
+async def test_a_permit_pins_the_address_carries_the_secret_and_has_its_record_first() -> None:
+    world = World(knowing())
+    answer = await world.decider.check(asking())
+    assert isinstance(answer, Permitted)
+    assert (answer.pin, answer.pin_port, answer.target) == ("8.8.8.8", 443, b"/v1/x?q=1")
+    assert answer.headers == ((b"authorization", b"Bearer s3cret"),)
+    (record,) = world.records()
+    assert (record["decision"], record["path"], record["credential"]) == ("permit", "/v1/x", "k")
+    assert "s3cret" not in json.dumps(world.records())
+    assert "q=1" not in json.dumps(world.records())
+
+
+OPINION_NO = Opinion(denials=(("p", "no"),))
+CASES: dict[str, tuple[World, Evidence, str]] = {
+    "nothing is known yet": (World(), asking(), "not_ready"),
+    "no token": (World(knowing()), asking(token=b""), "token_missing"),
+    "a token that does not verify": (World(knowing()), asking(token=b"bad"), "token_invalid"),
+    "a task nobody knows": (World(knowing(tasks={})), asking(), "task_unknown"),
+    "a task that ended": (World(knowing(State.EXITED)), asking(), "task_ended"),
+    "a revoked task, whatever else is wrong": (World(knowing(State.REVOKED, cell=2)), asking(), "task_revoked"),
+    "the token of another cell": (World(knowing(cell=2)), asking(), "flow_mismatch"),
+    "a source that is no cell": (World(knowing()), asking(peer="10.0.0.1:1", direct_peer="10.0.0.1:1"), "flow_unknown"),
+    "a source that the agent chose": (World(knowing()), asking(peer="100.64.0.2:1"), "flow_unknown"),
+    "another name in the handshake": (World(knowing()), asking(sni="b.com"), "name_mismatch"),
+    "another port": (World(knowing()), asking(authority="api.a.com:8443"), "name_mismatch"),
+    "an address of the agent's": (World(knowing()), asking(destination="8.8.8.8:443"), "destination_mismatch"),
+    "a method that is never forwarded": (World(knowing()), asking(method="TRACE"), "method_invalid"),
+    "a path with two meanings": (World(knowing()), asking(target="/v1/../admin"), "path_ambiguous"),
+    "a path no capability covers": (World(knowing()), asking(target="/v2"), "no_capability"),
+    "a revoked capability": (
+        World(knowing(revoked=Revoked(capabilities=frozenset({"c"})))),
+        asking(),
+        "capability_revoked",
+    ),
+    "a policy that objects": (World(knowing(), opinion=OPINION_NO), asking(), "policy_denied"),
+    "a policy that holds": (World(knowing(), opinion=Opinion(holds=(("p", "look"),))), asking(), "policy_held"),
+    "a policy that fails": (World(knowing(), opinion=Opinion(failure="broke")), asking(), "policy_failed"),
+    "a name without an address": (World(knowing(), found=()), asking(), "name_unresolved"),
+    "one forbidden address among good ones": (
+        World(knowing(), found=("8.8.8.8", "169.254.169.254")),
+        asking(),
+        "address_refused",
+    ),
+    "a revoked credential": (
+        World(knowing(revoked=Revoked(credentials=frozenset({"k"})))),
+        asking(),
+        "credential_revoked",
+    ),
+    "a secret that is not there": (World(knowing(), secrets={}), asking(), "credential_unavailable"),
+    "a policy before an address": (
+        World(knowing(), opinion=OPINION_NO, found=("127.0.0.1",)),
+        asking(),
+        "policy_denied",
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", CASES)
+async def test_the_first_reason_that_applies_wins(sentence: str) -> None:
+    world, evidence, reason = CASES[sentence]
+    answer = await world.decider.check(evidence)
+    assert isinstance(answer, Denied), sentence
+    assert answer.refusal.reason == reason
+    (record,) = world.records()
+    assert (record["decision"], record["reason"]) == ("deny", reason)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (knowing(State.REVOKED), "task_revoked"),
+        (knowing(revoked=Revoked(capabilities=frozenset({"c"}))), "capability_revoked"),
+        (knowing(revoked=Revoked(credentials=frozenset({"k"}))), "credential_revoked"),
+    ],
+)
+async def test_a_revocation_that_arrives_while_the_record_is_written_wins(change: Snapshot, reason: str) -> None:
+    world = World(knowing())
+    world.journal.meanwhile = lambda: world.knowledge.replace(change)
+    answer = await world.decider.check(asking())
+    assert isinstance(answer, Denied)
+    assert answer.refusal.reason == reason
+    assert [record["decision"] for record in world.records()] == ["permit", "deny"]
+
+
+async def test_a_change_that_takes_nothing_away_is_decided_again_and_permitted() -> None:
+    world = World(knowing())
+    world.journal.meanwhile = lambda: world.knowledge.replace(knowing(epoch=2))
+    assert isinstance(await world.decider.check(asking()), Permitted)
+
+
+async def test_a_node_that_lost_its_control_plane_stops_after_its_lease() -> None:
+    world = World(knowing())
+    world.time = 29
+    assert isinstance(await world.decider.check(asking()), Permitted)
+    world.time = 31
+    answer = await world.decider.check(asking())
+    assert isinstance(answer, Denied)
+    assert answer.refusal.reason == "control_plane_lost"
+
+
+async def test_without_a_record_there_is_no_permit() -> None:
+    world = World(knowing())
+    world.journal.full = True
+    answer = await world.decider.check(asking())
+    assert isinstance(answer, Denied)
+    assert answer.refusal.reason == "audit_unavailable"
