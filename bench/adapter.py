@@ -33,9 +33,6 @@ class Inward(asyncio.Protocol):
         self.data_received(b"")
 
     def data_received(self, data: bytes) -> None:
-        if self._outward is not None and self._headed:
-            self._outward.write(data)
-            return
         self._buffer += data
         if not self._headed and len(self._buffer) >= HEADER_BYTES:
             size = HEADER_BYTES + int.from_bytes(self._buffer[14:16], "big")

@@ -139,11 +139,18 @@ class Attacker:
 
     def do(self, source: str, **given: Any) -> Any:
         """`result` of a program, which finds `given` as variables."""
+        self.start(source, **given)
+        return self.finish()
+
+    def start(self, source: str, **given: Any) -> None:
+        """Begin a program; `finish` waits for it."""
         assert self._process.stdin is not None
         data = {name: value.decode("latin-1") for name, value in given.items() if isinstance(value, bytes)}
         values = {name: value for name, value in given.items() if not isinstance(value, bytes)}
         self._process.stdin.write(json.dumps({"source": source, "bytes": data, "values": values}) + "\n")
         self._process.stdin.flush()
+
+    def finish(self) -> Any:
         return self._read()
 
     def ask(self, host: str, port: int, data: bytes, **options: Any) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def test_no_search_domain_makes_another_name_of_one(whole: Whole, cell: Attacker
 
 def test_tcp_and_edns_say_the_same_and_options_are_not_echoed(whole: Whole, cell: Attacker) -> None:
     """Client subnet and cookies carry data of the agent's; a pipelined second question is answered alike."""
-    option = b"\0\x08\0\x0c" + b"exfiltration"
+    option = b"\xfd\xe9\0\x0c" + b"exfiltration"
     asked = query(b"api.up.example", more=EDNS + struct.pack("!H", len(option)) + option)
     source = """
 import struct

@@ -79,7 +79,7 @@ def test_the_state_of_another_layout_is_left_alone(bare: Instance) -> None:
     assert sorted(path.name for path in bare.state.iterdir()) == ["version"]
 
 
-@pytest.mark.parametrize("content", [None, "", "no certificate"])
+@pytest.mark.parametrize("content", [None, "", "-----BEGIN CERTIFICATE-----\\nbm90IG9uZQ==\\n-----END CERTIFICATE-----\\n"])
 def test_an_upstream_ca_file_without_a_certificate_is_named(
     bare: Instance, tmp_path: Path, content: str | None
 ) -> None:
@@ -114,6 +114,7 @@ def test_a_missing_tool_is_named_by_up_and_by_doctor(bare: Instance) -> None:
 def small(upstreams: Upstreams) -> Iterator[Instance]:
     """An instance whose state is on a small file system of its own."""
     instance = Instance(hosts=dict.fromkeys(NAMES, "127.0.0.1"), ca=upstreams.ca)
+    instance.environment["REMIT_AUDIT_SEGMENT_BYTES"] = str(64 << 10)
     instance.state.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=711", "tmpfs", str(instance.state)]
     subprocess.run(mount, check=True)

@@ -23,6 +23,7 @@ from remit.boundary.proxy_header import SIGNATURE
 from remit.boundary.refuse import serve_refuse
 from remit.boundary.sds import Desk
 from remit.boundary.sds_server import serve_sds
+from remit.boundary.replies import SPOKEN
 from remit.control.decide import Denied, Permitted
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Evidence
@@ -128,7 +129,7 @@ async def test_a_fault_of_ours_is_a_denial(tmp_path: Path) -> None:
         writer.write(asked())
         status, body = await answer(reader)
         writer.close()
-    assert status == 503 and json.loads(body)["reason"] == "not_ready"
+    assert status == SPOKEN[503] and json.loads(body)["reason"] == "not_ready"
 
 
 async def test_more_than_may_wait_are_refused_at_once(tmp_path: Path) -> None:
@@ -145,9 +146,9 @@ async def test_more_than_may_wait_are_refused_at_once(tmp_path: Path) -> None:
         answers = [asyncio.ensure_future(answer(reader)) for reader, _ in held]
         done, _ = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED, timeout=5)
         status, body = done.pop().result()
-        assert (status, json.loads(body)["reason"]) == (503, "overloaded")
+        assert (status, json.loads(body)["reason"]) == (SPOKEN[503], "overloaded")
         gate.set()
-        assert sorted(status for status, _ in await asyncio.gather(*answers)) == [200, 200, 503]
+        assert sorted(status for status, _ in await asyncio.gather(*answers)) == [200, 200, SPOKEN[503]]
         for _, writer in held:
             writer.close()
 

@@ -5,10 +5,23 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from cryptography import x509
+
 from remit.app.clock import SystemClock
 from remit.boundary import ca, envoy, resources
 from remit.core.errors import Unavailable
 from remit.settings import Settings
+
+
+def _usable(file: Path) -> None:
+    """Envoy would leave out what is no certificate, or not start."""
+    hint = "set upstream_ca_files to PEM files of certificates"
+    try:
+        x509.load_pem_x509_certificates(file.read_bytes())
+    except OSError as error:
+        raise Unavailable(f"the CA file {file} cannot be read: {error.strerror}", hint=hint) from error
+    except ValueError as error:
+        raise Unavailable(f"the CA file {file} holds no certificate that can be read", hint=hint) from error
 
 
 def write(settings: Settings) -> None:
@@ -20,8 +33,7 @@ def write(settings: Settings) -> None:
     upstream = settings.boundary_dir / "upstream-ca.pem"
     files = [Path(file) for file in settings.upstream_ca_files]
     for file in files:
-        if not file.is_file():
-            raise Unavailable(f"there is no CA file {file}", hint="set upstream_ca_files to PEM files that exist")
+        _usable(file)
     envoy.write_upstream_cas(upstream, [Path(settings.system_ca_file), *files])
     layout = resources.Layout(
         proxy_socket=str(settings.proxy_socket),

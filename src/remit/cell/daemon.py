@@ -42,6 +42,8 @@ MAX_CLIENTS = 512
 MAX_CELLS = 512
 FIRST_FRAME_S = 10.0
 MAX_GRACE_S = 300.0
+END_S = 3.0
+"""The processes are dead at once; this is for control and the forwarder, which may be ending as well."""
 
 
 class Daemon:
@@ -221,10 +223,13 @@ class Daemon:
         await connection.tell(event="merged", **answer)
 
     async def end(self) -> None:
-        """Every task, whole."""
-        async with asyncio.TaskGroup() as group:
-            for task in list(self._running.values()):
-                group.create_task(task.stop(0.0, "cells ended"))
+        """Every task, whole. What has to be told to others is told if they listen, for at most `END_S`."""
+        jobs = [asyncio.ensure_future(task.stop(0.0, "cells ended")) for task in self._running.values()]
+        if jobs:
+            _, late = await asyncio.wait(jobs, timeout=END_S)
+            for job in late:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
 
 
 def _name(user: int) -> str:
@@ -281,6 +286,7 @@ async def serve(
             link.stop()
     finally:
         staging.close()
+        limits.sweep(tree, mark)
 
 
 async def _listen(daemon: Daemon, path: Path, ready: Callable[[], None]) -> None:
