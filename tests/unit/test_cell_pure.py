@@ -256,6 +256,19 @@ def test_a_pure_v2_hierarchy_limits_where_controllers_are_delegated(tmp_path: Pa
     assert (own / "cell-1/memory.max").read_text() == str(5 << 20)
 
 
+def test_a_group_that_cannot_delegate_uses_the_nearest_one_above_that_does(tmp_path: Path) -> None:
+    """As on a stock machine with systemd: our own group holds processes, the slice above gives its children limits."""
+    own = tmp_path / "slice/session"
+    own.mkdir(parents=True)
+    for path, controllers, given in ((own, "", ""), (own.parent, "memory pids", "memory pids"), (tmp_path, "cpu", "")):
+        (path / "cgroup.controllers").write_text(controllers)
+        (path / "cgroup.subtree_control").write_text(given)
+    process = _process(tmp_path / "p", "0::/slice/session\n", f"1 1 0:1 / {tmp_path} rw - cgroup2 cgroup2 rw\n")
+    tree = limits.tree(process)
+    assert (tree.v2, tree.v2_controllers) == (own.parent, frozenset({"memory", "pids"}))
+    assert (own.parent / "cgroup.subtree_control").read_text() == "memory pids"
+
+
 def test_without_any_hierarchy_every_limit_is_named_as_absent(tmp_path: Path) -> None:
     tree = limits.tree(_process(tmp_path / "p", "", ""))
     group = limits.make(tree, "cell-1", Limits(memory_bytes=1, processes=1, cpu_cores=1.0))
