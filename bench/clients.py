@@ -71,6 +71,7 @@ tls, taken, failed = ssl.create_default_context(), [], 0
 for name in names:
     start = time.perf_counter()
     raw = socket.create_connection((name, port), timeout=30)
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with tls.wrap_socket(raw, server_hostname=name) as opened:
         opened.sendall(f"GET /v1/things HTTP/1.1\r\nhost: {name}:{port}\r\nconnection: close\r\n\r\n".encode())
         answer = b""

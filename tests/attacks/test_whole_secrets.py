@@ -134,7 +134,7 @@ def test_a_credential_does_not_follow_a_redirect(whole: Whole, cell: Attacker, t
     port = whole.hostile.port
     to = to.replace("PORT", str(port)).replace("PLAIN", str(whole.upstreams.http_port))
     before, clear = len(whole.hostile.seen), len(whole.upstreams.seen)
-    source = "import subprocess; subprocess.run(['curl', '-gsSL', '--location-trusted', '-m', '15', '-H', 'Authorization: Bearer x', url])"
+    source = "import subprocess; subprocess.run(['curl', '-gsSL', '--location-trusted', '-m', '15', '-H', 'Authorization: Bearer x', url], capture_output=True)"
     cell.do(source, url=f"https://{API}:{port}/to?{to}")
     first, *others = [*whole.hostile.seen[before:], *whole.upstreams.seen[clear:]]
     assert dict(first["headers"])["authorization"] == f"Bearer {SECRET}"
@@ -160,16 +160,18 @@ def test_nothing_that_a_cell_can_read_holds_the_secret_or_a_token(whole: Whole, 
     source = """
 import os
 needles, found, read = [n.encode() for n in needles], [], 0
-for root in ("/proc", "/etc", "/tmp", "/run", "/var", os.environ["HOME"], "/dev/shm"):
+in_proc = ("environ", "cmdline", "mountinfo", "maps", "status", "stat", "keys", "version", "net", "locks")
+for root in ("/proc", "/etc", "/tmp", "/run", os.environ["HOME"], "/dev/shm"):
     for folder, folders, files in os.walk(root):
-        folders[:] = [f for f in folders if f not in ("task", "sys", "net", "fdinfo", "map_files")]
-        for name in files:
+        folders[:] = [name for name in folders if root != "/proc" or name.isdigit()]
+        for name in files if root != "/proc" else [name for name in files if name in in_proc]:
             path = os.path.join(folder, name)
             try:
-                with open(path, "rb") as file: data = file.read(1 << 20)
-            except OSError: continue
+                with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+                    data = file.read(1 << 20)
+            except OSError:
+                continue
             read += 1
-            if name in ("mem", "cmdline") and str(os.getpid()) in path: continue
             found += [path for needle in needles if needle in data]
 result = [read, found]
 """
