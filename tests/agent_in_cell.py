@@ -76,7 +76,7 @@ class _Bio:
                 done = None
             if out := self._out.read():
                 self._sock.sendall(out)
-            if done is not None or step == self._tls.do_handshake and self._tls.version() and self._tls.cipher():
+            if done is not None or (step == self._tls.do_handshake and self._tls.version() and self._tls.cipher()):
                 return done
             data = self._sock.recv(65536)
             if not data:

@@ -64,7 +64,9 @@ def install(score: Any, remit: Callable[..., str], environment: dict[str, str]) 
 
 def _run(score: Any, remit: Callable[..., str], name: str, script: str) -> None:
     output = remit("run", "--role", "installer", "--no-tty", "--", "sh", "-c", script, given="", check=False).strip()
-    score.check(f"[cyan]{name}[/] installs and the package works", bool(output), output.splitlines()[-1] if output else "")
+    score.check(
+        f"[cyan]{name}[/] installs and the package works", bool(output), output.splitlines()[-1] if output else ""
+    )
 
 
 def _said(*argv: str) -> str:

@@ -104,4 +104,5 @@ def test_a_name_that_changes_between_questions_is_judged_each_time_and_dialled_w
 def test_a_name_without_an_address_says_so(whole: Whole, cell: Attacker) -> None:
     host, port = "unresolved.up.example", whole.hostile.port
     whole.refused(lambda: cell.ask(host, port, request(host, port)), "name_unresolved")
+    assert cell.ask(host, port, request(host, port))["status"] == 502
     whole.still_works(cell)

@@ -96,7 +96,9 @@ result = [address(host), address(host, socket.AF_INET6)]
 def test_a_refused_request_looks_nothing_up(whole: Whole, cell: Attacker) -> None:
     """Also where the host is governed and only the path is not: data would leave in the labels of a wildcard."""
     port, before = whole.hostile.port, whole.names.asked.total()
-    for number, (host, path) in enumerate([(f"{secrets.token_hex(20)}.wild.up.example", "/closed"), (f"x.{API}", "/v1/x")]):
+    for number, (host, path) in enumerate(
+        [(f"{secrets.token_hex(20)}.wild.up.example", "/closed"), (f"x.{API}", "/v1/x")]
+    ):
         whole.refused(lambda host=host, path=path: cell.ask(host, port, request(host, port, path)), "no_capability")
         assert whole.names.asked.total() == before, number
 

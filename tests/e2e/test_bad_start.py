@@ -79,7 +79,9 @@ def test_the_state_of_another_layout_is_left_alone(bare: Instance) -> None:
     assert sorted(path.name for path in bare.state.iterdir()) == ["version"]
 
 
-@pytest.mark.parametrize("content", [None, "", "-----BEGIN CERTIFICATE-----\\nbm90IG9uZQ==\\n-----END CERTIFICATE-----\\n"])
+@pytest.mark.parametrize(
+    "content", [None, "", "-----BEGIN CERTIFICATE-----\\nbm90IG9uZQ==\\n-----END CERTIFICATE-----\\n"]
+)
 def test_an_upstream_ca_file_without_a_certificate_is_named(
     bare: Instance, tmp_path: Path, content: str | None
 ) -> None:

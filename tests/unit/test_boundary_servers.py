@@ -21,9 +21,9 @@ from remit.boundary import ca, check
 from remit.boundary.check_server import serve_check
 from remit.boundary.proxy_header import SIGNATURE
 from remit.boundary.refuse import serve_refuse
+from remit.boundary.replies import SPOKEN
 from remit.boundary.sds import Desk
 from remit.boundary.sds_server import serve_sds
-from remit.boundary.replies import SPOKEN
 from remit.control.decide import Denied, Permitted
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Evidence

@@ -166,8 +166,11 @@ class NodeLink:
                     waiting.set_exception(Unavailable(str(message.get("error") or "the node could not record it")))
             case {"type": "head", "seq": int(seq), "hash": str(digest)}:
                 fields = {key: value for key, value in message.items() if key != "type"}
-                with self._store.unit() as unit:
-                    unit.heads.add(Head(seq=seq, hash=digest, received=self._clock.now(), fields=fields))
+                try:
+                    with self._store.unit() as unit:
+                        unit.heads.add(Head(seq=seq, hash=digest, received=self._clock.now(), fields=fields))
+                except Unavailable as error:
+                    log.error("a head of the audit log was not kept: %s", error)  # a later one covers it
             case {"type": "pong"}:
                 return
             case _:

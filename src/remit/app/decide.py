@@ -42,6 +42,10 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     broker = Broker(Opener(settings.sealing_key))
     source = resolving.Server(settings.resolver) if settings.resolver else resolving.System()
     resolver = resolving.Resolver(source, settings.static_hosts, time.monotonic)
+    leaves = sds.Desk(ca.load(settings.ca_dir))
+    knowledge.on_change(
+        lambda snapshot: leaves.govern(host for one in snapshot.rules.capabilities.values() for host in one.hosts)
+    )
     knowledge.on_change(lambda snapshot: verifier.replace_keys(snapshot.keys))
     knowledge.on_change(policies.update)
     knowledge.on_change(broker.update)
@@ -66,7 +70,6 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
             cell=refused.cell, name=refused.name, kind=refused.kind, reason=refused.reason, count=refused.count
         )
 
-    leaves = sds.Desk(ca.load(settings.ca_dir))
     upward = link.Link(
         socket=settings.node_socket, cache=cache, knowledge=knowledge, journal=journal, head=journal.head
     )

@@ -21,6 +21,7 @@ from remit.node.supervisor import Supervisor
 from remit.settings import Settings, environment
 
 STOP_TIMEOUT_S = 30.0
+LOCK_PATIENCE_S = 0.5
 
 
 def up(settings: Settings, *, detach: bool) -> None:
@@ -152,13 +153,18 @@ def _supervise(settings: Settings, progress: int) -> None:
 
 
 def _lock(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    """Whoever looks (`state`) holds the lock for a moment too, and a supervisor that ends removes the file."""
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
         os.close(descriptor)
-        raise Conflict("another `remit up` is starting here", hint="remit status") from error
-    return descriptor
+        if time.monotonic() > deadline:
+            raise Conflict("another `remit up` is starting here", hint="remit status")
+        time.sleep(0.02)
 
 
 def _rewrite(descriptor: int, content: dict[str, Any]) -> None:

@@ -65,16 +65,22 @@ class Desk:
         self._minter = minter
         self._allowance = Allowance(per_minute)
         self._names_max = names_max
+        self._governed: frozenset[str] = frozenset()
         self._held: OrderedDict[str, Stream] = OrderedDict()
         self.refused = 0
         """Names refused since start: a count for metrics."""
+
+    def govern(self, hosts: Iterable[str]) -> None:
+        """Hosts that capabilities name in full: they are never rationed, or one cell could shut out all others."""
+        self._governed = frozenset(hosts)
 
     def leaf(self, name: str, now: datetime, *, held: bool = False) -> Leaf | None:
         """The leaf for `name`, or None where the name is not canonical or the allowance is spent.
 
         `held`: Envoy says it has one. After a restart of this service it asks for all of them at once: not new names.
         """
-        if names.canonical(name) != name or not (held or self._minter.knows(name) or self._allowance.take(now)):
+        free = held or name in self._governed or self._minter.knows(name)
+        if names.canonical(name) != name or not (free or self._allowance.take(now)):
             self.refused += 1
             return None
         return self._minter.leaf(name, now)

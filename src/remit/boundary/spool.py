@@ -61,13 +61,17 @@ class Spool:
         return [line for line in lines if line]
 
     def save(self) -> None:
-        """Note that every line that `read` returned is dealt with."""
+        """Note that every line that `read` returned is dealt with; on a full disk, the next time."""
         mark = _Mark(inode=self._inode, offset=self._offset - len(self._partial))
         if mark == self._saved:
             return
         temporary = self._mark_path.with_name(f".{self._mark_path.name}.new")
-        temporary.write_text(json.dumps({"inode": mark.inode, "offset": mark.offset}))
-        temporary.replace(self._mark_path)
+        try:
+            temporary.write_text(json.dumps({"inode": mark.inode, "offset": mark.offset}))
+            temporary.replace(self._mark_path)
+        except OSError as error:
+            log.error("where reading stands in %s was not kept: %s", self._path, error)
+            return
         self._saved = mark
 
     def rotate(self) -> bool:

@@ -127,8 +127,10 @@ async def start(
         told, tell = (_high(number) for number in os.pipe())
         whole = replace(spec, seccomp=tuple(filters), info=tell)
         listed = _memory(b"".join(item.encode() + b"\0" for item in sandbox.arguments(whole)))
-        for number in (*filters, told, tell, listed):
+        for number in (*filters, told, listed):
             undo.callback(_close, number)
+        sender = undo.enter_context(contextlib.ExitStack())  # closed once: its number may be somebody else's afterwards
+        sender.callback(_close, tell)
         joined = _JOINED if spec.join is not None else ()
         failed = contextlib.ExitStack()
         for number in {number for number in ours if number >= 0}:
@@ -147,7 +149,7 @@ async def start(
                 )
             except (OSError, subprocess.SubprocessError) as error:
                 raise Unavailable(f"the sandbox does not start: {error}", hint="remit doctor") from error
-            _close(tell)
+            sender.close()
             try:
                 first = await _reported(told)
             except Unavailable as error:

@@ -25,7 +25,6 @@ from remit.core.request import Evidence, Request
 from remit.core.secret import Secret
 from remit.core.snapshot import Snapshot
 
-
 ATTEMPTS = 3
 """How often a request is decided anew because what is known changed meanwhile."""
 

@@ -38,6 +38,8 @@ async def serve_dns(path: Path, knows: Knows, record: Record, *, quota: dns.Quot
         open_now.add(task)
         try:
             await _converse(reader, writer, desk)
+        except asyncio.CancelledError:
+            return  # our own end; asyncio 3.11 would log it as an error
         finally:
             open_now.discard(task)
             writer.close()

@@ -8,7 +8,6 @@ what it knew, but decides nothing until it has heard from it (`control.knowledge
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -82,8 +81,8 @@ class Link:
                         await writer.drain()
         finally:
             heads.cancel()
-            with contextlib.suppress(asyncio.CancelledError, OSError):
-                await heads
+            # Not `suppress(CancelledError)`: that would swallow the end of this very task.
+            await asyncio.gather(heads, return_exceptions=True)
         raise EOFError("the control plane closed the link")
 
     async def _received(self, message: dict[str, Any]) -> dict[str, Any] | None:
@@ -105,7 +104,11 @@ class Link:
         if fresh.epoch < current.epoch:
             raise Invalid(f"snapshot epoch {fresh.epoch} is older than {current.epoch}")
         self._knowledge.replace(fresh)
-        _write_private(self._cache, json.dumps(document).encode())
+        try:
+            _write_private(self._cache, json.dumps(document).encode())
+        except OSError as error:
+            # It is in force; only a restart without a control plane would miss it, and refuse until it hears one.
+            log.error("the snapshot could not be kept: %s", error)
         return {"type": "ack", "epoch": fresh.epoch, "version": fresh.version}
 
     async def _record(self, message: dict[str, Any]) -> dict[str, Any]:
