@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import time
 from functools import partial
@@ -25,6 +26,10 @@ from remit.node.dns_ledger import Refused
 from remit.node.notify import Notifier
 from remit.node.policy_worker import Worker
 from remit.settings import Settings
+
+
+GC_THRESHOLD = 50_000
+"""A request makes a hundred containers and no cycles: at Python's default of 700 the collector runs all the time."""
 
 
 async def serve(settings: Settings, notifier: Notifier) -> None:
@@ -93,6 +98,8 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
             )
             group.create_task(upward.run())
             await knowledge.informed()
+            gc.freeze()
+            gc.set_threshold(GC_THRESHOLD)
             group.create_task(notifier.run())
     finally:
         if isinstance(source, resolving.System):

@@ -1,0 +1,75 @@
+"""Processes that do not start say why; what a supervisor started ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from instance import wait_for
+
+from remit.core.errors import Unavailable
+from remit.node.supervisor import Program, Supervisor
+
+SAYS_WHY = """
+import sys
+from remit.node.notify import Notifier
+Notifier(int(sys.argv[-1])).failed("the port is taken", "choose another")
+sys.exit(1)
+"""
+ALONE = """
+import asyncio, sys
+from remit.node.supervisor import Program, Supervisor
+stubborn = "import os, sys, time; os.write(int(sys.argv[-1]), b'R'); print(os.getpid(), flush=True); time.sleep(1000)"
+program = Program(name="one", argv=[sys.executable, "-c", stubborn], environment={})
+asyncio.run(Supervisor([program], lambda *_: None).run(lambda: None))
+"""
+
+
+def program(source: str, tmp_path: Path) -> Program:
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return Program(name="part", argv=[sys.executable, "-c", source], environment=environment, log=tmp_path / "part.log")
+
+
+async def failure(source: str, tmp_path: Path) -> Unavailable:
+    supervisor = Supervisor([program(source, tmp_path)], lambda *_: None)
+    with pytest.raises(Unavailable) as failed:
+        await asyncio.wait_for(supervisor.run(lambda: None), 30)
+    return failed.value
+
+
+async def test_a_process_that_does_not_start_is_quoted_with_its_hint(tmp_path: Path) -> None:
+    error = await failure(SAYS_WHY, tmp_path)
+    assert (error.detail, error.hint) == ("part does not start: the port is taken", "choose another")
+
+
+async def test_a_process_that_says_nothing_is_named_with_its_log(tmp_path: Path) -> None:
+    error = await failure("import sys; sys.exit(3)", tmp_path)
+    assert error.detail == f"part ended with code 3 while starting; see {tmp_path / 'part.log'}"
+    assert error.hint == "remit doctor"
+
+
+async def test_a_program_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    missing = Program(name="envoy", argv=["/nowhere/envoy"], environment={}, notifies=False, socket=tmp_path / "s")
+    with pytest.raises(Unavailable, match=r"envoy does not start: .*No such file"):
+        await asyncio.wait_for(Supervisor([missing], lambda *_: None).run(lambda: None), 30)
+
+
+def test_what_a_killed_supervisor_started_ends_with_it() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen([sys.executable, "-c", ALONE], stdout=subprocess.PIPE, env=environment) as supervisor:
+        assert supervisor.stdout is not None
+        child = int(supervisor.stdout.readline())
+        supervisor.send_signal(signal.SIGKILL)
+        wait_for(lambda: not running(child), "the child to end")
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
