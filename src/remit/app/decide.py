@@ -27,7 +27,6 @@ from remit.node.notify import Notifier
 from remit.node.policy_worker import Worker
 from remit.settings import Settings
 
-
 GC_THRESHOLD = 50_000
 """A request makes a hundred containers and no cycles: at Python's default of 700 the collector runs all the time."""
 
