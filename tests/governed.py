@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from upstreams import Upstreams
+import contextlib
+from collections.abc import Iterator
+
+from instance import Instance
+from upstreams import NAMES, Upstreams
 
 SECRET = "real-secret-9c41e7"
 PLACEHOLDER = "ph_0000000000000000"
@@ -101,3 +105,16 @@ def manifests(upstreams: Upstreams) -> str:
         https=upstreams.https_port, http=upstreams.http_port, grpc=upstreams.grpc_port, ws=upstreams.ws_port,
         placeholder=PLACEHOLDER,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def governed(upstreams: Upstreams) -> Iterator[Instance]:
+    """A whole instance with these manifests and this secret."""
+    instance = Instance(hosts=dict.fromkeys(NAMES, "127.0.0.1"), ca=upstreams.ca)
+    try:
+        instance.up()
+        instance.apply(manifests(upstreams))
+        instance.secret("key", SECRET)
+        yield instance
+    finally:
+        instance.down()

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from governed import SECRET, manifests
+from governed import governed
 from instance import Instance
-from upstreams import NAMES, Upstreams
+from upstreams import Upstreams
 
 
 @pytest.fixture(scope="session")
@@ -18,14 +18,8 @@ def upstreams(tmp_path_factory: pytest.TempPathFactory) -> Upstreams:
 
 @pytest.fixture(scope="session")
 def remit(upstreams: Upstreams) -> Iterator[Instance]:
-    instance = Instance(hosts=dict.fromkeys(NAMES, "127.0.0.1"), ca=upstreams.ca)
-    try:
-        instance.up()
-        instance.apply(manifests(upstreams))
-        instance.secret("key", SECRET)
+    with governed(upstreams) as instance:
         yield instance
-    finally:
-        instance.down()
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from governed import SECRET, manifests
+from governed import governed
 from instance import Instance
-from upstreams import NAMES, Upstreams
+from upstreams import Upstreams
 
 
 @pytest.fixture(scope="module")
@@ -17,11 +17,5 @@ def upstreams(tmp_path_factory: pytest.TempPathFactory) -> Upstreams:
 
 @pytest.fixture(scope="module")
 def remit(upstreams: Upstreams) -> Iterator[Instance]:
-    instance = Instance(hosts=dict.fromkeys(NAMES, "127.0.0.1"), ca=upstreams.ca)
-    try:
-        instance.up()
-        instance.apply(manifests(upstreams))
-        instance.secret("key", SECRET)
+    with governed(upstreams) as instance:
         yield instance
-    finally:
-        instance.down()

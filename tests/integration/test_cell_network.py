@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
-from collections.abc import Callable
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from remit.cell import network, rootless
+from remit.cell import network
 from remit.core.errors import Unavailable
 
 _USER = 64_980
@@ -86,54 +86,52 @@ def test_a_tool_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.Monk
         network.create()
 
 
-def _as_a_user(work: Callable[[], None]) -> None:
-    """Run `work` in a child of one thread, as an ordinary user; fails with what it raised."""
-    told, tell = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setgroups([])
-            os.setresgid(_USER, _USER, _USER)
-            os.setresuid(_USER, _USER, _USER)
-            # A process that gave up root does not own its /proc; one that was never root does.
-            ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
-            work()
-            os.write(tell, b"fine")
-        except BaseException as error:
-            os.write(tell, repr(error).encode())
-        finally:
-            os._exit(0)
-    os.close(tell)
-    with os.fdopen(told, "rb") as file:
-        said = file.read()
-    os.waitpid(pid, 0)
-    assert said == b"fine", said.decode()
+_PRELUDE = f"""
+import ctypes, os, socket
+from pathlib import Path
+from remit.cell import network, rootless
+from remit.core.errors import Unavailable
+
+def listening(made):
+    return [(sock.family, sock.type, *sock.getsockname()[:2]) for sock in made.listeners]
+
+os.setgroups([])
+os.setresgid({_USER}, {_USER}, {_USER})
+os.setresuid({_USER}, {_USER}, {_USER})
+# A process that gave up root does not own its /proc; one that was never root does.
+ctypes.CDLL(None).prctl({_PR_SET_DUMPABLE}, 1, 0, 0, 0)
+"""
+
+
+def _as_a_user(source: str) -> list[str]:
+    """The lines that `source` prints in a process of one thread, as an ordinary user."""
+    done = subprocess.run([sys.executable, "-c", _PRELUDE + source], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def test_an_ordinary_user_gets_the_same_network_in_a_user_namespace() -> None:
-    def work() -> None:
-        rootless.enter()
-        made = network.create()
-        assert _listening(made) == _EXPECTED
-        assert os.geteuid() == _USER
-
-    _as_a_user(work)
+    source = (
+        "rootless.enter()\nprint([tuple(map(str, one)) for one in listening(network.create())])\nprint(os.geteuid())"
+    )
+    listeners, user = _as_a_user(source)
+    assert listeners == str([tuple(map(str, one)) for one in _EXPECTED])
+    assert user == str(_USER)
 
 
 def test_an_ordinary_user_without_a_user_namespace_is_refused() -> None:
-    def work() -> None:
-        with pytest.raises(Unavailable, match="Operation not permitted"):
-            network.create()
-
-    _as_a_user(work)
+    (said,) = _as_a_user("try:\n    network.create()\nexcept Unavailable as error:\n    print(error.detail)")
+    assert "Operation not permitted" in said
 
 
 def test_root_of_a_user_namespace_is_nobody_outside_of_it() -> None:
-    def work() -> None:
-        rootless.enter()
-        with pytest.raises(PermissionError):
-            Path("/etc/shadow").read_text()
-        with pytest.raises(OSError, match="Invalid argument"):
-            os.setuid(1)
-
-    _as_a_user(work)
+    source = """
+rootless.enter()
+for attempt in (lambda: Path("/etc/shadow").read_text(), lambda: os.setuid(1)):
+    try:
+        attempt()
+        print("done")
+    except OSError as error:
+        print(error.strerror)
+"""
+    assert _as_a_user(source) == ["Permission denied", "Invalid argument"]

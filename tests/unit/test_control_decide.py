@@ -135,6 +135,7 @@ CASES: dict[str, tuple[World, Evidence, str]] = {
     "a source that is no cell": (World(knowing()), asking(peer="10.0.0.1:1", direct_peer="10.0.0.1:1"), "flow_unknown"),
     "a source that the agent chose": (World(knowing()), asking(peer="100.64.0.2:1"), "flow_unknown"),
     "another name in the handshake": (World(knowing()), asking(sni="b.com"), "name_mismatch"),
+    "a name with a final dot": (World(knowing()), asking(authority="api.a.com."), "name_invalid"),
     "another port": (World(knowing()), asking(authority="api.a.com:8443"), "name_mismatch"),
     "an address of the agent's": (World(knowing()), asking(destination="8.8.8.8:443"), "destination_mismatch"),
     "a method that is never forwarded": (World(knowing()), asking(method="TRACE"), "method_invalid"),

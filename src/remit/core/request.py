@@ -66,6 +66,9 @@ def read(evidence: Evidence) -> Request | Refusal:
     if named is None:
         return Refusal(Reason.NAME_INVALID, f"{_shown(evidence.authority)} is not a host name in canonical form")
     host, port = named
+    if evidence.authority.partition(":")[0].endswith("."):
+        # Upstreams are asked for the name as written, and their certificates have no final dot.
+        return Refusal(Reason.NAME_INVALID, f"{_shown(evidence.authority)} ends in a dot; leave it out")
     refusal = _disagreement(evidence, host, port)
     if refusal is not None:
         return refusal
