@@ -178,6 +178,7 @@ def rig(directory: Path, user: int | None = None) -> Iterator[Rig]:
         for part in ("outside", "cells", "forward"):
             made.start(part)
         until(lambda: (directory / "ready").exists(), "cells to accept")
+        until(lambda: (directory / "run/dns/dns.sock").exists(), "what stands outside to accept")
         yield made
     finally:
         for part in ("cells", "forward", "outside"):

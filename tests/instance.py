@@ -101,6 +101,10 @@ class Instance:
         state = json.loads((self.run_dir / "supervisor.json").read_text())
         return {name: part["pid"] for name, part in state["processes"].items()}
 
+    def newest(self) -> dict[str, Any]:
+        """The task that was started last, of those that run."""
+        return max((task for task in self.tasks() if task["state"] == "running"), key=lambda task: task["created"])
+
     def tasks(self, *options: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.cli("ps", "--json", *options).stdout.splitlines()]
 

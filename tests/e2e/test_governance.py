@@ -105,7 +105,7 @@ print(fetch("{api}/v1/after")[1], flush=True)
     with remit.running("agent", sys.executable, "-c", source) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("watching")
-        (task,) = [task for task in remit.tasks() if task["state"] == "running"]
+        task = remit.newest()
         remit.cli("revoke", "task", task["id"])
         begun = time.monotonic()
         assert process.stdout.readline().strip() in ("cut", "ended")

@@ -18,6 +18,8 @@ from remit.core.errors import Unavailable
 log = logging.getLogger(__name__)
 
 RECONCILE_S = 10.0
+RETRY_S = 0.5
+"""While `cells` does not answer: after a start, what it no longer runs must not keep its authority for long."""
 
 
 async def serve(
@@ -46,5 +48,7 @@ async def _reconcile(tasks: Lifecycle, cells: Cells) -> None:
             for task in tasks.reconcile(await cells.running()):
                 log.warning("task %s has no cell any more: it has failed", task.id)
         except Unavailable as error:
-            log.info("cells cannot be asked what runs: %s", error)
+            log.debug("cells cannot be asked what runs: %s", error)
+            await asyncio.sleep(RETRY_S)
+            continue
         await asyncio.sleep(RECONCILE_S)
