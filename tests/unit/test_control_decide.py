@@ -17,7 +17,6 @@ from remit.control.ports import Entry
 from remit.core import flow
 from remit.core.claims import Claims
 from remit.core.decision import Opinion
-from remit.core.names import Address
 from remit.core.request import Evidence
 from remit.core.snapshot import Revoked, Snapshot
 from remit.core.task import State, Task
@@ -74,14 +73,6 @@ class Journal(testing.MemoryJournal):
             meanwhile()
 
 
-class Resolver:
-    def __init__(self, *found: str) -> None:
-        self.found = tuple(map(ipaddress.ip_address, found))
-
-    async def addresses(self, host: str) -> tuple[Address, ...]:
-        return self.found
-
-
 class World:
     def __init__(
         self,
@@ -102,7 +93,7 @@ class World:
             knowledge=self.knowledge,
             verifier=testing.StaticVerifier({b"good": claims}),
             policies=testing.StaticPolicies(opinion),
-            resolver=Resolver(*found),
+            resolver=testing.StaticResolver({"api.a.com": tuple(map(ipaddress.ip_address, found))}),
             secrets=testing.MemorySecrets({"k": b"s3cret"} if secrets is None else secrets),
             journal=self.journal,
         )
