@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from explained import explained
 
 from remit.core.snapshot import Rules, Snapshot
 from remit.policy import compile as compiler
-from remit.policy import explain, manifests, rego
+from remit.policy import manifests, rego
 
 FOLDER = Path(__file__).parents[2] / "examples/01-first-cell"
 
@@ -39,7 +40,7 @@ def test_what_the_readme_says_happens(
     rules: Rules, role: str, method: str, url: str, reason: str, credential: str | None
 ) -> None:
     sealed = {"github-token": b"x", "chat-token": b"x"}
-    told = explain.explain(Snapshot(version="1", rules=rules, sealed=sealed), role, method, url, {}).as_json()
+    told = explained(Snapshot(version="1", rules=rules, sealed=sealed), role, method, url, {})
     assert told["reason"] in reason.split("|")
     assert told["credential"] == credential
 

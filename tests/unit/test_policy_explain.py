@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from explained import explained
 
 from remit.core.decision import Candidate, Opinion
 from remit.core.errors import Invalid, NotFound
@@ -36,7 +37,7 @@ SNAPSHOT = Snapshot(version="1", rules=RULES, sealed={"k": b"x"})
 
 
 def told(method: str, url: str, snapshot: Snapshot = SNAPSHOT, role: str = "r", **headers: str) -> dict[str, Any]:
-    return explain.explain(snapshot, role, method, url, headers).as_json()
+    return explained(snapshot, role, method, url, headers)
 
 
 def outcomes(answer: dict[str, Any]) -> dict[str, str]:

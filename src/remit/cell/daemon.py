@@ -14,7 +14,6 @@ import logging
 import os
 import pwd
 import resource
-import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -304,8 +303,3 @@ async def _listen(daemon: Daemon, path: Path, ready: Callable[[], None]) -> None
     finally:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
-
-
-def required() -> list[str]:
-    """Programs that cells need and this machine does not have."""
-    return [name for name in ("bwrap", "nft", "ip", "setsid") if shutil.which(name) is None]

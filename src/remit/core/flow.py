@@ -12,8 +12,6 @@ import hashlib
 import ipaddress
 from functools import lru_cache
 
-from remit.core.names import Address
-
 SOURCE4 = ipaddress.IPv4Network("100.64.0.0/10")
 SOURCE6 = ipaddress.IPv6Network("fd00:201:2::/96")
 VIRTUAL4 = ipaddress.IPv4Network("198.18.0.0/15")
@@ -45,7 +43,3 @@ def virtual(name: str) -> tuple[str, str]:
     """The (IPv4, IPv6) virtual addresses under which a cell knows a canonical `name`."""
     digest = int.from_bytes(hashlib.blake2s(name.encode(), person=b"remitdns").digest()[:8], "big")
     return str(VIRTUAL4[1 + digest % (VIRTUAL4.num_addresses - 2)]), str(VIRTUAL6[digest])
-
-
-def is_virtual(address: Address) -> bool:
-    return address in VIRTUAL4 or address in VIRTUAL6

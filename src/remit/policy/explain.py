@@ -8,7 +8,6 @@ policies are evaluated elsewhere: `begin`, then whoever can be killed gives an o
 from __future__ import annotations
 
 import ipaddress
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,8 +23,6 @@ from remit.core.reason import MEANING, STEPS, Reason, Refusal
 from remit.core.request import Evidence
 from remit.core.snapshot import Snapshot
 from remit.core.task import State, Task
-from remit.policy import rego
-from remit.policy.given import given
 from remit.policy.manifests import nearest
 
 MAX_URL = 16 << 10
@@ -101,16 +98,6 @@ def conclude(snapshot: Snapshot, candidate: Candidate, opinion: Opinion) -> Expl
             missing = f"credential {credential.name}: no secret {credential.secret} is stored"
             return _told(Refusal(Reason.CREDENTIAL_UNAVAILABLE, missing), candidate, notes)
     return _told(None, candidate, notes)
-
-
-def explain(snapshot: Snapshot, role: str, method: str, url: str, headers: Mapping[str, str]) -> Explanation:
-    """Both halves, with the policies evaluated in this very process: only for rules whose policies are known to end."""
-    begun = begin(snapshot, role, method, url, headers)
-    if isinstance(begun, Explanation):
-        return begun
-    applying = [snapshot.rules.policies[name] for name in begun.role.policies]
-    opinion = rego.Bundle(applying).evaluate(begun.role.policies, json.dumps(given(begun))) if applying else Opinion()
-    return conclude(snapshot, begun, opinion)
 
 
 def _told(refusal: Refusal | None, candidate: Candidate | None, notes: Mapping[str, str]) -> Explanation:
