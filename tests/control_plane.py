@@ -92,7 +92,7 @@ def build(directory: Path, store: Store | None = None) -> Plane:
             token_ttl_s=600,
         ),
         revoking=Revoking(
-            store=store, publisher=publisher, recorder=recorder, cells=cells, catalog=catalog, clock=clock
+            store=store, node=node, publisher=publisher, recorder=recorder, cells=cells, catalog=catalog, clock=clock
         ),
         explaining=Explaining(publisher=publisher, audit=audit, policies=testing.StaticPolicies()),
         status=Status(store=store, node=node, issuer=issuer, catalog=catalog),

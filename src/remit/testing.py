@@ -19,6 +19,7 @@ from remit.control.ports_control import (
     AuditFilter,
     AuditPage,
     Document,
+    Flows,
     Head,
     Revocation,
     RevocationKind,
@@ -208,11 +209,19 @@ class MemoryNode:
         self.acked_epoch = 0
         self.snapshots: list[Mapping[str, Any]] = []
         self.records: list[tuple[str, Mapping[str, Any]]] = []
+        self.open: dict[tuple[RevocationKind, str], Flows] | None = None
+        """What is open by authority; None where the node cannot say."""
 
     async def publish(self, snapshot: Mapping[str, Any]) -> None:
         self._here()
         self.snapshots.append(snapshot)
         self.acked_epoch = max(self.acked_epoch, int(snapshot["epoch"]))
+
+    async def using(self, kind: RevocationKind, name: str) -> Flows:
+        self._here()
+        if self.open is None:
+            raise Unavailable("the node did not say in time what is open", hint="remit status")
+        return self.open.get((kind, name), {})
 
     async def record(self, kind: str, fields: Mapping[str, Any]) -> str:
         self._here()
@@ -231,10 +240,21 @@ class MemoryCells:
         self.flows: dict[str, int] = {}
         self.available = True
 
-    async def cut(self, task: str) -> int:
+    async def cut(self, task: str, ports: Sequence[int] | None = None) -> int:
         if not self.available:
             raise Unavailable("the cells process does not answer", hint="remit status")
-        return self.flows.pop(task, 0)
+        if ports is None:
+            return self.flows.pop(task, 0)
+        some = min(len(ports), self.flows.get(task, 0))
+        self.flows[task] = self.flows.get(task, 0) - some
+        return some
+
+    async def cut_everything(self) -> int:
+        if not self.available:
+            raise Unavailable("the cells process does not answer", hint="remit status")
+        closed = sum(self.flows.values())
+        self.flows = dict.fromkeys(self.flows, 0)
+        return closed
 
     async def running(self) -> frozenset[str]:
         return frozenset(self.flows)

@@ -15,6 +15,7 @@ from remit import testing
 from remit.api import link as module
 from remit.api.link import NodeLink
 from remit.control.knowledge import Knowledge
+from remit.control.ports_control import RevocationKind
 from remit.control.publish import Publisher
 from remit.core import frame
 from remit.core.errors import Unavailable
@@ -44,6 +45,7 @@ class Bench:
             knowledge=self.knowledge,
             journal=self.journal,
             head=lambda: HEAD,
+            using=lambda kind, name: {"t-aaaaaaaaaa": frozenset({1025, 1024}), f"{kind}-{name}": None},
         )
 
     def change(self) -> int:
@@ -254,3 +256,20 @@ async def test_the_node_is_pinged(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     end = await rough(bench)
     assert await end.hear() == {"type": "ping"}
     end.writer.close()
+
+
+async def test_the_node_says_which_flows_are_open(bench: Bench) -> None:
+    running = asyncio.ensure_future(bench.node().run())
+    try:
+        while not bench.link.connected:
+            await asyncio.sleep(0)
+        found = await bench.link.using(RevocationKind.CREDENTIAL, "k")
+        assert found == {"t-aaaaaaaaaa": [1024, 1025], "credential-k": None}
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_node_that_is_away_says_nothing_of_flows(bench: Bench) -> None:
+    with pytest.raises(Unavailable):
+        await bench.link.using(RevocationKind.CREDENTIAL, "k")

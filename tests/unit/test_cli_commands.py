@@ -157,9 +157,9 @@ def test_revoking_a_capability_cuts_and_restoring_gives_it_back(applied: Path, r
 
 
 def test_revoking_what_is_no_kind_is_refused_here(plane: Plane, remit: Remit) -> None:
-    code, _, err = remit("revoke", "role", "devops")
+    code, _, err = remit("revoke", "everything", "x")
     assert code == 2
-    assert "one of: task, capability, credential" in err
+    assert "one of: task, role, capability, credential" in err
 
 
 def test_a_node_that_is_away_makes_a_revocation_fail_aloud(applied: Path, remit: Remit, plane: Plane) -> None:

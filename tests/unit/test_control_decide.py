@@ -13,6 +13,7 @@ import pytest
 from remit import testing
 from remit.control.decide import Decider, Denied, Permitted
 from remit.control.knowledge import Knowledge
+from remit.control.openings import Openings
 from remit.control.ports import Entry
 from remit.core import flow
 from remit.core.claims import Claims
@@ -88,6 +89,8 @@ class World:
             self.knowledge.replace(snapshot)
             self.knowledge.heard()
         self.journal = Journal()
+        self.openings = Openings()
+        self.knowledge.on_change(self.openings.update)
         claims = Claims(trust_domain="remit.local", role="r", task=TASK, jti="j", issued=0, expires=9)
         self.decider = Decider(
             knowledge=self.knowledge,
@@ -96,6 +99,7 @@ class World:
             resolver=testing.StaticResolver({"api.a.com": tuple(map(ipaddress.ip_address, found))}),
             secrets=testing.MemorySecrets({"k": b"s3cret"} if secrets is None else secrets),
             journal=self.journal,
+            openings=self.openings,
         )
 
     def records(self) -> list[dict[str, Any]]:
@@ -145,6 +149,12 @@ CASES: dict[str, tuple[World, Evidence, str]] = {
         World(knowing(), found=("8.8.8.8", "169.254.169.254")),
         asking(),
         "address_refused",
+    ),
+    "a revoked role": (World(knowing(revoked=Revoked(roles=frozenset({"r"})))), asking(), "role_revoked"),
+    "everything revoked, whatever else is wrong": (
+        World(knowing(State.REVOKED, cell=2, revoked=Revoked(everything=True))),
+        asking(),
+        "everything_revoked",
     ),
     "a revoked credential": (
         World(knowing(revoked=Revoked(credentials=frozenset({"k"})))),

@@ -311,6 +311,68 @@ async def test_what_is_restored_has_its_authority_back(plane: Plane) -> None:
         await plane.services.revoking.restore(RevocationKind.CAPABILITY, "github", operator="ann")
 
 
+async def test_only_the_connections_that_use_it_are_cut_where_the_node_knows_them(plane: Plane) -> None:
+    await ready(plane)
+    user = (await plane.services.tasks.create("devops", ["sh"], operator="ann")).task
+    other = (await plane.services.tasks.create("devops", ["sh"], operator="ann")).task
+    plane.cells.flows |= {user.id: 3, other.id: 5}
+    plane.node.open = {(RevocationKind.CAPABILITY, "github"): {user.id: (1024, 1030)}}
+    done = await plane.services.revoking.revoke(RevocationKind.CAPABILITY, "github", operator="ann")
+    assert done.flows_closed == 2
+    assert plane.cells.flows == {user.id: 1, other.id: 5}
+
+
+async def test_a_revoked_role_cuts_all_its_tasks_and_starts_none(plane: Plane) -> None:
+    await ready(plane)
+    task = (await plane.services.tasks.create("devops", ["sh"], operator="ann")).task
+    plane.cells.flows[task.id] = 2
+    done = await plane.services.revoking.revoke(RevocationKind.ROLE, "devops", operator="ann")
+    assert done.flows_closed == 2
+    assert in_force(plane).revoked.roles == {"devops"}
+    with pytest.raises(Conflict, match="role devops is revoked"):
+        await plane.services.tasks.create("devops", ["sh"], operator="ann")
+    await plane.services.revoking.restore(RevocationKind.ROLE, "devops", operator="ann")
+    await plane.services.tasks.create("devops", ["sh"], operator="ann")
+
+
+async def test_a_panic_cuts_everything_starts_nothing_and_is_lifted_only_with_a_reason(plane: Plane) -> None:
+    await ready(plane)
+    task = (await plane.services.tasks.create("devops", ["sh"], operator="ann")).task
+    plane.cells.flows |= {task.id: 2, "t-unknown": 7}
+    await plane.services.revoking.revoke(RevocationKind.CAPABILITY, "github", operator="ann")
+    plane.cells.flows |= {task.id: 2, "t-unknown": 7}
+    done = await plane.services.revoking.panic("keys leaked", operator="bob")
+    assert (done.flows_closed, in_force(plane).revoked.everything) == (9, True)
+    assert plane.node.records[-1][1]["why"] == "keys leaked"
+    assert plane.services.status.read()["panic"] is True
+    with pytest.raises(Conflict, match="everything is revoked"):
+        await plane.services.tasks.create("devops", ["sh"], operator="ann")
+    with pytest.raises(Invalid, match="a reason is needed"):
+        await plane.services.revoking.lift(" ", operator="bob")
+    assert in_force(plane).revoked.everything
+    await plane.services.revoking.lift("rotated", operator="bob")
+    assert not in_force(plane).revoked.everything
+    assert in_force(plane).revoked.capabilities == {"github"}, "what was revoked on its own stays revoked"
+    assert [fields["action"] for _, fields in plane.node.records][-2:] == ["panic", "panic.lift"]
+    with pytest.raises(NotFound, match="no panic"):
+        await plane.services.revoking.lift("again", operator="bob")
+
+
+async def test_a_panic_cuts_even_where_the_node_does_not_answer(plane: Plane) -> None:
+    await ready(plane)
+    plane.cells.flows["t-aaaaaaaaaa"] = 2
+    plane.node.connected = False
+    with pytest.raises(Unavailable, match="the revocation of everything is stored, but not yet in force"):
+        await plane.services.revoking.panic("keys leaked", operator="bob")
+    assert plane.cells.flows == {"t-aaaaaaaaaa": 0}
+
+
+@pytest.mark.parametrize("action", ["revoke", "restore"])
+async def test_everything_is_revoked_and_restored_only_by_its_own_words(plane: Plane, action: str) -> None:
+    with pytest.raises(Invalid, match="reason"):
+        await getattr(plane.services.revoking, action)(RevocationKind.EVERYTHING, "*", operator="ann")
+
+
 async def test_a_task_cannot_be_restored_nor_an_unknown_name_revoked(plane: Plane) -> None:
     await ready(plane)
     with pytest.raises(Invalid, match="cannot be restored"):

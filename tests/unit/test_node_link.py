@@ -37,6 +37,7 @@ def node(tmp_path: Path, knowledge: Knowledge) -> link.Link:
         knowledge=knowledge,
         journal=testing.MemoryJournal(),
         head=Head(),
+        using=lambda kind, name: {},
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,17 @@ class CellsClient:
     def __init__(self, socket: Path) -> None:
         self._socket = socket
 
-    async def cut(self, task: str) -> int:
-        answer = await self._ask({"op": "cut", "task": task})
+    async def cut(self, task: str, ports: Sequence[int] | None = None) -> int:
+        only = {} if ports is None else {"ports": list(ports)}
+        answer = await self._ask({"op": "cut", "task": task, **only})
         if answer.get("event") == "error" and answer.get("kind") == "not-found":
             return 0
+        return self._closed(answer)
+
+    async def cut_everything(self) -> int:
+        return self._closed(await self._ask({"op": "cut-everything"}))
+
+    def _closed(self, answer: dict[str, Any]) -> int:
         closed = answer.get("closed")
         if answer.get("event") != "done" or not isinstance(closed, int):
             raise _unexpected(answer)

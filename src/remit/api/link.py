@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from remit.control.ports import Clock
-from remit.control.ports_control import Head, Store
+from remit.control.ports_control import Flows, Head, RevocationKind, Store
 from remit.core import frame
 from remit.core.errors import Invalid, Unavailable
 
@@ -26,6 +26,8 @@ PING_S = 5.0
 SILENCE_S = 20.0
 """A node that answers no ping for this long is taken for gone; it is below the default lease of 30 s."""
 RECORD_TIMEOUT_S = 5.0
+FLOWS_TIMEOUT_S = 1.0
+"""Whoever asks cuts more than it must when no answer comes: better soon than exactly."""
 IN_MAX_BYTES = 1 << 20
 READ_BYTES = 1 << 16
 
@@ -39,6 +41,7 @@ class _Peer:
         self.progress = asyncio.Condition()
         self.gone = False
         self.records: dict[int, asyncio.Future[str]] = {}
+        self.flows: dict[int, asyncio.Future[Flows]] = {}
 
     async def send(self, message: Mapping[str, Any]) -> None:
         self.writer.write(frame.encode(dict(message)))
@@ -47,7 +50,8 @@ class _Peer:
     async def end(self) -> None:
         self.gone = True
         self.writer.close()
-        for waiting in self.records.values():
+        unanswered: list[asyncio.Future[Any]] = [*self.records.values(), *self.flows.values()]
+        for waiting in unanswered:
             if not waiting.done():
                 waiting.set_exception(_lost())
         async with self.progress:
@@ -100,6 +104,23 @@ class NodeLink:
             raise _lost() from error
         finally:
             del peer.records[number]
+
+    async def using(self, kind: RevocationKind, name: str) -> Flows:
+        """See `control.ports_control.Node.using`."""
+        peer = self._here()
+        number = next(self._ids)
+        answer: asyncio.Future[Flows] = asyncio.get_running_loop().create_future()
+        peer.flows[number] = answer
+        try:
+            async with asyncio.timeout(FLOWS_TIMEOUT_S):
+                await peer.send({"type": "using", "id": number, "kind": kind.value, "name": name})
+                return await answer
+        except TimeoutError as error:
+            raise Unavailable("the node did not say in time what is open", hint="remit status") from error
+        except OSError as error:
+            raise _lost() from error
+        finally:
+            del peer.flows[number]
 
     @contextlib.asynccontextmanager
     async def listening(self, socket: Path, current: Callable[[], Mapping[str, Any]]) -> AsyncIterator[None]:
@@ -164,6 +185,10 @@ class NodeLink:
                     waiting.set_result(record)
                 else:
                     waiting.set_exception(Unavailable(str(message.get("error") or "the node could not record it")))
+            case {"type": "flows", "id": int(number), "tasks": dict(tasks)}:
+                asked = peer.flows.get(number)
+                if asked is not None and not asked.done():
+                    asked.set_result({str(task): _ports(ports) for task, ports in tasks.items()})
             case {"type": "head", "seq": int(seq), "hash": str(digest)}:
                 fields = {key: value for key, value in message.items() if key != "type"}
                 try:
@@ -187,6 +212,13 @@ async def _ping(peer: _Peer) -> None:
         while True:
             await asyncio.sleep(PING_S)
             await peer.send({"type": "ping"})
+
+
+def _ports(value: object) -> Sequence[int] | None:
+    """What is no list of ports means all of them."""
+    if isinstance(value, list) and all(isinstance(port, int) for port in value):
+        return value
+    return None
 
 
 def _lost() -> Unavailable:

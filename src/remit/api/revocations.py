@@ -16,8 +16,14 @@ router = APIRouter(prefix="/v1/revocations", tags=["revocations"])
 class Revoke(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    kind: RevocationKind
+    kind: RevocationKind = Field(description="task, role, capability or credential; everything has a path of its own.")
     name: str = Field(max_length=63, description="A task's id (or enough of its beginning), or a manifest's name.")
+
+
+class Why(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(min_length=1, max_length=500, description="Stands in the record.")
 
 
 class Revoked(BaseModel):
@@ -29,7 +35,7 @@ class Revoked(BaseModel):
 
 @router.get("", summary="List revocations")
 async def listed(found: Annotated[Services, Depends(services)]) -> dict[str, Any]:
-    """Capabilities and credentials until they are restored; tasks while their process still runs."""
+    """Everything but tasks until it is restored; tasks while their process still runs."""
     return {
         "items": [
             {"kind": r.kind.value, "name": r.name, "time": r.time.isoformat(), "operator": r.operator}
@@ -38,7 +44,7 @@ async def listed(found: Annotated[Services, Depends(services)]) -> dict[str, Any
     }
 
 
-@router.post("", summary="Revoke a task, capability or credential")
+@router.post("", summary="Revoke a task, role, capability or credential")
 async def revoked(
     body: Revoke, found: Annotated[Services, Depends(services)], author: Annotated[str, Depends(operator)]
 ) -> Revoked:
@@ -47,7 +53,24 @@ async def revoked(
     return Revoked(kind=done.kind, name=done.name, record=done.record, flows_closed=done.flows_closed)
 
 
-@router.delete("/{kind}/{name}", summary="Restore a capability or credential")
+@router.post("/everything", summary="Revoke everything")
+async def panicked(
+    body: Why, found: Annotated[Services, Depends(services)], author: Annotated[str, Depends(operator)]
+) -> Revoked:
+    """No request passes and no task starts until it is lifted; every open connection is cut."""
+    done = await found.revoking.panic(body.reason, operator=author)
+    return Revoked(kind=done.kind, name=done.name, record=done.record, flows_closed=done.flows_closed)
+
+
+@router.post("/everything/lift", summary="End the revocation of everything")
+async def lifted(
+    body: Why, found: Annotated[Services, Depends(services)], author: Annotated[str, Depends(operator)]
+) -> dict[str, str]:
+    """What was revoked on its own stays revoked."""
+    return {"record": await found.revoking.lift(body.reason, operator=author)}
+
+
+@router.delete("/{kind}/{name}", summary="Restore a role, capability or credential")
 async def restored(
     kind: RevocationKind,
     name: Annotated[str, Path(max_length=63)],

@@ -79,6 +79,7 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
         ),
         revoking=Revoking(
             store=store,
+            node=link,
             publisher=publisher,
             recorder=recorder,
             cells=CellsClient(settings.cells_socket),

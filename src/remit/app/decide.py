@@ -17,6 +17,7 @@ from remit.broker.secrets import Broker
 from remit.control.decide import Decider
 from remit.control.knowledge import Knowledge
 from remit.control.observing import Observer
+from remit.control.openings import Openings
 from remit.core.snapshot import Snapshot
 from remit.core.task import ALIVE
 from remit.identity.verifier import Verifier
@@ -53,6 +54,8 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     knowledge.on_change(lambda snapshot: verifier.replace_keys(snapshot.keys))
     knowledge.on_change(policies.update)
     knowledge.on_change(broker.update)
+    openings = Openings()
+    knowledge.on_change(openings.update)
     quota = dns.Quota()
     knowledge.on_change(lambda snapshot: _forget_ended(quota, knowledge.snapshot, snapshot))
     cache = settings.decide_dir / "snapshot.json"
@@ -66,8 +69,9 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
         resolver=resolver,
         secrets=broker,
         journal=journal,
+        openings=openings,
     )
-    observer = Observer(knowledge=knowledge, journal=journal)
+    observer = Observer(knowledge=knowledge, journal=journal, openings=openings)
 
     async def name_refused(refused: Refused) -> None:
         await observer.name_refused(
@@ -75,7 +79,12 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
         )
 
     upward = link.Link(
-        socket=settings.node_socket, cache=cache, knowledge=knowledge, journal=journal, head=journal.head
+        socket=settings.node_socket,
+        cache=cache,
+        knowledge=knowledge,
+        journal=journal,
+        head=journal.head,
+        using=openings.using,
     )
     try:
         async with asyncio.TaskGroup() as group:

@@ -66,6 +66,7 @@ class Daemon:
             "attach": self._attach,
             "stop": self._stop,
             "cut": self._cut,
+            "cut-everything": self._cut_everything,
             "list": self._list,
             "logs": self._logs,
             "diff": self._diff,
@@ -177,7 +178,13 @@ class Daemon:
         await connection.tell(event="done", code=await task.stop(float(grace), "stopped by the operator"))
 
     async def _cut(self, connection: wire.Connection, message: dict[str, Any]) -> None:
-        await connection.tell(event="done", closed=await self._link.cut(self._task(message).cell.wanted.number))
+        number, ports = self._task(message).cell.wanted.number, message.get("ports")
+        if ports is not None and not (isinstance(ports, list) and all(isinstance(port, int) for port in ports)):
+            raise Invalid("ports is not a list of numbers")
+        await connection.tell(event="done", closed=await self._link.cut(number, ports))
+
+    async def _cut_everything(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        await connection.tell(event="done", closed=await self._link.cut_everything())
 
     async def _list(self, connection: wire.Connection, message: dict[str, Any]) -> None:
         found = [task.view() for task in self._running.values() if not task.over.is_set()]

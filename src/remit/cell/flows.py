@@ -12,7 +12,7 @@ import errno
 import ipaddress
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from remit.cell import proxy_header
@@ -183,6 +183,13 @@ class Cell:
             task.cancel()
         for connection in list(self._dns):
             connection.abort()
+        return len(flows)
+
+    def cut_some(self, ports: Iterable[int]) -> int:
+        """Close the flows of these ports now. How many there were; the others go on."""
+        flows = [flow for port in ports if (flow := self._flows.pop(port, None)) is not None]
+        for flow in flows:
+            flow.abort()
         return len(flows)
 
     def close(self) -> int:

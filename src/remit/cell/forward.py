@@ -3,7 +3,8 @@
 A cell has no wire. Its listeners were opened inside its namespace and are handed to this process outside, which runs
 as a user of its own, holds no secret but tokens, knows no policy and resolves nothing. It can dial one place: the
 boundary's socket. Without the boundary a connection is reset; without `cells` there are no listeners.
-Messages from `cells` (SOCK_SEQPACKET, one JSON object each): open (with six descriptors), token, cut, close.
+Messages from `cells` (SOCK_SEQPACKET, one JSON object each): open (with six descriptors), token, cut (all or
+some ports), cut-everything, close.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ class Forwarder:
             sock.close()
         if operation == "close":
             return self._drop(number)
+        if operation == "cut-everything":
+            return sum(cell.cut() for cell in self._cells.values())
         cell = self._cells.get(number)
         if cell is None:
             raise ValueError(f"cell {number} is not open")
@@ -71,7 +74,8 @@ class Forwarder:
             cell.token = str(message["token"]).encode()
             return 0
         if operation == "cut":
-            return cell.cut()
+            ports = message.get("ports")
+            return cell.cut() if ports is None else cell.cut_some(ports)
         raise ValueError(f"unknown operation {str(operation)[:40]!r}")
 
     def _drop(self, number: int) -> int:

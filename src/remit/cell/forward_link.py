@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,12 +166,18 @@ class ForwardLink:
             self._cells[number].token = token
             await self._ask({"op": "token", "cell": number, "token": token})
 
-    async def cut(self, number: int) -> int:
-        """Close every open connection of the cell. How many there were."""
+    async def cut(self, number: int, ports: Sequence[int] | None = None) -> int:
+        """Close the open connections of the cell, or those that `ports` name. How many there were."""
         if self._peer is None:
             # A forwarder that is away has no connections: they ended with it.
             return 0
-        return int((await self._ask({"op": "cut", "cell": number})).get("closed", 0))
+        return int((await self._ask({"op": "cut", "cell": number, "ports": ports})).get("closed", 0))
+
+    async def cut_everything(self) -> int:
+        """Close every open connection of every cell. How many there were."""
+        if self._peer is None:
+            return 0
+        return int((await self._ask({"op": "cut-everything", "cell": 0})).get("closed", 0))
 
     async def close(self, number: int) -> None:
         if self._cells.pop(number, None) is not None and self._peer is not None:

@@ -71,6 +71,7 @@ _PLAIN: tuple[Callable[..., None], ...] = (
     revoke.revoke,
     revoke.restore,
     revoke.revocations,
+    revoke.panic,
 )
 for _command in _PLAIN:
     app.command()(_command)

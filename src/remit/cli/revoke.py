@@ -1,4 +1,4 @@
-"""`revoke task|capability|credential`, `restore`, `revocations`: authority taken away and given back.
+"""`revoke`, `restore`, `revocations`, `panic`: authority taken away and given back.
 
 A revocation that answers has happened: the node refuses the next request and what was open is cut. One that fails
 says how far it got, and exits with 6.
@@ -13,9 +13,9 @@ import typer
 from remit.cli import client, options, output
 from remit.core.errors import Invalid
 
-KINDS = ("task", "capability", "credential")
+KINDS = ("task", "role", "capability", "credential")
 
-Kind = Annotated[str, typer.Argument(metavar="KIND", help="task, capability or credential.")]
+Kind = Annotated[str, typer.Argument(metavar="KIND", help="task, role, capability or credential.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Id of a task (or its first letters), or a manifest's name.")]
 
 
@@ -32,7 +32,7 @@ def revoke(kind: Kind, name: Name, as_json: options.Json = False) -> None:
 
 
 def restore(kind: Kind, name: Name, as_json: options.Json = False) -> None:
-    """Give a revoked capability or credential back. A task cannot be restored."""
+    """Give a revoked role, capability or credential back. A task cannot be restored."""
     with client.connected() as api:
         answer = api.delete(f"/v1/revocations/{_kind(kind)}/{client.part(name)}")
     if as_json:
@@ -46,6 +46,28 @@ def revocations(as_json: options.Json = False) -> None:
     with client.connected() as api:
         found = api.get("/v1/revocations")["items"]
     output.rows(("kind", "name", "time", "operator"), found, as_json=as_json, empty="nothing is revoked")
+
+
+def panic(
+    reason: Annotated[str, typer.Option(help="Why: stands in the audit record. Needed to lift.")] = "",
+    lift: Annotated[bool, typer.Option("--lift", help="End it.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Take everything from everybody at once: every connection is cut, no request passes, no task starts."""
+    if lift and not reason.strip():
+        raise Invalid("a panic is lifted only with a reason", hint='remit panic --lift --reason "what was found"')
+    with client.connected() as api:
+        if lift:
+            answer = api.post("/v1/revocations/everything/lift", {"reason": reason})
+        else:
+            answer = api.post("/v1/revocations/everything", {"reason": reason or "no reason was given"})
+    if as_json:
+        output.line(answer)
+    elif lift:
+        output.text("lifted; what was revoked on its own stays revoked")
+    else:
+        output.text(f"everything revoked; {answer['flows_closed']} open connections cut")
+        output.say('hint: remit panic --lift --reason "WHY" ends it')
 
 
 def _kind(text: str) -> str:

@@ -7,13 +7,12 @@ functions of `core.decision`; here they meet the outside through ports.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from remit.control.knowledge import Knowledge
+from remit.control.openings import Openings
 from remit.control.ports import Entry, Journal, Policies, Resolver, Secrets, Verifier
 from remit.core import credential, decision, request
 from remit.core.claims import Claims
@@ -63,7 +62,8 @@ class _Facts:
 
 
 class Decider:
-    """Holds no state of its own: what it knows is in `knowledge`, what it writes in `journal`."""
+    """Holds no state of its own: what it knows is in `knowledge`, what it writes in `journal`, what it let through in
+    `openings`."""
 
     def __init__(
         self,
@@ -74,6 +74,7 @@ class Decider:
         resolver: Resolver,
         secrets: Secrets,
         journal: Journal,
+        openings: Openings,
     ) -> None:
         self._knowledge = knowledge
         self._verifier = verifier
@@ -81,6 +82,7 @@ class Decider:
         self._resolver = resolver
         self._secrets = secrets
         self._journal = journal
+        self._openings = openings
 
     async def check(self, evidence: Evidence) -> Permitted | Denied:
         """Decide one HTTP request. Never raises for anything an agent, a policy or a store can do."""
@@ -96,7 +98,8 @@ class Decider:
             except Unavailable as error:
                 return Denied(record=record, refusal=Refusal(Reason.AUDIT_UNAVAILABLE, error.detail))
             if self._knowledge.snapshot is facts.snapshot and self._knowledge.refusal() is None:
-                return _permitted(record, permit, injected)
+                self._openings.opened(record, permit)
+                return self._permitted(record, permit, injected)
             # What became known while the record was written may take the permit back: decide again.
         return await self._denied(Refusal(Reason.OVERLOADED, "the rules change faster than requests"), facts, evidence)
 
@@ -166,17 +169,16 @@ class Decider:
             refusal = Refusal(Reason.AUDIT_UNAVAILABLE, error.detail)
         return Denied(record=record, refusal=refusal)
 
-
-def _permitted(record: str, permit: Permit, injected: Injected) -> Permitted:
-    asked = permit.candidate.request
-    return Permitted(
-        record=record,
-        headers=injected.headers + tuple((k.encode(), v.encode()) for k, v in permit.opinion.headers.items()),
-        pin=str(permit.address),
-        pin_port=asked.port,
-        target=injected.target if injected.target is not None else asked.target.encode(),
-        pool=_pool(permit.candidate.task.id, permit.credential.name if permit.credential else ""),
-    )
+    def _permitted(self, record: str, permit: Permit, injected: Injected) -> Permitted:
+        asked = permit.candidate.request
+        return Permitted(
+            record=record,
+            headers=injected.headers + tuple((k.encode(), v.encode()) for k, v in permit.opinion.headers.items()),
+            pin=str(permit.address),
+            pin_port=asked.port,
+            target=injected.target if injected.target is not None else asked.target.encode(),
+            pool=self._openings.pool(permit.candidate.task.id, permit.credential.name if permit.credential else ""),
+        )
 
 
 def _permit_fields(permit: Permit) -> dict[str, Any]:
@@ -236,8 +238,3 @@ def _as_sent(evidence: Evidence) -> dict[str, Any]:
         "sni": evidence.sni[:300],
         "destination": evidence.destination[:64],
     }
-
-
-@lru_cache(maxsize=16384)
-def _pool(task: str, credential_name: str) -> str:
-    return hashlib.blake2s(f"{task}\n{credential_name}".encode(), digest_size=12).hexdigest()

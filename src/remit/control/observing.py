@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from remit.control.knowledge import Knowledge
+from remit.control.openings import Openings
 from remit.control.ports import Entry, Journal
 from remit.core import flow
 from remit.core.errors import Unavailable
@@ -22,8 +23,9 @@ log = logging.getLogger(__name__)
 class Observer:
     """Attributes what it sees to the task of the cell it comes from."""
 
-    def __init__(self, *, knowledge: Knowledge, journal: Journal) -> None:
+    def __init__(self, *, knowledge: Knowledge, journal: Journal, openings: Openings) -> None:
         self._knowledge = knowledge
+        self._openings = openings
         self._journal = journal
 
     def knows(self, cell: int, name: str) -> bool:
@@ -54,6 +56,7 @@ class Observer:
         Best effort: Envoy may lose a line when it dies.
         """
         if record is not None:
+            self._openings.ended(record)
             await self._append("completion", {"record": record, **fields})
             return
         cell = flow.cell_of(str(fields.get("flow", "")).rpartition(":")[0].strip("[]"))

@@ -25,6 +25,9 @@ class RevocationKind(StrEnum):
     TASK = "task"
     CAPABILITY = "capability"
     CREDENTIAL = "credential"
+    ROLE = "role"
+    EVERYTHING = "everything"
+    """`remit panic`; its name is always `*`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +176,10 @@ class Issuer(Protocol):
         ...
 
 
+Flows = Mapping[str, Sequence[int] | None]
+"""By task: the ports that name some of its flows (`core.flow`), or None for all of them."""
+
+
 class Node(Protocol):
     """The node's end of the link."""
 
@@ -186,6 +193,10 @@ class Node(Protocol):
         """Returns when the node has the snapshot, or a later one, in force. `Unavailable`: it did not say so."""
         ...
 
+    async def using(self, kind: RevocationKind, name: str) -> Flows:
+        """The flows that carry something open under a capability or credential. `Unavailable`: nobody could say."""
+        ...
+
     async def record(self, kind: str, fields: Mapping[str, Any]) -> str:
         """The id of the durable audit record. `Unavailable`: nothing is promised."""
         ...
@@ -194,8 +205,12 @@ class Node(Protocol):
 class Cells(Protocol):
     """The privileged process that runs cells."""
 
-    async def cut(self, task: str) -> int:
-        """Close every open connection of a task now; how many they were. 0 where it has no cell."""
+    async def cut(self, task: str, ports: Sequence[int] | None = None) -> int:
+        """Close the open connections of a task now, or those that `ports` name; how many. 0 where it has no cell."""
+        ...
+
+    async def cut_everything(self) -> int:
+        """Close every open connection of every cell now; how many they were."""
         ...
 
     async def running(self) -> frozenset[str]:

@@ -79,6 +79,8 @@ class Publisher:
             revoked=Revoked(
                 capabilities=frozenset(r.name for r in revocations if r.kind is RevocationKind.CAPABILITY),
                 credentials=frozenset(r.name for r in revocations if r.kind is RevocationKind.CREDENTIAL),
+                roles=frozenset(r.name for r in revocations if r.kind is RevocationKind.ROLE),
+                everything=any(r.kind is RevocationKind.EVERYTHING for r in revocations),
             ),
             keys=self._issuer.public_keys(),
             sealed={secret.name: secret.blob for secret in unit.secrets.all()},

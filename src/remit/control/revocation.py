@@ -2,25 +2,29 @@
 
 Order matters: stored (so that it survives anything), acknowledged by the node (so that no further request passes),
 open connections cut (even where the node did not answer: then they matter most), recorded. A caller who gets an
-answer knows that all four happened; one who gets `Unavailable` is told which did. A connection does not say under
-which capability it was opened, so revoking a capability or a credential cuts every connection of every task whose
-role could use it; clients connect again and are decided anew.
+answer knows that all four happened; one who gets `Unavailable` is told which did. Of a capability or a credential those
+connections are cut that carry something open under it, as the node knows them; where it cannot say, every connection
+of every task whose role could use it. Clients connect again and are decided anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from remit.control.catalog import Catalog, unknown
 from remit.control.ports import Clock
-from remit.control.ports_control import Cells, Revocation, RevocationKind, Store, Unit
+from remit.control.ports_control import Cells, Flows, Node, Revocation, RevocationKind, Store, Unit
 from remit.control.publish import Publisher
 from remit.control.recording import Recorder
 from remit.core.errors import Conflict, Invalid, NotFound, Unavailable
 from remit.core.snapshot import Rules
 from remit.core.task import TRANSITIONS, Event, State, Task, advance
+
+EVERYTHING = "*"
+"""The name of the one revocation of kind `everything`."""
+MAX_WHY = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,7 @@ class Revoking:
         self,
         *,
         store: Store,
+        node: Node,
         publisher: Publisher,
         recorder: Recorder,
         cells: Cells,
@@ -43,6 +48,7 @@ class Revoking:
         clock: Clock,
     ) -> None:
         self._store = store
+        self._node = node
         self._publisher = publisher
         self._recorder = recorder
         self._cells = cells
@@ -51,6 +57,8 @@ class Revoking:
 
     async def revoke(self, kind: RevocationKind, name: str, *, operator: str) -> Revoked:
         """Take it away. Doing so twice cuts and records twice, and is otherwise the same."""
+        if kind is RevocationKind.EVERYTHING:
+            raise Invalid("everything is revoked by `panic`, with a reason", hint="remit panic --reason WHY")
         with self._store.unit() as unit:
             if kind is RevocationKind.TASK:
                 task = self._revoke_task(unit, name)
@@ -62,17 +70,54 @@ class Revoking:
             unit.revocations.add(Revocation(kind=kind, name=name, time=self._clock.now(), operator=operator))
             unit.advance_epoch(self._clock.now())
         missed = await self._published()
-        closed, uncut = await self._cut(affected)
+        closed, uncut = await self._cut(await self._flows(kind, name, affected, missed))
         if missed is not None or uncut:
             raise _unfinished(kind, name, missed, uncut)
         detail = f"{kind} {name} revoked, {closed} connections closed"
         record = await self._recorder.after("revoke", operator, detail, **_target(kind, name), flows_closed=closed)
         return Revoked(kind=kind, name=name, record=record, flows_closed=closed)
 
+    async def panic(self, why: str, *, operator: str) -> Revoked:
+        """Take everything from everybody: no request passes and no task starts until `lift`."""
+        reason = _why(why)
+        revocation = Revocation(
+            kind=RevocationKind.EVERYTHING, name=EVERYTHING, time=self._clock.now(), operator=operator
+        )
+        with self._store.unit() as unit:
+            unit.revocations.add(revocation)
+            unit.advance_epoch(self._clock.now())
+        missed = await self._published()
+        uncut: list[str] = []
+        closed = 0
+        try:
+            closed = await self._cells.cut_everything()
+        except Unavailable:
+            uncut = ["every task"]
+        if missed is not None or uncut:
+            raise _unfinished(RevocationKind.EVERYTHING, EVERYTHING, missed, uncut)
+        detail = f"everything revoked, {closed} connections closed"
+        record = await self._recorder.after("panic", operator, detail, why=reason, flows_closed=closed)
+        return Revoked(kind=RevocationKind.EVERYTHING, name=EVERYTHING, record=record, flows_closed=closed)
+
+    async def lift(self, why: str, *, operator: str) -> str:
+        """End a panic; the record's id. What was revoked on its own stays revoked."""
+        reason = _why(why)
+        with self._store.unit() as unit:
+            if not any(r.kind is RevocationKind.EVERYTHING for r in unit.revocations.all()):
+                raise NotFound("there is no panic to lift", hint="remit revocations")
+        record = await self._recorder.before("panic.lift", operator, "the revocation of everything lifted", why=reason)
+        with self._store.unit() as unit:
+            unit.revocations.remove(RevocationKind.EVERYTHING, EVERYTHING)
+            unit.advance_epoch(self._clock.now())
+        await self._publisher.publish()
+        return record
+
     async def restore(self, kind: RevocationKind, name: str, *, operator: str) -> str:
-        """Give a capability or credential its authority back; the record's id. A task cannot come back."""
+        """Give a role, capability or credential its authority back; the record's id. A task cannot come back."""
         if kind is RevocationKind.TASK:
             raise Invalid("a revoked task cannot be restored", hint="start a new one with `remit run`")
+        if kind is RevocationKind.EVERYTHING:
+            raise Invalid("a panic is lifted with a reason", hint="remit panic --lift --reason WHY")
         with self._store.unit() as unit:
             if not any(r.kind is kind and r.name == name for r in unit.revocations.all()):
                 raise NotFound(f"{kind} {ascii(name[:80])[1:-1]} is not revoked", hint="remit status")
@@ -84,7 +129,7 @@ class Revoking:
         return record
 
     def all(self) -> Sequence[Revocation]:
-        """Revoked capabilities and credentials, and the tasks that were revoked while their process still runs."""
+        """What is revoked until it is restored, and the tasks that were revoked while their process still runs."""
         with self._store.unit() as unit:
             running = {task.id for task in unit.current_tasks() if task.state is State.REVOKED}
             return [r for r in unit.revocations.all() if r.kind is not RevocationKind.TASK or r.name in running]
@@ -107,15 +152,27 @@ class Revoking:
             return error
         return None
 
-    async def _cut(self, tasks: Sequence[Task]) -> tuple[int, Sequence[str]]:
+    async def _flows(self, kind: RevocationKind, name: str, tasks: Sequence[Task], missed: Unavailable | None) -> Flows:
+        """What to cut. The node is asked only after it has acknowledged, or it could permit more meanwhile."""
+        if missed is None and kind in (RevocationKind.CAPABILITY, RevocationKind.CREDENTIAL):
+            try:
+                return await self._node.using(kind, name)
+            except Unavailable:
+                pass
+        return dict.fromkeys(task.id for task in tasks)
+
+    async def _cut(self, flows: Flows) -> tuple[int, Sequence[str]]:
         """(connections closed, ids of tasks whose connections could not be)."""
-        answers = await asyncio.gather(*(self._cells.cut(task.id) for task in tasks), return_exceptions=True)
+        cuts = [
+            self._cells.cut(task) if ports is None else self._cells.cut(task, ports) for task, ports in flows.items()
+        ]
+        answers = await asyncio.gather(*cuts, return_exceptions=True)
         closed, uncut = 0, list[str]()
-        for task, answer in zip(tasks, answers, strict=True):
+        for task, answer in zip(flows, answers, strict=True):
             if isinstance(answer, int):
                 closed += answer
             elif isinstance(answer, Unavailable):
-                uncut.append(task.id)
+                uncut.append(task)
             else:
                 raise answer
         return closed, uncut
@@ -129,17 +186,31 @@ def _unfinished(kind: RevocationKind, name: str, missed: Unavailable | None, unc
     else:
         state, cause = "is in force: the node refuses the next request", ""
     flows = f"; open connections could not be closed of {', '.join(uncut[:5])}" if uncut else ""
-    hint = f"remit stop {uncut[0]}" if uncut else "remit status"
-    return Unavailable(f"the revocation of {kind} {name} {state}{flows}{cause}", hint=hint)
+    hint = f"remit stop {uncut[0]}" if uncut and kind is not RevocationKind.EVERYTHING else "remit status"
+    what = kind.value if kind is RevocationKind.EVERYTHING else f"{kind} {name}"
+    return Unavailable(f"the revocation of {what} {state}{flows}{cause}", hint=hint)
+
+
+def _why(text: str) -> str:
+    """The reason an operator gives, as it may stand in a record."""
+    if not text.strip():
+        raise Invalid("a reason is needed", hint='remit panic --reason "what happened"')
+    return ascii(text.strip()[:MAX_WHY])[1:-1]
 
 
 def _known(rules: Rules, kind: RevocationKind, name: str) -> None:
-    known = rules.capabilities if kind is RevocationKind.CAPABILITY else rules.credentials
+    known: Mapping[str, object] = rules.roles
+    if kind is RevocationKind.CAPABILITY:
+        known = rules.capabilities
+    elif kind is RevocationKind.CREDENTIAL:
+        known = rules.credentials
     if name not in known:
         raise unknown(kind.value, name, known)
 
 
 def _uses(rules: Rules, task: Task, kind: RevocationKind, name: str) -> bool:
+    if kind is RevocationKind.ROLE:
+        return task.role == name
     role = rules.roles.get(task.role)
     if role is None:
         return True  # its role was removed while it ran: nothing says that it did not

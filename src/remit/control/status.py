@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from remit.control.catalog import Catalog
-from remit.control.ports_control import Issuer, Node, Store
+from remit.control.ports_control import Issuer, Node, RevocationKind, Store
 
 
 class Status:
@@ -22,7 +22,7 @@ class Status:
         with self._store.unit() as unit:
             epoch, rules, head = unit.epoch(), self._catalog.rules(unit), unit.heads.latest()
             live = unit.current_tasks()
-            revoked, sealed = len(unit.revocations.all()), len(unit.secrets.all())
+            revocations, sealed = unit.revocations.all(), len(unit.secrets.all())
         return {
             "ok": self._node.connected and self._node.acked_epoch >= epoch,
             "epoch": epoch,
@@ -37,7 +37,8 @@ class Status:
             },
             "invalid": sorted(f"role {role.name}: {role.invalid}" for role in rules.roles.values() if role.invalid),
             "secrets": sealed,
-            "revocations": revoked,
+            "revocations": len(revocations),
+            "panic": any(revocation.kind is RevocationKind.EVERYTHING for revocation in revocations),
             "issuer_keys": sorted(self._issuer.public_keys()),
             "audit_head": {"seq": head.seq, "hash": head.hash, "received": head.received.isoformat()} if head else None,
         }

@@ -17,7 +17,7 @@ from typing import Any
 from remit.control import catalog
 from remit.control.catalog import Catalog
 from remit.control.ports import Clock
-from remit.control.ports_control import Issuer, Store
+from remit.control.ports_control import Issuer, RevocationKind, Store
 from remit.control.publish import Publisher
 from remit.control.recording import Recorder
 from remit.core.claims import Claims
@@ -77,7 +77,12 @@ class Lifecycle:
             raise Invalid("a task needs a command", hint="remit run --role ROLE -- COMMAND")
         with self._store.unit() as unit:
             rules = self._catalog.rules(unit)
+            revoked = {(r.kind, r.name) for r in unit.revocations.all()}
         role = catalog.role(rules, role_name)
+        if any(kind is RevocationKind.EVERYTHING for kind, _ in revoked):
+            raise Conflict("everything is revoked: no task can start", hint="remit panic --lift --reason WHY")
+        if (RevocationKind.ROLE, role.name) in revoked:
+            raise Conflict(f"role {role.name} is revoked", hint=f"remit restore role {role.name}")
         if role.invalid is not None:
             raise Conflict(f"role {role.name} {role.invalid}", hint="fix its manifest and run `remit apply`")
         task_id = _new_task_id()

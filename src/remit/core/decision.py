@@ -62,6 +62,8 @@ class Permit:
 
 def admit(snapshot: Snapshot, claims: Claims, request: Request) -> Candidate | Refusal:
     """Steps task, flow and capability. `claims` come from a verified token, `request` from `request.read`."""
+    if snapshot.revoked.everything:
+        return Refusal(Reason.EVERYTHING_REVOKED, "an operator revoked everything (remit panic)")
     task = snapshot.tasks.get(claims.task)
     refusal = standing(task, claims, request)
     if refusal is not None:
@@ -70,6 +72,8 @@ def admit(snapshot: Snapshot, claims: Claims, request: Request) -> Candidate | R
     role = snapshot.rules.roles.get(task.role)
     if role is None or role.invalid is not None:
         return Refusal(Reason.ROLE_INVALID, f"role {task.role} {role.invalid if role else 'does not exist'}")
+    if role.name in snapshot.revoked.roles:
+        return Refusal(Reason.ROLE_REVOKED, f"role {role.name} was revoked")
     match = role.index.match(
         protocol=request.protocol,
         host=request.host,

@@ -38,6 +38,11 @@ def cell_of(address: str) -> int | None:
     return number if parsed in network and 0 < number <= MAX_CELL else None
 
 
+def port_of(peer: str) -> int:
+    """The port of a flow's "address:port": unique among the open flows of its cell, whichever the family."""
+    return int(peer.rpartition(":")[2])
+
+
 @lru_cache(maxsize=65536)
 def virtual(name: str) -> tuple[str, str]:
     """The (IPv4, IPv6) virtual addresses under which a cell knows a canonical `name`."""

@@ -21,6 +21,7 @@ class Reason(StrEnum):
     TOKEN_MISSING = "token_missing"
     TOKEN_INVALID = "token_invalid"
     TOKEN_EXPIRED = "token_expired"
+    EVERYTHING_REVOKED = "everything_revoked"
     TASK_UNKNOWN = "task_unknown"
     TASK_ENDED = "task_ended"
     TASK_REVOKED = "task_revoked"
@@ -34,6 +35,7 @@ class Reason(StrEnum):
     PATH_AMBIGUOUS = "path_ambiguous"
     PROTOCOL_UNSUPPORTED = "protocol_unsupported"
     ROLE_INVALID = "role_invalid"
+    ROLE_REVOKED = "role_revoked"
     NO_CAPABILITY = "no_capability"
     CAPABILITY_REVOKED = "capability_revoked"
     POLICY_DENIED = "policy_denied"
@@ -80,6 +82,9 @@ MEANING: Mapping[Reason, Meaning] = {
         "token",
     ),
     Reason.TOKEN_EXPIRED: Meaning("The identity of this connection has expired", "Open a new connection.", "token"),
+    Reason.EVERYTHING_REVOKED: Meaning(
+        "All authority was revoked", "Ask the operator; `remit panic --lift --reason WHY` ends it.", "task"
+    ),
     Reason.TASK_UNKNOWN: Meaning("This node knows no such task", "Run `remit ps --all`.", "task"),
     Reason.TASK_ENDED: Meaning("The task has ended", "Start a new task with `remit run`.", "task"),
     Reason.TASK_REVOKED: Meaning(
@@ -117,6 +122,9 @@ MEANING: Mapping[Reason, Meaning] = {
     ),
     Reason.ROLE_INVALID: Meaning(
         "The role of this task is not valid", "Fix its manifest and run `remit apply`.", "capability"
+    ),
+    Reason.ROLE_REVOKED: Meaning(
+        "The role was revoked", "Ask the operator to restore it (`remit restore role NAME`).", "capability"
     ),
     Reason.NO_CAPABILITY: Meaning(
         "No capability of this role covers the request",

@@ -59,6 +59,9 @@ class Rules:
 class Revoked:
     capabilities: frozenset[str] = frozenset()
     credentials: frozenset[str] = frozenset()
+    roles: frozenset[str] = frozenset()
+    everything: bool = False
+    """`remit panic`: nobody has any authority until it is lifted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from remit.control.knowledge import Knowledge
+from remit.control.openings import Ports
 from remit.control.ports import Entry, Journal
 from remit.core import frame
 from remit.core.errors import Invalid, Unavailable
@@ -27,11 +28,14 @@ log = logging.getLogger(__name__)
 HEAD_INTERVAL_S = 1.0
 RECONNECT_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 READ_BYTES = 1 << 18
+FLOWS_MAX = 50_000
+"""More than these would not fit a frame; then every flow of the tasks concerned is meant."""
 ACCEPTED_KINDS = frozenset({"operator"})
 
 
 class Link:
-    """Keeps `knowledge` current. `head` gives the signed audit head to send, or None where nothing was written yet."""
+    """Keeps `knowledge` current. `head` gives the signed audit head to send, or None where nothing was written yet;
+    `using` the flows that a revocation has to cut (`control.openings`)."""
 
     def __init__(
         self,
@@ -41,12 +45,14 @@ class Link:
         knowledge: Knowledge,
         journal: Journal,
         head: Callable[[], dict[str, Any] | None],
+        using: Callable[[str, str], Ports],
     ) -> None:
         self._socket = socket
         self._cache = cache
         self._knowledge = knowledge
         self._journal = journal
         self._head = head
+        self._using = using
 
     async def run(self) -> None:
         """Connect, follow, reconnect; until cancelled."""
@@ -93,6 +99,8 @@ class Link:
                 return {"type": "pong"}
             case "record":
                 return await self._record(message)
+            case "using":
+                return self._flows(message)
             case other:
                 raise Invalid(f"unknown message {other!r} on the link")
 
@@ -110,6 +118,13 @@ class Link:
             # It is in force; only a restart without a control plane would miss it, and refuse until it hears one.
             log.error("the snapshot could not be kept: %s", error)
         return {"type": "ack", "epoch": fresh.epoch, "version": fresh.version}
+
+    def _flows(self, message: dict[str, Any]) -> dict[str, Any]:
+        found = self._using(str(message.get("kind")), str(message.get("name")))
+        if sum(len(ports or ()) for ports in found.values()) > FLOWS_MAX:
+            found = dict.fromkeys(found)
+        tasks = {task: None if ports is None else sorted(ports) for task, ports in found.items()}
+        return {"type": "flows", "id": message.get("id"), "tasks": tasks}
 
     async def _record(self, message: dict[str, Any]) -> dict[str, Any]:
         kind, fields = message.get("kind"), message.get("fields")

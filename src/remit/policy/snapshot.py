@@ -46,6 +46,8 @@ def dump(
         "revoked": {
             "capabilities": sorted(revoked.capabilities),
             "credentials": sorted(revoked.credentials),
+            "roles": sorted(revoked.roles),
+            "everything": revoked.everything,
         },
         "keys": {kid: base64.b64encode(key).decode() for kid, key in keys.items()},
         "sealed": {name: base64.b64encode(blob).decode() for name, blob in sealed.items()},
@@ -78,6 +80,8 @@ def load(document: Mapping[str, Any], previous: Snapshot | None) -> Snapshot:
             revoked=Revoked(
                 capabilities=_names(body["revoked"]["capabilities"]),
                 credentials=_names(body["revoked"]["credentials"]),
+                roles=_names(body["revoked"]["roles"]),
+                everything=body["revoked"]["everything"] is not False,
             ),
             keys={kid: _key(text) for kid, text in body["keys"].items()},
             sealed={name: base64.b64decode(blob, validate=True) for name, blob in body["sealed"].items()},

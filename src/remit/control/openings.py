@@ -1,0 +1,88 @@
+"""What is open now, and by which authority: so that a revocation cuts exactly what it takes away.
+
+A permit is answered before a byte moves and its request may last for hours; Envoy says when it ended. Between the two,
+its flow (`core.flow`), capability and credential are kept here. Guaranteed: what is open is never missing, since where
+too much is open to remember, or an end was never heard of, more is cut than would have to be. An upstream connection
+is shared only by requests with one `pool` key, and a key is never given out again after any authority was taken away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from functools import lru_cache
+
+from remit.core import flow
+from remit.core.decision import Permit
+from remit.core.snapshot import Snapshot
+from remit.core.task import ALIVE
+
+PER_TASK_MAX = 65_536
+"""Permits of one task that are kept apart; a cell has at most 4,096 connections of at most 128 streams."""
+
+Ports = Mapping[str, frozenset[int] | None]
+"""By task: the ports that name its flows; None stands for all of them."""
+
+
+class Openings:
+    """`opened` and `ended` are on the path of every request: a dictionary entry each."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[str, str, str, str | None]] = {}
+        self._count: Counter[str] = Counter()
+        self._uncounted: set[str] = set()
+        self._generation = secrets.token_hex(8)  # pools of an earlier life of this process may still stand in Envoy
+        self._seen = Snapshot()
+
+    def opened(self, record: str, permit: Permit) -> None:
+        """A permit is about to be answered."""
+        candidate = permit.candidate
+        task = candidate.task.id
+        if self._count[task] >= PER_TASK_MAX:
+            self._uncounted.add(task)
+            return
+        self._count[task] += 1
+        credential = candidate.credential
+        name = credential.name if credential is not None else None
+        self._open[record] = (task, candidate.request.flow, candidate.capability.name, name)
+
+    def ended(self, record: str) -> None:
+        """Its request is over. Unknown records are none of ours."""
+        found = self._open.pop(record, None)
+        if found is not None:
+            self._count[found[0]] -= 1
+
+    def using(self, kind: str, name: str) -> Ports:
+        """The flows that carry something open under capability or credential `name`."""
+        index = 2 if kind == "capability" else 3
+        found: defaultdict[str, set[int]] = defaultdict(set)
+        for entry in self._open.values():
+            if entry[index] == name:
+                found[entry[0]].add(flow.port_of(entry[1]))
+        known: dict[str, frozenset[int] | None] = {task: frozenset(ports) for task, ports in found.items()}
+        return {**known, **dict.fromkeys(self._uncounted)}
+
+    def pool(self, task: str, credential: str) -> str:
+        """Who may share an upstream connection: requests of one task with one credential, until the next revocation."""
+        return _key(self._generation, task, credential)
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Forget tasks that are over; where authority was taken away or a secret replaced, begin new pools."""
+        before, self._seen = self._seen, snapshot
+        if before.revoked != snapshot.revoked or before.sealed != snapshot.sealed:
+            self._generation = secrets.token_hex(8)
+        over = {task.id for task in before.tasks.values() if task.state in ALIVE} - {
+            task.id for task in snapshot.tasks.values() if task.state in ALIVE
+        }
+        if over:
+            self._open = {record: entry for record, entry in self._open.items() if entry[0] not in over}
+            for task in over:
+                self._count.pop(task, None)
+            self._uncounted -= over
+
+
+@lru_cache(maxsize=16384)
+def _key(generation: str, task: str, credential: str) -> str:
+    return hashlib.blake2s(f"{generation}\n{task}\n{credential}".encode(), digest_size=12).hexdigest()
