@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import ssl
 import time
@@ -15,12 +16,14 @@ import pytest
 from boundary_harness import Boundary, exchange, proxy_header, until
 from cryptography import x509
 
-from remit.boundary import ca, sds, sds_server
+from remit.boundary import ca, completions, sds, sds_server
 from remit.boundary.sds import Desk
 from remit.boundary.sds_server import serve_sds
 from remit.control.decide import Permitted
 from remit.core import flow
 from remit.core.request import Evidence
+
+SILENT = ("100.64.0.7", 4007)
 
 
 @contextlib.contextmanager
@@ -103,6 +106,41 @@ def test_connections_that_say_too_little_are_closed_in_time(boundary: Boundary) 
         for sock in socks:
             sock.close()
     assert time.monotonic() - began < 20
+    silent = until(lambda: [x for x in boundary.lines() if _told(x) == completions.UNSORTED], "silence is recorded")
+    assert isinstance(silent, list)
+
+
+def test_half_a_greeting_and_then_silence_is_recorded(boundary: Boundary) -> None:
+    """Where it went, from whom, and why it was closed: a connection that says nothing is still an attempt."""
+    secure, plain = (proxy_header((flow.virtual("half.test")[0], port), source=SILENT) for port in (443, 80))
+    starts = {
+        443: [secure, secure + b"\x16\x03\x01\x02\x00\x01"],
+        80: [plain + b"GET / HT", plain + b"GET / HTTP/1.1\r\nhost: half.te"],
+    }
+    socks = [boundary.raw(sent) for group in starts.values() for sent in group]
+    try:
+        for sock in socks:
+            sock.settimeout(20)
+            with contextlib.suppress(ConnectionResetError):
+                while sock.recv(4096):
+                    pass
+    finally:
+        for sock in socks:
+            sock.close()
+    flow_id = f"{SILENT[0]}:{SILENT[1]}"
+
+    def records() -> list[tuple[object, object]]:
+        found = [x for line in boundary.lines() if (x := completions.parse(json.dumps(line).encode()))]
+        assert all(record is None for record, x in found if x.get("flow") == flow_id)
+        return sorted((x["port"], x["detail"]) for _, x in found if x.get("flow") == flow_id)
+
+    wanted = [(80, "request_header_timeout"), (80, completions.UNSORTED)] + [(443, completions.UNSORTED)] * 2
+    until(lambda: records() == sorted(wanted), "every one of them is a record")
+
+
+def _told(line: dict) -> object:
+    parsed = completions.parse(json.dumps(line).encode())
+    return parsed and parsed[1].get("detail")
 
 
 def test_checks_that_one_cell_keeps_waiting_do_not_stop_another(boundary: Boundary) -> None:

@@ -97,6 +97,15 @@ def test_a_connection_that_failed_after_its_requests_is_none() -> None:
     assert completions.parse(json.dumps({"handshake": "TLS_error|x", "bytes_out": 34}).encode()) is None
 
 
+@pytest.mark.parametrize(("duration_ms", "recorded"), [(5002, True), (4999, True), (30, False)])
+def test_a_connection_that_said_too_little_is_recorded_unless_its_client_dropped_it(
+    duration_ms: int, recorded: bool
+) -> None:
+    line = {"chain": None, "handshake": None, "flow": "100.64.0.7:40000", "destination": "198.18.0.9:443"}
+    parsed = completions.parse(json.dumps({**line, "bytes_out": 0, "duration_ms": duration_ms}).encode())
+    assert (parsed[1]["detail"] if parsed else None) == (completions.UNSORTED if recorded else None)
+
+
 @pytest.fixture
 def paths(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "access.log", tmp_path / "mark"

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from remit.boundary import replies
 from remit.boundary.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,10 @@ PATH_MAX = 1024
 TEXT_MAX = 300
 RECORD_MAX = 64
 NO_LEAF = "no certificate is made for this name (not in canonical form, or too many new names at once)"
+
+UNSORTED = f"the connection did not say within {replies.SORTING_S} s what it speaks: half a greeting, or silence"
+SORTING_MS = replies.SORTING_S * 1000 - 250
+"""Envoy's clock and its timer differ by a few milliseconds."""
 
 Handler = Callable[[str | None, Mapping[str, Any]], Awaitable[None]]
 """`control.observing.Endings.ended`: the decision's record id (None: Envoy refused by itself), and the fields."""
@@ -103,6 +108,8 @@ def _handshake(said: Mapping[str, Any]) -> tuple[None, dict[str, Any]] | None:
     if _number(said.get("bytes_out")):
         return None
     why = _text(said.get("handshake")) or ""
+    if "chain" in said and _text(said.get("chain")) is None:
+        return _unsorted(said)
     refused = "CONNECTION_REJECTED" in why
     return None, {
         **_connection(said),
@@ -111,6 +118,26 @@ def _handshake(said: Mapping[str, Any]) -> tuple[None, dict[str, Any]] | None:
         "host": _text(said.get("sni"), HOST_MAX),
         "path": None,
         "detail": f"the TLS handshake failed: {NO_LEAF if refused else why}",
+        "status": None,
+        "flags": _text(said.get("flags")),
+        "duration_ms": _number(said.get("duration_ms")),
+    }
+
+
+def _unsorted(said: Mapping[str, Any]) -> tuple[None, dict[str, Any]] | None:
+    """A connection that was closed because it did not say what it speaks; None for one that its client closed before.
+
+    Clients that race addresses open connections and drop them unused all the time; those sent nothing anywhere.
+    """
+    if (_number(said.get("duration_ms")) or 0) < SORTING_MS:
+        return None
+    return None, {
+        **_connection(said),
+        "method": None,
+        "scheme": None,
+        "host": _text(said.get("sni"), HOST_MAX),
+        "path": None,
+        "detail": UNSORTED,
         "status": None,
         "flags": _text(said.get("flags")),
         "duration_ms": _number(said.get("duration_ms")),

@@ -37,7 +37,11 @@ _LINE: Json = {
 """`bytes_out` leave the cell (request body), `bytes_in` enter it (response body)."""
 
 
+SORTING_S = 5
+"""How long a connection may take to say what it speaks (TLS, HTTP, neither) before it is closed."""
+
 _HANDSHAKE: Json = {
+    "chain": "%FILTER_CHAIN_NAME%",
     "handshake": "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%",
     **{name: _LINE[name] for name in ("time", "flow", "destination", "sni", "flags", "bytes_out", "duration_ms")},
 }
@@ -49,9 +53,10 @@ def access_log(spool: str) -> Json:
 
 
 def handshake_log(spool: str) -> Json:
-    """JSON lines to file `spool`, one an intercepted connection whose TLS failed, before or after it was set up."""
+    """JSON lines to file `spool`: an intercepted connection whose TLS failed, before or after it was set up, and one
+    that never said enough to be sorted (no filter chain: half a ClientHello, half a request line, or silence)."""
     failed = "xds.filter_chain_name == 'https' && connection.transport_failure_reason != ''"
-    return {**_file(spool, _HANDSHAKE), "filter": _expression(failed)}
+    return {**_file(spool, _HANDSHAKE), "filter": _expression(f"({failed}) || xds.filter_chain_name == ''")}
 
 
 def _file(path: str, line: Json) -> Json:

@@ -84,7 +84,7 @@ def _listener(layout: Layout) -> Json:
         "address": {"pipe": {"path": layout.proxy_socket, "mode": layout.proxy_socket_mode}},
         "per_connection_buffer_limit_bytes": 1 << 20,
         "access_log": [replies.handshake_log(layout.spool)],
-        "listener_filters_timeout": "5s",
+        "listener_filters_timeout": f"{replies.SORTING_S}s",
         "continue_on_listener_filters_timeout": False,
         "listener_filters": [
             _proxy_protocol(),
