@@ -28,6 +28,7 @@ from boundary_upstreams import Echo, TestAuthority
 
 from remit.boundary import ca, envoy
 from remit.boundary.check_server import serve_check
+from remit.boundary.leaf_ration import Ration, nobody
 from remit.boundary.refuse import serve_refuse
 from remit.boundary.resources import Layout
 from remit.boundary.sds import Desk
@@ -215,7 +216,7 @@ class Boundary:
 
     def serve_sds(self) -> None:
         """(Re)start SDS; back when it listens."""
-        desk = Desk(ca.load(self.directory / "node"))
+        desk = Desk(ca.load(self.directory / "node"), Ration(nobody, unasked=10_000))
         self.start("sds", serve_sds(Path(self.layout.sds_socket), desk, lambda: datetime.now(UTC)))
         until(Path(self.layout.sds_socket).exists, "SDS listens")
 

@@ -17,11 +17,13 @@ from boundary_harness import Boundary, exchange, proxy_header, until
 from cryptography import x509
 
 from remit.boundary import ca, completions, sds, sds_server
+from remit.boundary.leaf_ration import Ration, nobody
 from remit.boundary.sds import Desk
 from remit.boundary.sds_server import serve_sds
 from remit.control.decide import Permitted
 from remit.core import flow
 from remit.core.request import Evidence
+from remit.node import dns
 
 SILENT = ("100.64.0.7", 4007)
 
@@ -49,7 +51,7 @@ def handshake(boundary: Boundary, name: str) -> x509.Certificate | None:
 
 def test_names_without_end_are_rationed_and_known_names_are_not(boundary: Boundary) -> None:
     assert handshake(boundary, "api.test")
-    desk = Desk(ca.load(boundary.directory / "node"), per_minute=10)
+    desk = Desk(ca.load(boundary.directory / "node"), Ration(nobody, unasked=10))
     with sds_with(boundary, desk):
         until(lambda: handshake(boundary, "ration-first.test"), "SDS is used again")
         began = time.monotonic()
@@ -60,11 +62,28 @@ def test_names_without_end_are_rationed_and_known_names_are_not(boundary: Bounda
         assert boundary.ask(host="api.test").status == 200
 
 
+def test_ten_thousand_random_names_of_one_cell_leave_another_its_new_names(boundary: Boundary) -> None:
+    """The attacker asks DNS for as many as it may and connects to ten thousand; the other cell notices nothing."""
+    quota = dns.Quota()
+    spent = [f"x{number}.wild.test" for number in range(10_000)]
+    assert sum(quota.admit(1, name) for name in spent) == dns.NAMES_PER_CELL
+    desk = Desk(ca.load(boundary.directory / "node"), Ration(quota.askers, per_cell=50, unasked=50))
+    now = datetime.now(UTC)
+    made = sum(desk.leaf(name, now) is not None for name in spent)
+    assert made == 100, "its own allowance, and what is shared by names that nobody asked for"
+    with sds_with(boundary, desk):
+        until(lambda: handshake(boundary, "x0.wild.test"), "SDS is used again")
+        assert handshake(boundary, "x9999.wild.test") is None
+        for number in range(20):
+            assert quota.admit(2, f"new{number}.wild.test")
+            assert handshake(boundary, f"new{number}.wild.test"), "another cell's new name has its leaf"
+
+
 def test_only_so_many_leaves_are_held_and_an_evicted_name_works_again(
     boundary: Boundary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sds_server, "SWEEP_S", 0.05)
-    desk = Desk(ca.load(boundary.directory / "node"), names_max=3)
+    desk = Desk(ca.load(boundary.directory / "node"), Ration(nobody), names_max=3)
     with sds_with(boundary, desk):
         until(lambda: handshake(boundary, "evict-0.test"), "SDS is used again")
         for number in range(12):
@@ -76,7 +95,7 @@ def test_only_so_many_leaves_are_held_and_an_evicted_name_works_again(
 
 def test_a_renewed_leaf_is_shown_without_a_restart(boundary: Boundary, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sds_server, "SWEEP_S", 0.05)
-    with sds_with(boundary, Desk(ca.load(boundary.directory / "node"))):
+    with sds_with(boundary, Desk(ca.load(boundary.directory / "node"), Ration(nobody))):
         first = until(lambda: handshake(boundary, "renew.test"), "SDS is used again")
         monkeypatch.setattr(ca, "LEAF_RENEW", ca.LEAF_LIFE)
         monkeypatch.setattr(sds, "LEAF_RENEW", ca.LEAF_LIFE)

@@ -19,6 +19,7 @@ from envoy.service.secret.v3 import sds_pb2_grpc
 
 from remit.boundary import ca, check
 from remit.boundary.check_server import serve_check
+from remit.boundary.leaf_ration import Ration, nobody
 from remit.boundary.proxy_header import SIGNATURE
 from remit.boundary.refuse import serve_refuse
 from remit.boundary.replies import SPOKEN
@@ -242,7 +243,7 @@ async def ask(tmp_path: Path) -> AsyncIterator[Ask]:
     now = datetime.now(UTC)
     ca.ensure(tmp_path / "root", tmp_path / "node", now)
     path = tmp_path / "s"
-    server = serve_sds(path, Desk(ca.load(tmp_path / "node"), per_minute=2), lambda: now)
+    server = serve_sds(path, Desk(ca.load(tmp_path / "node"), Ration(nobody, unasked=2)), lambda: now)
     async with serving(path, server), grpc.aio.insecure_channel(f"unix:{path}") as channel:
         stub = sds_pb2_grpc.SecretDiscoveryServiceStub(channel)
 

@@ -11,7 +11,7 @@ from functools import partial
 from remit.app.clock import SystemClock
 from remit.audit import head
 from remit.audit.journal import Journal
-from remit.boundary import ca, check_server, completions, envoy, refuse, sds, sds_server
+from remit.boundary import ca, check_server, completions, envoy, leaf_ration, refuse, sds, sds_server
 from remit.broker.sealed import Opener
 from remit.broker.secrets import Broker
 from remit.control.decide import Decider
@@ -47,7 +47,8 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     broker = Broker(Opener(settings.sealing_key))
     source = resolving.Server(settings.resolver) if settings.resolver else resolving.System()
     resolver = resolving.Resolver(source, settings.static_hosts, time.monotonic)
-    leaves = sds.Desk(ca.load(settings.ca_dir))
+    quota = dns.Quota()
+    leaves = sds.Desk(ca.load(settings.ca_dir), leaf_ration.Ration(quota.askers))
     knowledge.on_change(
         lambda snapshot: leaves.govern(host for one in snapshot.rules.capabilities.values() for host in one.hosts)
     )
@@ -56,7 +57,6 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     knowledge.on_change(broker.update)
     openings = Openings()
     knowledge.on_change(openings.update)
-    quota = dns.Quota()
     knowledge.on_change(lambda snapshot: _forget_ended(quota, knowledge.snapshot, snapshot))
     cache = settings.decide_dir / "snapshot.json"
     known = link.cached(cache)

@@ -1,9 +1,9 @@
 """Delta SDS as a plain machine: which leaf to send, which name to refuse, when to renew or forget. Sans-io.
 
 Envoy asks for a leaf in the middle of a TLS handshake and says nothing of who connects, so this service cannot know
-tasks. An agent can ask for any name: only canonical spellings are answered, new names are rationed per minute, and only
-a bounded number of leaves is kept (Envoy holds about 60 KB for each). A name that is refused is answered as removed
-(xDS, "delta": removed_resources), or the handshake would wait until its time-out.
+tasks. An agent can ask for any name: only canonical spellings are answered, new names are rationed (`leaf_ration`), and
+only a bounded number of leaves is kept (Envoy holds about 60 KB for each). A name that is refused is answered as
+removed (xDS, "delta": removed_resources), or the handshake would wait until its time-out.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Protocol
 
 from remit.boundary.ca import LEAF_RENEW, LEAVES_MAX, Leaf
+from remit.boundary.leaf_ration import Ration
 from remit.core import names
-
-NEW_NAMES_PER_MINUTE = 1200
-"""Per node. At 0.2 ms a leaf this bounds the work to a fraction of one core."""
 
 
 class Minter(Protocol):
@@ -37,33 +35,12 @@ class Answer:
     removed: tuple[str, ...] = ()
 
 
-class Allowance:
-    """A token bucket. A clock that steps back grants nothing."""
-
-    __slots__ = ("_left", "_per_minute", "_since")
-
-    def __init__(self, per_minute: int) -> None:
-        self._per_minute = per_minute
-        self._left = float(per_minute)
-        self._since: datetime | None = None
-
-    def take(self, now: datetime) -> bool:
-        if self._since is not None:
-            elapsed = max((now - self._since) / timedelta(minutes=1), 0.0)
-            self._left = min(self._left + elapsed * self._per_minute, float(self._per_minute))
-        self._since = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
 class Desk:
-    """What the streams share: the authority, the allowance, and which names Envoy holds (oldest first)."""
+    """What the streams share: the authority, the ration, and which names Envoy holds (oldest first)."""
 
-    def __init__(self, minter: Minter, *, per_minute: int = NEW_NAMES_PER_MINUTE, names_max: int = LEAVES_MAX) -> None:
+    def __init__(self, minter: Minter, ration: Ration, *, names_max: int = LEAVES_MAX) -> None:
         self._minter = minter
-        self._allowance = Allowance(per_minute)
+        self._ration = ration
         self._names_max = names_max
         self._governed: frozenset[str] = frozenset()
         self._held: OrderedDict[str, Stream] = OrderedDict()
@@ -75,12 +52,12 @@ class Desk:
         self._governed = frozenset(hosts)
 
     def leaf(self, name: str, now: datetime, *, held: bool = False) -> Leaf | None:
-        """The leaf for `name`, or None where the name is not canonical or the allowance is spent.
+        """The leaf for `name`, or None where the name is not canonical or the ration is spent.
 
         `held`: Envoy says it has one. After a restart of this service it asks for all of them at once: not new names.
         """
         free = held or name in self._governed or self._minter.knows(name)
-        if names.canonical(name) != name or not (free or self._allowance.take(now)):
+        if names.canonical(name) != name or not (free or self._ration.take(name, now)):
             self.refused += 1
             return None
         return self._minter.leaf(name, now)

@@ -79,6 +79,10 @@ class Quota:
         known.add(name)
         return True
 
+    def askers(self, name: str) -> list[int]:
+        """The cells that have asked for `name` and not ended since."""
+        return [cell for cell, known in self._cells.items() if name in known]
+
     def forget(self, cell: int) -> None:
         """The cell has ended; its number may be used again."""
         self._cells.pop(cell, None)
