@@ -21,6 +21,7 @@ from remit.control.publish import Publisher
 from remit.control.recording import Recorder
 from remit.control.revocation import Revoking
 from remit.control.secrets import Secrets
+from remit.control.spending import Spending
 from remit.control.status import Status
 from remit.control.tasks import Lifecycle
 from remit.identity.issuer import Issuer
@@ -94,7 +95,8 @@ def build(directory: Path, store: Store | None = None) -> Plane:
         revoking=Revoking(
             store=store, node=node, publisher=publisher, recorder=recorder, cells=cells, catalog=catalog, clock=clock
         ),
-        explaining=Explaining(publisher=publisher, audit=audit, policies=testing.StaticPolicies()),
+        explaining=Explaining(publisher=publisher, audit=audit, policies=testing.StaticPolicies(), node=node),
+        spending=Spending(node=node, recorder=recorder),
         status=Status(store=store, node=node, issuer=issuer, catalog=catalog),
         audit=audit,
         store=store,

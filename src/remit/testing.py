@@ -202,15 +202,16 @@ class MemoryStore:
 
 
 class MemoryNode:
-    """Implements `control.ports_control.Node`. Set `connected` to False and it answers like a node that is away."""
+    """Implements `control.ports_control.Node`. Set `connected` to False and it answers like a node that is away.
+
+    `open`: what is open by authority; None where the node cannot say. `budgets`: what it says of their use."""
 
     def __init__(self) -> None:
-        self.connected = True
-        self.acked_epoch = 0
+        self.connected, self.acked_epoch = True, 0
         self.snapshots: list[Mapping[str, Any]] = []
         self.records: list[tuple[str, Mapping[str, Any]]] = []
         self.open: dict[tuple[RevocationKind, str], Flows] | None = None
-        """What is open by authority; None where the node cannot say."""
+        self.budgets: Sequence[Mapping[str, Any]] = ()
 
     async def publish(self, snapshot: Mapping[str, Any]) -> None:
         self._here()
@@ -219,14 +220,18 @@ class MemoryNode:
 
     async def using(self, kind: RevocationKind, name: str) -> Flows:
         self._here()
-        if self.open is None:
-            raise Unavailable("the node did not say in time what is open", hint="remit status")
-        return self.open.get((kind, name), {})
+        if self.open is not None:
+            return self.open.get((kind, name), {})
+        raise Unavailable("the node did not say in time what is open", hint="remit status")
 
     async def record(self, kind: str, fields: Mapping[str, Any]) -> str:
         self._here()
         self.records.append((kind, dict(fields)))
         return f"r-{len(self.records):010d}"
+
+    async def usage(self) -> Sequence[Mapping[str, Any]]:
+        self._here()
+        return self.budgets
 
     def _here(self) -> None:
         if not self.connected:
@@ -245,16 +250,15 @@ class MemoryCells:
             raise Unavailable("the cells process does not answer", hint="remit status")
         if ports is None:
             return self.flows.pop(task, 0)
-        some = min(len(ports), self.flows.get(task, 0))
-        self.flows[task] = self.flows.get(task, 0) - some
-        return some
+        before = self.flows.get(task, 0)
+        self.flows[task] = max(0, before - len(ports))
+        return before - self.flows[task]
 
     async def cut_everything(self) -> int:
         if not self.available:
             raise Unavailable("the cells process does not answer", hint="remit status")
-        closed = sum(self.flows.values())
-        self.flows = dict.fromkeys(self.flows, 0)
-        return closed
+        before, self.flows = self.flows, dict.fromkeys(self.flows, 0)
+        return sum(before.values())
 
     async def running(self) -> frozenset[str]:
         return frozenset(self.flows)
@@ -336,8 +340,7 @@ class MemoryJournal:
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, Entry]] = []
-        self.full = False
-        self._ids = 0
+        self.full, self._ids = False, 0
 
     def new_id(self) -> str:
         self._ids += 1

@@ -31,7 +31,7 @@ class Bench:
         self.socket = tmp_path / "node.sock"
         self.cache = tmp_path / "snapshot.json"
         self.store, self.clock = testing.MemoryStore(), testing.ManualClock()
-        self.link = NodeLink(store=self.store, clock=self.clock)
+        self.link = NodeLink(store=self.store, clock=self.clock, cells=testing.MemoryCells())
         self.publisher = Publisher(store=self.store, node=self.link, issuer=testing.MemoryIssuer(), clock=self.clock)
         self.knowledge = Knowledge(lease_s=30, monotonic=lambda: 0.0)
         self.journal = testing.MemoryJournal()

@@ -24,7 +24,7 @@ async def test_it_serves_reconciles_and_ends(tmp_path: Path) -> None:
     serving = asyncio.ensure_future(
         process.serve(
             plane.services,
-            link=NodeLink(store=plane.store, clock=plane.clock),
+            link=NodeLink(store=plane.store, clock=plane.clock, cells=plane.cells),
             publisher=plane.publisher,
             cells=plane.cells,
             control_socket=tmp_path / "control.sock",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from remit import testing
+from remit.control.budgets import Budgets
 from remit.control.decide import Decider, Denied, Permitted
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
@@ -89,6 +90,11 @@ class World:
             self.knowledge.replace(snapshot)
             self.knowledge.heard()
         self.journal = Journal()
+        self.clock = testing.ManualClock(NOW)
+        self.budgets = Budgets(clock=self.clock, journal=self.journal, cut=lambda task, port: None)
+        self.knowledge.on_change(self.budgets.update)
+        if snapshot is not None:
+            self.budgets.update(snapshot)
         self.openings = Openings()
         self.knowledge.on_change(self.openings.update)
         claims = Claims(trust_domain="remit.local", role="r", task=TASK, jti="j", issued=0, expires=9)
@@ -100,6 +106,7 @@ class World:
             secrets=testing.MemorySecrets({"k": b"s3cret"} if secrets is None else secrets),
             journal=self.journal,
             openings=self.openings,
+            budgets=self.budgets,
         )
 
     def records(self) -> list[dict[str, Any]]:

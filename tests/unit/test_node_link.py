@@ -44,7 +44,7 @@ def node(tmp_path: Path, knowledge: Knowledge) -> link.Link:
 @contextlib.asynccontextmanager
 async def control(tmp_path: Path) -> AsyncIterator[tuple[NodeLink, testing.MemoryStore]]:
     store, clock = testing.MemoryStore(), testing.ManualClock()
-    far = NodeLink(store=store, clock=clock)
+    far = NodeLink(store=store, clock=clock, cells=testing.MemoryCells())
     publisher = Publisher(store=store, node=far, issuer=testing.MemoryIssuer(), clock=clock)
     publisher.begin()
     async with far.listening(tmp_path / "node.sock", publisher.current):

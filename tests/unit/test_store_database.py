@@ -37,13 +37,14 @@ def test_a_database_of_a_newer_version_is_refused_with_a_hint(tmp_path: Path) ->
 def test_a_migration_makes_a_private_backup_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "remit.db"
     Database(path).close()
-    monkeypatch.setattr(database, "REVISION", "0002")
+    now = database.REVISION
+    monkeypatch.setattr(database, "REVISION", "9998")
     monkeypatch.setattr(migrations, "upgrade", lambda connection: None)
     Database(path).close()
-    backup = tmp_path / "remit.db.before-0002-from-0001"
+    backup = tmp_path / f"remit.db.before-9998-from-{now}"
     assert stat.S_IMODE(backup.stat().st_mode) == 0o600
     with sqlite3.connect(backup) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (now,)
     connection.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from remit.api import audit, explain, guard, issuer, manifests, problems, revocations, secrets, status, tasks
+from remit.api import audit, budgets, explain, guard, issuer, manifests, problems, revocations, secrets, status, tasks
 from remit.api.services import Services
 
 DESCRIPTION = """The control plane of Remit: manifests, tasks, secrets, revocations, explanations and the audit log.
@@ -26,7 +26,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     problems.install(app)
-    for module in (status, secrets, tasks, revocations, explain, audit, issuer, manifests):
+    for module in (status, secrets, tasks, revocations, budgets, explain, audit, issuer, manifests):
         app.include_router(module.router)
     app.include_router(manifests.late)
     app.add_middleware(guard.BodyLimit)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from remit.control.ports import Clock
-from remit.control.ports_control import Flows, Head, RevocationKind, Store
+from remit.control.ports_control import Cells, Flows, Head, RevocationKind, Store
 from remit.core import frame
 from remit.core.errors import Invalid, Unavailable
 
@@ -29,6 +29,8 @@ RECORD_TIMEOUT_S = 5.0
 FLOWS_TIMEOUT_S = 1.0
 """Whoever asks cuts more than it must when no answer comes: better soon than exactly."""
 IN_MAX_BYTES = 1 << 20
+CUTTING_MAX = 256
+"""Cuts under way that the node asked for; it asks again for what was left out."""
 READ_BYTES = 1 << 16
 
 
@@ -42,6 +44,7 @@ class _Peer:
         self.gone = False
         self.records: dict[int, asyncio.Future[str]] = {}
         self.flows: dict[int, asyncio.Future[Flows]] = {}
+        self.usages: dict[int, asyncio.Future[list[dict[str, Any]]]] = {}
 
     async def send(self, message: Mapping[str, Any]) -> None:
         self.writer.write(frame.encode(dict(message)))
@@ -50,7 +53,11 @@ class _Peer:
     async def end(self) -> None:
         self.gone = True
         self.writer.close()
-        unanswered: list[asyncio.Future[Any]] = [*self.records.values(), *self.flows.values()]
+        unanswered: list[asyncio.Future[Any]] = [
+            *self.records.values(),
+            *self.flows.values(),
+            *self.usages.values(),
+        ]
         for waiting in unanswered:
             if not waiting.done():
                 waiting.set_exception(_lost())
@@ -61,8 +68,10 @@ class _Peer:
 class NodeLink:
     """Implements `control.ports_control.Node`."""
 
-    def __init__(self, *, store: Store, clock: Clock) -> None:
+    def __init__(self, *, store: Store, clock: Clock, cells: Cells) -> None:
         self._store = store
+        self._cells = cells
+        self._cutting: set[asyncio.Task[None]] = set()
         self._clock = clock
         self._peer: _Peer | None = None
         self._ids = itertools.count(1)
@@ -121,6 +130,29 @@ class NodeLink:
             raise _lost() from error
         finally:
             del peer.flows[number]
+
+    async def usage(self) -> Sequence[Mapping[str, Any]]:
+        """See `control.ports_control.Node.usage`."""
+        peer = self._here()
+        number = next(self._ids)
+        answer: asyncio.Future[list[dict[str, Any]]] = asyncio.get_running_loop().create_future()
+        peer.usages[number] = answer
+        try:
+            async with asyncio.timeout(RECORD_TIMEOUT_S):
+                await peer.send({"type": "usage", "id": number})
+                return await answer
+        except TimeoutError as error:
+            raise Unavailable("the node did not tell what is used in time", hint="remit status") from error
+        except OSError as error:
+            raise _lost() from error
+        finally:
+            del peer.usages[number]
+
+    async def _cut(self, task: str, ports: Sequence[int] | None) -> None:
+        try:
+            await self._cells.cut(task, ports)
+        except Unavailable as error:
+            log.error("connections of task %s were not cut: %s", task, error.detail)  # the node asks again
 
     @contextlib.asynccontextmanager
     async def listening(self, socket: Path, current: Callable[[], Mapping[str, Any]]) -> AsyncIterator[None]:
@@ -196,7 +228,15 @@ class NodeLink:
                         unit.heads.add(Head(seq=seq, hash=digest, received=self._clock.now(), fields=fields))
                 except Unavailable as error:
                     log.error("a head of the audit log was not kept: %s", error)  # a later one covers it
-            case {"type": "pong"}:
+            case {"type": "cut", "task": str(task), "ports": ports} if len(self._cutting) < CUTTING_MAX:
+                cutting = asyncio.ensure_future(self._cut(task, _ports(ports)))
+                self._cutting.add(cutting)
+                cutting.add_done_callback(self._cutting.discard)
+            case {"type": "usage", "id": int(number), "budgets": list(found)}:
+                usage = peer.usages.get(number)
+                if usage is not None and not usage.done():
+                    usage.set_result(found)
+            case {"type": "pong" | "cut"}:
                 return
             case _:
                 raise Invalid(f"the node sent a message of unknown type or shape: {ascii(message.get('type'))[:40]}")

@@ -12,6 +12,7 @@ from remit.control.manifests import Manifests
 from remit.control.ports_control import Audit, Store
 from remit.control.revocation import Revoking
 from remit.control.secrets import Secrets
+from remit.control.spending import Spending
 from remit.control.status import Status
 from remit.control.tasks import Lifecycle
 
@@ -25,6 +26,7 @@ class Services:
     tasks: Lifecycle
     revoking: Revoking
     explaining: Explaining
+    spending: Spending
     status: Status
     audit: Audit
     store: Store

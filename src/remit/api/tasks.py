@@ -21,6 +21,9 @@ class Create(BaseModel):
     role: str = Field(max_length=63)
     command: list[str] = Field(description="The command and its arguments; kept for `remit ps`.")
     operator: str = Field(max_length=128, description="Who asked `cells` to run it.")
+    budgets: list[str] = Field(
+        default=[], max_length=8, description="The task's own, such as `requests=100`; they narrow its role's."
+    )
 
 
 class Exited(BaseModel):
@@ -77,7 +80,7 @@ async def listed(
 @router.post("", summary="Create a task", status_code=201)
 async def created(body: Create, found: Annotated[Services, Depends(services)]) -> CreatedTask:
     """Answers when the node knows the task. For `cells`: people use `remit run`."""
-    done = await found.tasks.create(body.role, body.command, operator=body.operator)
+    done = await found.tasks.create(body.role, body.command, operator=body.operator, budgets=body.budgets)
     return CreatedTask(
         task=done.task.id,
         cell=done.task.cell,

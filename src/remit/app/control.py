@@ -20,6 +20,7 @@ from remit.control.publish import Publisher
 from remit.control.recording import Recorder
 from remit.control.revocation import Revoking
 from remit.control.secrets import Secrets
+from remit.control.spending import Spending
 from remit.control.status import Status
 from remit.control.tasks import Lifecycle
 from remit.core.errors import Unavailable
@@ -53,7 +54,8 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
         clock=clock,
         retain_s=settings.token_ttl_s + settings.connection_max_s,
     )
-    link = NodeLink(store=store, clock=clock)
+    cells = CellsClient(settings.cells_socket)
+    link = NodeLink(store=store, clock=clock, cells=cells)
     publisher = Publisher(store=store, node=link, issuer=issuer, clock=clock)
     recorder, catalog = Recorder(link), Catalog()
     audit = Reader(directory=settings.audit_dir, file=settings.control_dir / "audit-index.db")
@@ -82,11 +84,14 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
             node=link,
             publisher=publisher,
             recorder=recorder,
-            cells=CellsClient(settings.cells_socket),
+            cells=cells,
             catalog=catalog,
             clock=clock,
         ),
-        explaining=Explaining(publisher=publisher, audit=audit, policies=Worker(timeout_s=settings.policy_timeout_s)),
+        explaining=Explaining(
+            publisher=publisher, audit=audit, policies=Worker(timeout_s=settings.policy_timeout_s), node=link
+        ),
+        spending=Spending(node=link, recorder=recorder),
         status=Status(store=store, node=link, issuer=issuer, catalog=catalog),
         audit=audit,
         store=store,

@@ -9,11 +9,12 @@ import time
 from functools import partial
 
 from remit.app.clock import SystemClock
-from remit.audit import head
+from remit.audit import head, replay
 from remit.audit.journal import Journal
 from remit.boundary import ca, check_server, completions, envoy, leaf_ration, refuse, sds, sds_server
 from remit.broker.sealed import Opener
 from remit.broker.secrets import Broker
+from remit.control.budgets import MARKS, Budgets
 from remit.control.decide import Decider
 from remit.control.knowledge import Knowledge
 from remit.control.observing import Observer
@@ -41,7 +42,22 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
         segment_bytes=settings.audit_segment_bytes,
         signer=head.Signer(settings.decide_dir / "head.key"),
         now=clock.now,
+        checkpoint=lambda: budgets.checkpoint(),
     )
+    openings = Openings()
+    knowledge.on_change(openings.update)
+    upward = link.Link(
+        socket=settings.node_socket,
+        cache=settings.decide_dir / "snapshot.json",
+        knowledge=knowledge,
+        journal=journal,
+        head=journal.head,
+        using=openings.using,
+    )
+    budgets = Budgets(clock=clock, journal=journal, cut=upward.cut)
+    budgets.fold(replay.since_checkpoint(settings.audit_dir, MARKS))
+    upward.keeps(budgets)
+    knowledge.on_change(budgets.update)
     verifier = Verifier(trust_domain=settings.trust_domain, clock=clock, connection_max_s=settings.connection_max_s)
     policies = Worker(timeout_s=settings.policy_timeout_s)
     broker = Broker(Opener(settings.sealing_key))
@@ -55,11 +71,8 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     knowledge.on_change(lambda snapshot: verifier.replace_keys(snapshot.keys))
     knowledge.on_change(policies.update)
     knowledge.on_change(broker.update)
-    openings = Openings()
-    knowledge.on_change(openings.update)
     knowledge.on_change(lambda snapshot: _forget_ended(quota, knowledge.snapshot, snapshot))
-    cache = settings.decide_dir / "snapshot.json"
-    known = link.cached(cache)
+    known = link.cached(settings.decide_dir / "snapshot.json")
     if known is not None:
         knowledge.replace(known)
     decider = Decider(
@@ -70,22 +83,15 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
         secrets=broker,
         journal=journal,
         openings=openings,
+        budgets=budgets,
     )
-    observer = Observer(knowledge=knowledge, journal=journal, openings=openings)
+    observer = Observer(knowledge=knowledge, journal=journal, openings=openings, budgets=budgets)
 
     async def name_refused(refused: Refused) -> None:
         await observer.name_refused(
             cell=refused.cell, name=refused.name, kind=refused.kind, reason=refused.reason, count=refused.count
         )
 
-    upward = link.Link(
-        socket=settings.node_socket,
-        cache=cache,
-        knowledge=knowledge,
-        journal=journal,
-        head=journal.head,
-        using=openings.using,
-    )
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(sds_server.serve_sds(settings.sds_socket, leaves, clock.now))
@@ -105,6 +111,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
                 )
             )
             group.create_task(upward.run())
+            group.create_task(budgets.watch())
             await knowledge.informed()
             gc.freeze()
             gc.set_threshold(GC_THRESHOLD)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from remit.audit import record, segments
+from remit.audit import record, replay, segments
 from remit.core.errors import Conflict, Invalid, NotFound, Unavailable
 
 FIELDS = (
@@ -24,7 +24,7 @@ FIELDS = (
 """What every listed record has, in this order; others follow."""
 
 _COLUMNS = ("kind", "task", "role", "decision", "reason", "capability", "credential", "host")
-_UNLISTED = ("completion", segments.HEADER_KIND)
+_UNLISTED = ("completion", segments.HEADER_KIND, replay.CHECKPOINT)
 """Kinds that are only listed when asked for: a completion is part of its decision."""
 MAX_LIMIT = 1000
 VERSION = 2

@@ -20,13 +20,13 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from remit.audit import head, record, segments
+from remit.audit import head, record, replay, segments
 from remit.audit.segments import Position
 from remit.audit.writer import Writer
 from remit.control import ports
@@ -38,6 +38,7 @@ MAX_BATCH = 1024
 MAX_WAITING = 32768
 """Records that may wait for the disk; more are refused, or a stalled disk would eat the memory."""
 PROBE_S = 0.25
+CHECKPOINT_BYTES = 320 << 10
 CLOSE_S = 10.0
 HINT = "remit doctor; check the disk that holds the audit log"
 _Waiter = tuple[bytes, "asyncio.Future[None]"]
@@ -56,16 +57,23 @@ class Journal:
     """`control.ports.Journal` on files below `directory`. Made inside the event loop that it is used from."""
 
     def __init__(
-        self, directory: Path, *, segment_bytes: int, signer: head.Signer, now: Callable[[], datetime]
+        self,
+        directory: Path,
+        *,
+        segment_bytes: int,
+        signer: head.Signer,
+        now: Callable[[], datetime],
+        checkpoint: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
     ) -> None:
         """Take the lock, find the end of the log, start the writer. A write never spans two segments, so one that is
-        larger than `segment_bytes` makes a larger segment.
+        larger than `segment_bytes` makes a larger segment. `checkpoint` gives what is written at the head of each one,
+        at most `CHECKPOINT_BYTES` of it.
 
         `Conflict` where another process writes; `Unavailable` where the log is damaged. A disk that refuses is not an
         error here: the journal then begins as unavailable and heals by itself.
         """
         self._directory, self._segment_bytes = directory, segment_bytes
-        self._signer, self._now = signer, now
+        self._signer, self._now, self._checkpoint = signer, now, checkpoint
         self._loop = asyncio.get_running_loop()
         self._lock = _locked(directory)
         self._writer = Writer(directory, segment_bytes, self._own)
@@ -144,7 +152,7 @@ class Journal:
         size = count = 0
         for middle, _ in self._waiting[:most]:
             size += len(middle) + 160
-            if size > segments.MAX_WRITE - record.MAX_LINE:
+            if size > segments.MAX_WRITE - record.MAX_LINE - CHECKPOINT_BYTES:
                 break
             count += 1
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
@@ -157,7 +165,9 @@ class Journal:
         begins = start + sum(map(len, middles)) + 160 * len(middles) > self._segment_bytes
         if begins:
             number, start = number + 1, 0
-            middles.insert(0, self._own(segments.HEADER_KIND, segments.header(number)))
+            heads = [(segments.HEADER_KIND, segments.header(number))]
+            heads += [(replay.CHECKPOINT, dict(part)) for part in self._checkpoint()]
+            middles[:0] = [self._own(kind, fields) for kind, fields in heads]
         lines: list[bytes] = []
         for middle in middles:
             seq += 1

@@ -22,6 +22,8 @@ GENESIS: Final = "0" * 64
 """`prev` of the first line."""
 OWN: Final = frozenset({"seq", "id", "time", "kind", "prev", "hash"})
 """Names that a record gives itself; fields of these names are dropped."""
+WHOLE: Final = frozenset({"charges", "returned", "accounts", "open", "reserved"})
+"""Fields that are never cut: budgets are added up from them, and whoever writes them bounds them."""
 CUT: Final = "…[cut]"
 """Stands at the end of a text that was shortened."""
 
@@ -89,9 +91,10 @@ def _text(fields: Mapping[str, Any]) -> str:
         text = _encode(fields)
     except (ValueError, TypeError, RecursionError):
         text = ""
+    whole = {name: fields[name] for name in WHOLE.intersection(fields)}
     if not text or len(text) > _ROOM:
         for characters, items, depth in _CUTS:
-            text = _encode(_cut(fields, characters, items, depth))
+            text = _encode({**_cut(fields, characters, items, depth), **whole})
             if len(text) <= _ROOM:
                 break
     if "\x7f" in text:

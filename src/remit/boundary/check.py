@@ -194,9 +194,11 @@ def problem(record: str, refusal: Refusal) -> bytes:
             "reason": refusal.reason.value,
             "record": record,
             "next": meaning.next,
+            **refusal.facts,
         }
     ).encode()
-    retry = b"retry-after: 1\r\n" if meaning.status == 503 else b""
+    wait_s = 1 if meaning.status == 503 else refusal.retry_after_s
+    retry = b"retry-after: %d\r\n" % wait_s if wait_s is not None else b""
     head = (
         b"HTTP/1.1 %d Denied\r\ncontent-type: application/problem+json\r\nx-remit-record: %b\r\n"
         b"%bcontent-length: %d\r\n\r\n"

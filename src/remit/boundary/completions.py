@@ -87,6 +87,10 @@ def parse(line: bytes) -> tuple[str | None, dict[str, Any]] | None:
         "flags": _text(said.get("flags")),
     }
     record = said.get("record")
+    if said.get("type") == "DownstreamPeriodic":
+        if not isinstance(record, str) or not record.startswith("r-") or len(record) > RECORD_MAX:
+            return None
+        return record, {**ended, "interim": True, "flow": _text(said.get("flow")) or ""}
     if isinstance(record, str) and record.startswith("r-") and len(record) <= RECORD_MAX:
         ended["ending"] = _text(said.get("details"))
         ended["upstream"] = _text(said.get("upstream"))

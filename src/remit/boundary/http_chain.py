@@ -63,6 +63,7 @@ def manager(*, tls: bool, spool: str, connection_max_s: float, idle_s: float) ->
         codec_type="AUTO",
         local_reply_config=replies.local_reply(),
         access_log=[replies.access_log(spool)],
+        access_log_options={"access_log_flush_interval": f"{replies.INTERIM_S}s"},
         **_who_is_asking(chain),
         **_limits(connection_max_s, idle_s),
         upgrade_configs=[{"upgrade_type": "websocket"}],

@@ -14,8 +14,12 @@ Json = dict[str, Any]
 
 _RECORD = "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:x-remit-record)%"
 
+INTERIM_S = 1
+"""How often a request that runs says how many bytes it has moved: budgets are exact to that."""
+
 _LINE: Json = {
     "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
+    "type": "%ACCESS_LOG_TYPE%",
     "record": _RECORD,
     "flow": "%DOWNSTREAM_REMOTE_ADDRESS%",
     "destination": "%DOWNSTREAM_LOCAL_ADDRESS%",
@@ -48,7 +52,7 @@ _HANDSHAKE: Json = {
 
 
 def access_log(spool: str) -> Json:
-    """JSON lines to file `spool`, one a request, when it ends."""
+    """JSON lines to file `spool`, one a request when it ends, and one every `INTERIM_S` while it runs."""
     return _file(spool, _LINE)
 
 

@@ -37,6 +37,7 @@ class Run:
     bind: bool
     cwd: str
     detach: bool
+    budgets: tuple[str, ...] = ()
 
 
 def run(message: Mapping[str, Any]) -> Run:
@@ -58,7 +59,15 @@ def run(message: Mapping[str, Any]) -> Run:
         bind=workspace.get("mode") == "bind",
         cwd=cwd,
         detach=message.get("detach") is True,
+        budgets=_budgets(message.get("budgets") or []),
     )
+
+
+def _budgets(items: object) -> tuple[str, ...]:
+    """As they were written; the control plane reads them."""
+    if not isinstance(items, list) or not all(isinstance(item, str) and len(item) <= 80 for item in items):
+        raise Invalid("budgets is not a list of budgets", hint="--budget requests=100")
+    return tuple(items[:16])
 
 
 def command(message: Mapping[str, Any]) -> Command:

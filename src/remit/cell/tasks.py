@@ -174,7 +174,8 @@ async def start(
 
     Where anything fails after control admitted it, control hears that it failed."""
     making = asyncio.ensure_future(asyncio.to_thread(network.create))
-    body = {"role": asked.role, "command": list(asked.command.argv), "operator": name}
+    command, own = list(asked.command.argv), list(asked.budgets)
+    body = {"role": asked.role, "command": command, "operator": name, "budgets": own}
     try:
         answer = await control.post("/v1/tasks", body)
     except BaseException:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import typer
 
 from remit import __version__
-from remit.cli import audit, errors, explain, lifecycle, manifests, options, output, revoke, secrets, tasks
+from remit.cli import audit, budget, errors, explain, lifecycle, manifests, options, output, revoke, secrets, tasks
 from remit.core.errors import RemitError
 
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
@@ -75,6 +75,7 @@ _PLAIN: tuple[Callable[..., None], ...] = (
 )
 for _command in _PLAIN:
     app.command()(_command)
+app.add_typer(budget.app, name="budget")
 app.add_typer(secrets.app, name="secret")
 app.add_typer(audit.app, name="audit")
 app.add_typer(lifecycle.issuer, name="issuer")

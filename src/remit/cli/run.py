@@ -25,6 +25,7 @@ Run COMMAND as a task in a cell of its own, under ROLE. The exit code is the com
   --workspace DIR    what it works on: a copy-on-write view, see `remit diff` and `remit merge`
   --bind             let it write into the workspace directly (hooks and editor settings stay read-only)
   --cwd DIR          where to start, relative to the workspace
+  --budget NAME=LIMIT at most so much for this task: requests=100, bytesOut=10Mi, bytesIn=1Gi, time=30m (repeatable)
   --env NAME[=VALUE] pass a variable on; without VALUE the one of this environment (repeatable)
   --detach           print the task's id and leave; `remit attach`, `remit logs -f`
   --tty, --no-tty    with or without a terminal (default: with, if stdin and stdout are terminals)
@@ -66,7 +67,10 @@ def main(argv: list[str]) -> int:
 
 def _run(argv: list[str]) -> int:
     options, command = _options(
-        argv, _RUN, valued=("role", "workspace", "cwd", "env"), flags=("bind", "detach", "tty", "no-tty", "json")
+        argv,
+        _RUN,
+        valued=("role", "workspace", "cwd", "env", "budget"),
+        flags=("bind", "detach", "tty", "no-tty", "json"),
     )
     if "role" not in options:
         raise carry.Failed(2, "--role is missing", "remit run --role ROLE -- COMMAND")
@@ -83,6 +87,7 @@ def _run(argv: list[str]) -> int:
         "workspace": where,
         "cwd": options.get("cwd", ""),
         "detach": detach,
+        "budgets": options.get("budget", []),
         **_command(options, command, default_tty=not detach),
     }
     session = carry.Session(request)
@@ -118,7 +123,8 @@ def _attach(argv: list[str]) -> int:
 def _options(
     argv: list[str], usage: str, *, valued: tuple[str, ...], flags: tuple[str, ...], positional: int = 0
 ) -> tuple[dict[str, Any], list[str]]:
-    """(options by name, the command after `--`). `env` is a list; positional arguments have their number as name."""
+    """(options by name, the command after `--`). `env` and `budget` are lists; positional arguments are named by
+    their number."""
     found: dict[str, Any] = {}
     rest = list(argv)
     while rest:
@@ -148,8 +154,8 @@ def _options(
             if not rest:
                 raise carry.Failed(2, f"--{name} needs a value", usage.splitlines()[0].removeprefix("usage: "))
             value = rest.pop(0)
-        if name == "env":
-            found.setdefault("env", []).append(value)
+        if name in ("env", "budget"):
+            found.setdefault(name, []).append(value)
         else:
             found[name] = value
     if sum(1 for name in found if name.isdigit()) < positional:

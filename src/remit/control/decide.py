@@ -8,9 +8,11 @@ functions of `core.decision`; here they meet the outside through ports.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from remit.control import budgets as budgeting
+from remit.control.budgets import Budgets
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.control.ports import Entry, Journal, Policies, Resolver, Secrets, Verifier
@@ -59,6 +61,8 @@ class _Facts:
     notes: Mapping[str, str] | None = None
     snapshot: Snapshot | None = None
     """The one the decision was made from."""
+    returned: Mapping[str, Any] = field(default_factory=dict)
+    """What an earlier attempt had been charged."""
 
 
 class Decider:
@@ -75,6 +79,7 @@ class Decider:
         secrets: Secrets,
         journal: Journal,
         openings: Openings,
+        budgets: Budgets,
     ) -> None:
         self._knowledge = knowledge
         self._verifier = verifier
@@ -83,24 +88,36 @@ class Decider:
         self._secrets = secrets
         self._journal = journal
         self._openings = openings
+        self._budgets = budgets
 
     async def check(self, evidence: Evidence) -> Permitted | Denied:
         """Decide one HTTP request. Never raises for anything an agent, a policy or a store can do."""
+        returned: Mapping[str, Any] = {}
         for _ in range(ATTEMPTS):
-            facts = _Facts()
+            facts = _Facts(returned=returned)
             granted = await self._decide(evidence, facts)
             if isinstance(granted, Refusal):
                 return await self._denied(granted, facts, evidence)
             permit, injected = granted
             record = self._journal.new_id()
+            charge = self._budgets.reserve(record, permit.candidate)
+            if isinstance(charge, Refusal):
+                return await self._denied(charge, facts, evidence)
+            fields = {**_permit_fields(permit), **budgeting.fields(charge), **returned}
             try:
-                await self._journal.append(record, Entry(kind="decision", fields=_permit_fields(permit)))
+                await self._journal.append(record, Entry(kind="decision", fields=fields))
             except Unavailable as error:
+                if charge is not None:
+                    self._budgets.give_back(charge)
                 return Denied(record=record, refusal=Refusal(Reason.AUDIT_UNAVAILABLE, error.detail))
+            if charge is not None:
+                await self._budgets.recorded(charge, permit.candidate)
             if self._knowledge.snapshot is facts.snapshot and self._knowledge.refusal() is None:
                 self._openings.opened(record, permit)
                 return self._permitted(record, permit, injected)
+            returned = self._budgets.give_back(charge) if charge is not None else {}
             # What became known while the record was written may take the permit back: decide again.
+        facts.returned = returned
         return await self._denied(Refusal(Reason.OVERLOADED, "the rules change faster than requests"), facts, evidence)
 
     async def refuse(self, refusal: Refusal, *, token: bytes = b"", flow: str = "", **facts: object) -> Denied:
@@ -134,9 +151,11 @@ class Decider:
         if isinstance(candidate, Refusal):
             return candidate
         facts.candidate = candidate
+        if candidate.role.policies and (usage := self._budgets.usage(candidate)):
+            candidate = replace(candidate, usage=usage)
         opinion = await self._policies.judge(candidate)
         facts.notes = opinion.notes
-        refusal = decision.judge(candidate, opinion)
+        refusal = decision.judge(candidate, opinion) or self._budgets.refusal(candidate)
         if refusal is not None:
             return refusal
         try:
@@ -212,6 +231,8 @@ def _denial_fields(refusal: Refusal, facts: _Facts, evidence: Evidence) -> dict[
         **asked,
         "jti": claims.jti if claims else None,
         "notes": dict(facts.notes or {}),
+        **({"budget": dict(refusal.facts)} if refusal.facts else {}),
+        **facts.returned,
     }
 
 

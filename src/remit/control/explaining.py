@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from remit.control.ports_control import Audit, AuditFilter, CurrentPolicies
+from remit.control.ports_control import Audit, AuditFilter, CurrentPolicies, Node
 from remit.control.publish import Publisher
+from remit.core.errors import Unavailable
 from remit.core.reason import MEANING, STEPS, Reason
 from remit.policy import explain as explaining
 from remit.policy import snapshot as snapshots
@@ -20,10 +21,11 @@ COMPLETION_FIELDS = ("completed", "status", "bytes_out", "bytes_in", "duration_m
 
 
 class Explaining:
-    def __init__(self, *, publisher: Publisher, audit: Audit, policies: CurrentPolicies) -> None:
+    def __init__(self, *, publisher: Publisher, audit: Audit, policies: CurrentPolicies, node: Node) -> None:
         self._publisher = publisher
         self._audit = audit
         self._policies = policies
+        self._node = node
 
     async def explain(self, role: str, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, Any]:
         """The decision on a request that nobody sent, with every step. `Invalid` for a URL, `NotFound` for a role."""
@@ -31,9 +33,14 @@ class Explaining:
         begun = explaining.begin(snapshot, role, method, url, headers)
         if isinstance(begun, explaining.Explanation):
             return begun.as_json()
+        try:
+            used: Sequence[Mapping[str, Any]] | None = await self._node.usage()
+        except Unavailable:
+            used = None
+        begun = explaining.with_usage(begun, used)
         self._policies.update(snapshot)
         opinion = await self._policies.judge(begun)
-        return explaining.conclude(snapshot, begun, opinion).as_json()
+        return explaining.conclude(snapshot, begun, opinion, usage_known=used is not None).as_json()
 
     async def why(self, prefix: str) -> Mapping[str, Any]:
         """{"record", "completion", "explanation"}: the record whose id starts with `prefix`, and its story."""

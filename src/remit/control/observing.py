@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from remit.control.budgets import Budgets
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.control.ports import Entry, Journal
@@ -23,9 +24,10 @@ log = logging.getLogger(__name__)
 class Observer:
     """Attributes what it sees to the task of the cell it comes from."""
 
-    def __init__(self, *, knowledge: Knowledge, journal: Journal, openings: Openings) -> None:
+    def __init__(self, *, knowledge: Knowledge, journal: Journal, openings: Openings, budgets: Budgets) -> None:
         self._knowledge = knowledge
         self._openings = openings
+        self._budgets = budgets
         self._journal = journal
 
     def knows(self, cell: int, name: str) -> bool:
@@ -51,13 +53,16 @@ class Observer:
         await self._append("dns", {**_whose(task), **fields})
 
     async def ended(self, record: str | None, fields: Mapping[str, Any]) -> None:
-        """A request ended; with no `record`, Envoy refused it before it asked anybody.
+        """A request ended, or runs on (`interim`); with no `record`, Envoy refused it before it asked anybody.
 
         Best effort: Envoy may lose a line when it dies.
         """
         if record is not None:
+            if fields.get("interim"):
+                await self._budgets.counted(record, fields)
+                return
             self._openings.ended(record)
-            await self._append("completion", {"record": record, **fields})
+            await self._append("completion", {"record": record, **fields, **self._budgets.ended(record, fields)})
             return
         cell = flow.cell_of(str(fields.get("flow", "")).rpartition(":")[0].strip("[]"))
         stated = {"decision": "deny", "reason": Reason.REFUSED_BY_BOUNDARY.value}

@@ -201,6 +201,10 @@ class Node(Protocol):
         """The id of the durable audit record. `Unavailable`: nothing is promised."""
         ...
 
+    async def usage(self) -> Sequence[Mapping[str, Any]]:
+        """Every budget in force and its use (`control.budgets.Budgets.show`). `Unavailable`: it did not say."""
+        ...
+
 
 class Cells(Protocol):
     """The privileged process that runs cells."""

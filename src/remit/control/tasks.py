@@ -24,6 +24,7 @@ from remit.core.claims import Claims
 from remit.core.errors import Conflict, Invalid, RemitError
 from remit.core.snapshot import Role, Rules
 from remit.core.task import ALIVE, TRANSITIONS, Event, State, Task, advance
+from remit.policy.budgets import of_task
 
 MAX_COMMAND = 256
 MAX_ARGUMENT = 4096
@@ -71,10 +72,16 @@ class Lifecycle:
         self._trust_domain = trust_domain
         self._token_ttl_s = int(token_ttl_s)
 
-    async def create(self, role_name: str, command: Sequence[str], *, operator: str) -> Created:
-        """A pending task under a role, known to the node. The command is kept for `remit ps`, cut where it is long."""
+    async def create(
+        self, role_name: str, command: Sequence[str], *, operator: str, budgets: Sequence[str] = ()
+    ) -> Created:
+        """A pending task under a role, known to the node. The command is kept for `remit ps`, cut where it is long.
+
+        `budgets`: the task's own (`requests=100`); they narrow what its role has.
+        """
         if not command:
             raise Invalid("a task needs a command", hint="remit run --role ROLE -- COMMAND")
+        own = of_task(budgets)
         with self._store.unit() as unit:
             rules = self._catalog.rules(unit)
             revoked = {(r.kind, r.name) for r in unit.revocations.all()}
@@ -87,7 +94,8 @@ class Lifecycle:
             raise Conflict(f"role {role.name} {role.invalid}", hint="fix its manifest and run `remit apply`")
         task_id = _new_task_id()
         detail = f"task {task_id} created under role {role.name}"
-        await self._recorder.before("task.create", operator, detail, task=task_id, role=role.name)
+        named = {"budgets": list(budgets)} if budgets else {}
+        await self._recorder.before("task.create", operator, detail, task=task_id, role=role.name, **named)
         with self._store.unit() as unit:
             now = self._clock.now()
             task = Task(
@@ -98,6 +106,7 @@ class Lifecycle:
                 created=now,
                 command=tuple(argument[:MAX_ARGUMENT] for argument in command[:MAX_COMMAND]),
                 operator=operator,
+                budgets=own,
             )
             token = self._mint(task)
             unit.tasks.add(task)

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from remit.core import paths as path_rules
 from remit.core.addresses import Network
+from remit.core.budget import Budget
 
 
 class Protocol(StrEnum):
@@ -39,6 +40,7 @@ class Capability:
     addresses: tuple[Network, ...] = ()
     ambiguous: frozenset[path_rules.Ambiguity] = frozenset()
     websocket: bool = False
+    budgets: tuple[Budget, ...] = ()
     invalid: str | None = None
     """A broken manifest compiles to a capability that refuses, with this as its reason."""
     matchers: tuple[re.Pattern[str], ...] = field(default=(), compare=False)

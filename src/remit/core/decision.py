@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from remit.core import addresses
 from remit.core.capability import Capability
@@ -31,6 +32,8 @@ class Candidate:
     request: Request
     capability: Capability
     credential: Credential | None
+    usage: tuple[Mapping[str, Any], ...] = ()
+    """What is used of the budgets that apply, for policies: JSON values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

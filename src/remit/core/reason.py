@@ -7,8 +7,9 @@ The order of the members is the order in which a decision looks (the first that 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class Reason(StrEnum):
@@ -41,6 +42,7 @@ class Reason(StrEnum):
     POLICY_DENIED = "policy_denied"
     POLICY_HELD = "policy_held"
     POLICY_FAILED = "policy_failed"
+    BUDGET_EXHAUSTED = "budget_exhausted"
     NAME_UNRESOLVED = "name_unresolved"
     ADDRESS_REFUSED = "address_refused"
     CREDENTIAL_REVOKED = "credential_revoked"
@@ -61,7 +63,7 @@ class Meaning:
     status: int = 403
 
 
-STEPS = ("token", "task", "flow", "names", "capability", "policy", "address", "credential", "audit")
+STEPS = ("token", "task", "flow", "names", "capability", "policy", "budget", "address", "credential", "audit")
 """The steps of a decision, in order."""
 
 MEANING: Mapping[Reason, Meaning] = {
@@ -145,6 +147,12 @@ MEANING: Mapping[Reason, Meaning] = {
     Reason.POLICY_FAILED: Meaning(
         "A policy could not be evaluated", "Fix the policy; a policy that fails is a policy that refuses.", "policy"
     ),
+    Reason.BUDGET_EXHAUSTED: Meaning(
+        "A budget has no room for this request",
+        "Wait until room returns, or ask the operator (`remit budget raise BUDGET`).",
+        "budget",
+        429,
+    ),
     Reason.NAME_UNRESOLVED: Meaning(
         "The host name does not resolve", "Check the name; the node's resolver found no address.", "address", 502
     ),
@@ -180,6 +188,10 @@ class Refusal:
 
     reason: Reason
     detail: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Members of the problem besides the usual ones (RFC 9457 §3.2), as safe to show as `detail`."""
+    retry_after_s: int | None = None
+    """When asking again makes sense (RFC 9110 §10.2.3)."""
 
     @property
     def meaning(self) -> Meaning:

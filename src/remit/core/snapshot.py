@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from remit.core.budget import Budget
 from remit.core.capability import Capability, Index
 from remit.core.credential import Credential
 from remit.core.task import Task
@@ -29,6 +30,7 @@ class Role:
     policies: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = Limits()
+    budgets: tuple[Budget, ...] = ()
     invalid: str | None = None
     index: Index = field(default_factory=lambda: Index(()), compare=False)
 

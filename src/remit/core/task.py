@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
+from remit.core.budget import Budget
 from remit.core.errors import Conflict
 
 TASK_ID = re.compile(r"t-[a-z2-7]{10}")
@@ -70,6 +71,8 @@ class Task:
     operator: str = ""
     ended: datetime | None = None
     exit_code: int | None = None
+    budgets: tuple[Budget, ...] = ()
+    """Its own, besides those of its role and capabilities: they only narrow."""
 
 
 def advance(task: Task, event: Event, now: datetime) -> Task:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from remit.control import budgets as budgeting
+from remit.control.budgets import Budgets
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Ports
 from remit.control.ports import Entry, Journal
@@ -30,6 +32,8 @@ RECONNECT_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 READ_BYTES = 1 << 18
 FLOWS_MAX = 50_000
 """More than these would not fit a frame; then every flow of the tasks concerned is meant."""
+MAX_SHOWN = 2000
+"""Budgets told at once."""
 ACCEPTED_KINDS = frozenset({"operator"})
 
 
@@ -47,12 +51,23 @@ class Link:
         head: Callable[[], dict[str, Any] | None],
         using: Callable[[str, str], Ports],
     ) -> None:
+        self._writer: asyncio.StreamWriter | None = None
+        self._budgets: Budgets | None = None
         self._socket = socket
         self._cache = cache
         self._knowledge = knowledge
         self._journal = journal
         self._head = head
         self._using = using
+
+    def keeps(self, budgets: Budgets) -> None:
+        """What operators ask of budgets is asked of these."""
+        self._budgets = budgets
+
+    def cut(self, task: str, port: int | None) -> None:
+        """Ask for connections to be ended (`control.budgets.Cut`). Unheard while the control plane is away."""
+        if self._writer is not None:
+            self._writer.write(frame.encode({"type": "cut", "task": task, "ports": None if port is None else [port]}))
 
     async def run(self) -> None:
         """Connect, follow, reconnect; until cancelled."""
@@ -77,6 +92,7 @@ class Link:
         writer.write(frame.encode({"type": "hello", "node": "local"}))
         decoder = frame.Decoder()
         heads = asyncio.ensure_future(self._send_heads(writer))
+        self._writer = writer
         try:
             while data := await reader.read(READ_BYTES):
                 for message in decoder.feed(data):
@@ -86,6 +102,7 @@ class Link:
                         writer.write(frame.encode(answer))
                         await writer.drain()
         finally:
+            self._writer = None
             heads.cancel()
             # Not `suppress(CancelledError)`: that would swallow the end of this very task.
             await asyncio.gather(heads, return_exceptions=True)
@@ -101,6 +118,9 @@ class Link:
                 return await self._record(message)
             case "using":
                 return self._flows(message)
+            case "usage":
+                shown = self._budgets.show() if self._budgets is not None else ()
+                return {"type": "usage", "id": message.get("id"), "budgets": list(shown[:MAX_SHOWN])}
             case other:
                 raise Invalid(f"unknown message {other!r} on the link")
 
@@ -131,10 +151,19 @@ class Link:
         if kind not in ACCEPTED_KINDS or not isinstance(fields, dict):
             raise Invalid("only operator records come over the link")
         record = self._journal.new_id()
+        raises = self._budgets is not None and fields.get("action") == budgeting.RAISE
         try:
+            if self._budgets is not None and raises:
+                fields = {**fields, **self._budgets.raised(record, fields)}
             await self._journal.append(record, Entry(kind=kind, fields=fields))
+        except ValueError as error:
+            return {"type": "recorded", "id": message.get("id"), "record": None, "error": str(error)}
         except Unavailable as error:
+            if self._budgets is not None and raises:
+                self._budgets.raise_failed(record, fields)
             return {"type": "recorded", "id": message.get("id"), "record": None, "error": error.detail}
+        if self._budgets is not None:
+            self._budgets.confirm(record)
         return {"type": "recorded", "id": message.get("id"), "record": record}
 
     async def _send_heads(self, writer: asyncio.StreamWriter) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from remit.core import names, paths
+from remit.core.budget import Budget
 from remit.core.capability import DEFAULT_PORT, Capability, Index, Protocol
 from remit.core.credential import (
     BasicInjection,
@@ -23,7 +24,7 @@ from remit.core.credential import (
     QueryInjection,
 )
 from remit.core.snapshot import Limits, Policy, Role, Rules
-from remit.policy import crosscheck, quantity, rego, specs
+from remit.policy import budgets, crosscheck, quantity, rego, specs
 from remit.policy.manifests import Document
 
 check = crosscheck.check
@@ -79,6 +80,7 @@ def _capability(document: Document, credentials: Mapping[str, Credential]) -> Ca
         addresses=tuple(ipaddress.ip_network(text) for text in spec.addresses),
         ambiguous=frozenset(paths.Ambiguity(text) for text in spec.allow_ambiguous),
         websocket=spec.websocket,
+        budgets=_budgets(spec.budgets),
         invalid=invalid,
         matchers=tuple(paths.compiled(pattern) for pattern in spec.paths),
     )
@@ -158,9 +160,14 @@ def _role(
         policies=tuple(dict.fromkeys((*everywhere, *spec.policies))),
         environment=dict(spec.env),
         limits=_limits(spec.limits),
+        budgets=_budgets(spec.budgets),
         invalid=f"names what does not exist: {', '.join(missing[:8])}" if missing else None,
         index=Index(usable),
     )
+
+
+def _budgets(listed: Sequence[specs.BudgetSpec]) -> tuple[Budget, ...]:
+    return tuple(found for spec in listed for found in budgets.compiled(spec))
 
 
 def _limits(spec: specs.LimitsSpec) -> Limits:

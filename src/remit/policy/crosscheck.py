@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from remit.core import names
-from remit.policy import rego, specs
+from remit.policy import budgets, rego, specs
 from remit.policy.manifests import Document, Problem, near
 from remit.policy.text import Path
 
@@ -27,8 +27,10 @@ def check(documents: Sequence[Document]) -> list[Problem]:
         match document.spec:
             case specs.RoleSpec() as role:
                 problems += _role(document, role, known)
+                problems += _budgets(document, role.budgets)
             case specs.CapabilitySpec() as capability:
                 problems += _capability(document, capability, known)
+                problems += _budgets(document, capability.budgets)
             case specs.PolicySpec() as policy:
                 problems += _policy(document, policy)
             case None:
@@ -44,6 +46,18 @@ def _named(document: Document, path: Path, kind: str, name: str, known: Known) -
         yield document.problem(
             path, f"expected the name of a {kind} that exists", found=found, nearest=near(name, known[kind])
         )
+
+
+def _budgets(document: Document, listed: Sequence[specs.BudgetSpec]) -> Iterator[Problem]:
+    """Two that are kept in one account: nobody could say which of them is full."""
+    taken: set[str] = set()
+    for n, spec in enumerate(listed):
+        for budget in budgets.compiled(spec):
+            account = budget.account("owner", "task")
+            if account in taken:
+                field = ("spec", "budgets", n, budget.quantity.value)
+                yield document.problem(field, "expected one budget of this quantity, per and window")
+            taken.add(account)
 
 
 def _role(document: Document, role: specs.RoleSpec, known: Known) -> Iterator[Problem]:

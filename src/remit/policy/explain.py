@@ -8,13 +8,13 @@ policies are evaluated elsewhere: `begin`, then whoever can be killed gives an o
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from remit.core import decision, flow, names, request
+from remit.core import budget, decision, flow, names, request
 from remit.core.capability import DEFAULT_PORT, Protocol
 from remit.core.claims import Claims
 from remit.core.decision import Candidate, Opinion
@@ -73,16 +73,36 @@ def begin(snapshot: Snapshot, role: str, method: str, url: str, headers: Mapping
     return _told(candidate, None, {}) if isinstance(candidate, Refusal) else candidate
 
 
-def conclude(snapshot: Snapshot, candidate: Candidate, opinion: Opinion) -> Explanation:
+def with_usage(candidate: Candidate, known: Sequence[Mapping[str, Any]] | None) -> Candidate:
+    """`candidate` with the use of the budgets that would apply to it. What is a task's own is unused by a new task."""
+    by_name = {str(one["budget"]): one for one in known or ()}
+    lines = budget.applying(
+        (
+            (f"role/{candidate.role.name}", candidate.role.budgets),
+            (f"capability/{candidate.capability.name}", candidate.capability.budgets),
+        ),
+        candidate.task.id,
+    )
+    return replace(candidate, usage=tuple(by_name.get(line.account) or _unused(line) for line in lines))
+
+
+def _unused(line: budget.Line) -> Mapping[str, Any]:
+    limit, quantity = line.budget.limit, line.budget.quantity.value
+    scope = line.account.partition("/")[0]
+    return {"budget": line.account, "scope": scope, "quantity": quantity, "limit": limit, "used": 0, "left": limit}
+
+
+def conclude(snapshot: Snapshot, candidate: Candidate, opinion: Opinion, *, usage_known: bool = True) -> Explanation:
     """The rest, with what the policies that apply to `candidate` said."""
     applying = ", ".join(candidate.role.policies)
     notes = {
         "names": "connection and request name one host",
         "capability": f"{candidate.capability.name} covers it",
         "policy": f"asked: {applying}; none objects" if applying else "no policy applies",
+        "budget": _budget_note(candidate, usage_known=usage_known),
         "credential": "none is needed",
     }
-    refusal = decision.judge(candidate, opinion)
+    refusal = decision.judge(candidate, opinion) or _exhausted(candidate)
     if refusal is not None:
         return _told(refusal, candidate, notes)
     literal = names.address_literal(candidate.request.host)
@@ -98,6 +118,20 @@ def conclude(snapshot: Snapshot, candidate: Candidate, opinion: Opinion) -> Expl
             missing = f"credential {credential.name}: no secret {credential.secret} is stored"
             return _told(Refusal(Reason.CREDENTIAL_UNAVAILABLE, missing), candidate, notes)
     return _told(None, candidate, notes)
+
+
+def _budget_note(candidate: Candidate, *, usage_known: bool) -> str:
+    if not candidate.usage:
+        return "no budget applies"
+    said = "; ".join(f"{one['budget']}: {one['used']} of {one['limit']} used" for one in candidate.usage)
+    return said if usage_known else f"what is used is not known, the node is away: {said}"
+
+
+def _exhausted(candidate: Candidate) -> Refusal | None:
+    for one in candidate.usage:
+        if not one["left"]:
+            return Refusal(Reason.BUDGET_EXHAUSTED, f"budget {one['budget']}: {one['used']} of {one['limit']} used")
+    return None
 
 
 def _told(refusal: Refusal | None, candidate: Candidate | None, notes: Mapping[str, str]) -> Explanation:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from pydantic_core import PydanticCustomError
 
-from remit.core import addresses, names, paths
+from remit.core import addresses, budget, names, paths
 from remit.policy import quantity, reserved
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -140,6 +140,15 @@ def size(text: str) -> str:
 
 def duration(text: str) -> str:
     return _quantity(quantity.duration_s, text)
+
+
+def window(per: str, *, calendar: bool) -> None:
+    """The window of a budget: `per` is a duration."""
+    length_s = int(quantity.duration_s(per))
+    if length_s > budget.MAX_PER_S:
+        raise fault("expected a per of at most 366 days")
+    if calendar and budget.DAY_S % length_s:
+        raise fault("expected a per that divides a day (such as 1m, 15m, 1h, 6h or 1d) with window: calendar")
 
 
 def _quantity(parse: Callable[[str], float], text: str) -> str:

@@ -33,4 +33,5 @@ def given(candidate: Candidate) -> dict[str, Any]:
             "name": candidate.capability.name,
             "credential": candidate.credential.name if candidate.credential else None,
         },
+        "usage": [dict(used) for used in candidate.usage],
     }

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from remit.core import flow
+from remit.core import budget, flow
 from remit.core.claims import ROLE_NAME
 from remit.core.errors import Invalid
 from remit.core.snapshot import Revoked, Snapshot
@@ -104,6 +104,7 @@ def _task(task: Task) -> dict[str, Any]:
         "command": [part[: MAX_COMMAND[1]] for part in task.command[: MAX_COMMAND[0]]],
         "parent": task.parent,
         "operator": task.operator,
+        "budgets": [dict(budget.as_json(one)) for one in task.budgets],
     }
 
 
@@ -125,6 +126,7 @@ def _read_task(item: Mapping[str, Any]) -> Task:
         command=tuple(str(part) for part in item["command"]),
         parent=parent,
         operator=str(item["operator"]),
+        budgets=tuple(budget.from_json(one) for one in item.get("budgets", ())),
     )
 
 

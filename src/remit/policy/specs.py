@@ -10,7 +10,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from remit.policy import fields
+from remit.core.budget import MAX_AMOUNT
+from remit.policy import fields, quantity
 from remit.policy.fields import fault
 
 API_VERSION = "remit.dev/v1alpha1"
@@ -46,6 +47,42 @@ class Metadata(Model):
     annotations: dict[str, str] = Field(default_factory=dict, max_length=64)
 
 
+class BudgetSpec(Model):
+    """Limits that hold together, each for itself. At least one."""
+
+    requests: Annotated[int, Field(ge=0, le=10**12)] | None = Field(
+        default=None, description="Requests that may be permitted"
+    )
+    bytes_out: Size | None = Field(default=None, alias="bytesOut", description="Of request bodies, out of the cell")
+    bytes_in: Size | None = Field(default=None, alias="bytesIn", description="Of response bodies, into the cell")
+    time: Duration | None = Field(default=None, description="Since the task was created; every task has its own")
+    per: Duration | None = Field(default=None, description="In which time; default: once and for all")
+    window: Literal["sliding", "calendar"] = Field(
+        default="sliding", description="Whether per means the last hour, or this hour (UTC)"
+    )
+    each: Literal["task"] | None = Field(
+        default=None, description="task: every task has its own; default: all that use the role or capability share it"
+    )
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.requests is None and self.bytes_out is None and self.bytes_in is None and self.time is None:
+            raise fault("expected at least one of requests, bytesOut, bytesIn, time")
+        for size in (self.bytes_out, self.bytes_in):
+            if size is not None and quantity.size_bytes(size) >= MAX_AMOUNT:
+                raise fault("expected fewer bytes")
+        if self.per is not None:
+            fields.window(self.per, calendar=self.window == "calendar")
+            if self.time is not None:
+                raise fault("expected time without per: it passes once")
+        elif self.window == "calendar":
+            raise fault("expected per together with window: calendar")
+        return self
+
+
+Budgets = Annotated[list[BudgetSpec], Field(max_length=8)]
+
+
 class CapabilitySpec(Model):
     """What may be reached, and how."""
 
@@ -66,6 +103,7 @@ class CapabilitySpec(Model):
         description="Forms of paths that servers may read differently",
     )
     websocket: bool = False
+    budgets: Budgets = Field(default_factory=list, description="How much may be used")
     approval: Literal["never"] = "never"
 
     @model_validator(mode="after")
@@ -153,6 +191,7 @@ class RoleSpec(Model):
     policies: list[Name] = Field(default_factory=list, max_length=64)
     env: dict[RoleVariable, Value] = Field(default_factory=dict, max_length=MAX_LISTED)
     limits: LimitsSpec = LimitsSpec()
+    budgets: Budgets = Field(default_factory=list, description="How much may be used")
 
 
 Spec = CapabilitySpec | CredentialSpec | PolicySpec | RoleSpec

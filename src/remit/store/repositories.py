@@ -11,6 +11,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
 from remit.control.ports_control import Document, Head, Revocation, RevocationKind, SealedSecret
+from remit.core import budget
 from remit.core.errors import Conflict, NotFound
 from remit.core.flow import MAX_CELL
 from remit.core.task import ALIVE, State, Task
@@ -207,6 +208,7 @@ def _task_row(task: Task) -> Mapping[str, Any]:
         "operator": task.operator,
         "ended": _text(task.ended) if task.ended is not None else None,
         "exit_code": task.exit_code,
+        "budgets": [dict(budget.as_json(one)) for one in task.budgets],
     }
 
 
@@ -222,6 +224,7 @@ def _task(row: Row[Any]) -> Task:
         operator=row.operator,
         ended=_time(row.ended) if row.ended is not None else None,
         exit_code=row.exit_code,
+        budgets=tuple(budget.from_json(one) for one in row.budgets),
     )
 
 

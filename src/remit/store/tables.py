@@ -43,6 +43,7 @@ tasks = Table(
     Column("operator", String, nullable=False),
     Column("ended", String),
     Column("exit_code", Integer),
+    Column("budgets", JSON, nullable=False, server_default="[]"),
 )
 Index("tasks_created", tasks.c.created)
 Index("tasks_state", tasks.c.state)
