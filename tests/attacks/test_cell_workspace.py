@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cells_rig import Rig
+from cells_rig import Rig, until
 from cells_rig import node as node
 from cells_rig import workspace as workspace
 
@@ -277,3 +280,98 @@ def test_a_path_with_odd_characters_is_a_workspace_too(node: Rig, workspace: Pat
     (odd / "x").write_text("here\n")
     done = node.sh("cat x; pwd", "--workspace", str(odd))
     assert done.stdout.decode() == f"here\n{odd}\n", done.stderr
+
+
+def _bound(node: Rig, workspace: Path, script: str) -> str:
+    """Run `script` in the workspace itself; what is told afterwards."""
+    done = node.sh(script, "--workspace", str(workspace), "--bind")
+    assert done.returncode == 0, done.stderr
+    return done.stderr.decode()
+
+
+PLANTED = {
+    "a repository made anew": ("git init -q sub && echo '#!/bin/sh' > sub/.git/hooks/pre-commit", "sub/.git"),
+    "a repository far below": ("mkdir -p a/b && git init -q a/b/c", "a/b/c/.git"),
+    "a file that names another repository": ("mkdir sub && echo 'gitdir: ../evil' > sub/.git", "sub/.git"),
+    "a link in place of a repository": ("mkdir sub && ln -s ../evil sub/.git", "sub/.git"),
+    "a repository without a working tree": ("git init -q --bare sub", "sub/HEAD"),
+    "the workspace itself as one": ("git init -q --bare b && mv b/* .", "HEAD"),
+    "another's objects": ("mkdir sub && echo 'ref: refs/heads/x' > sub/HEAD && echo ../x > sub/commondir", "sub/HEAD"),
+    "an .envrc below": ("mkdir sub && echo 'touch /tmp/x' > sub/.envrc", "sub/.envrc"),
+    "an editor's tasks below": ("mkdir -p sub/.vscode && echo '{}' > sub/.vscode/tasks.json", "sub/.vscode"),
+}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_what_an_agent_plants_in_a_bound_workspace_is_put_aside_and_told(node: Rig, workspace: Path, what: str) -> None:
+    script, planted = PLANTED[what]
+    told = _bound(node, workspace, script)
+    assert not os.path.lexists(workspace / planted)
+    (aside,) = (workspace / planted).parent.glob(f"{Path(planted).name}.quarantined-*")
+    assert f"put aside: {planted} (now {aside.name})" in told
+    if shutil.which("git"):
+        asked = subprocess.run(
+            ["git", "-C", str((workspace / planted).parent), "rev-parse", "--git-dir"],
+            capture_output=True, text=True, env={"PATH": os.environ["PATH"], "GIT_CEILING_DIRECTORIES": str(workspace.parent)},
+        )  # fmt: skip
+        assert asked.returncode != 0, "git still takes it for a repository"
+
+
+def test_a_repository_put_aside_is_disarmed_inside_too(node: Rig, workspace: Path) -> None:
+    node.sh("git init -q sub", "--workspace", str(workspace), "--bind")
+    (aside,) = (workspace / "sub").glob(".git.quarantined-*")
+    assert not (aside / "HEAD").exists(), "git would read it when somebody enters it"
+    assert (aside / "config").exists(), "nothing is lost"
+
+
+def test_the_operators_own_repository_is_left_as_it_is(node: Rig, workspace: Path) -> None:
+    for name in (".", "vendor/lib"):
+        subprocess.run(["git", "init", "-q", str(workspace / name)], check=True)
+    subprocess.run(["git", "init", "-q", "--bare", str(workspace / "bare")], check=True)
+    time.sleep(1.1)  # more than the clocks of two file systems differ: what follows is newer
+    told = _bound(node, workspace, "git add -A . 2>/dev/null; echo x > new.txt")
+    assert "put aside" not in told
+    for name in (".git/HEAD", ".git/config", "vendor/lib/.git/HEAD", "bare/HEAD"):
+        assert (workspace / name).exists(), name
+
+
+def test_a_repository_that_was_there_is_put_aside_when_the_agent_changes_it(node: Rig, workspace: Path) -> None:
+    subprocess.run(["git", "init", "-q", "--bare", str(workspace / "bare")], check=True)
+    told = _bound(node, workspace, "git config -f bare/config core.fsmonitor ./x")
+    assert "put aside: bare/HEAD" in told
+
+
+def test_wires_and_set_user_id_bits_do_not_stay_in_a_bound_workspace(node: Rig, workspace: Path) -> None:
+    script = (
+        "mkfifo fifo; ln -s /etc/passwd out; ln -s ../../x up; ln -s kept.txt in; echo x > kept.txt; "
+        "python3 -c \"import socket; s = socket.socket(socket.AF_UNIX); s.bind('sock')\"; "
+        "cp /bin/true tool; chmod 4755 tool; true"
+    )
+    told = _bound(node, workspace, script)
+    assert not (workspace / "fifo").exists()
+    assert not (workspace / "sock").exists()
+    assert (workspace / "tool").stat().st_mode & (stat.S_ISUID | stat.S_ISGID) == 0
+    assert "fifo" in told
+    assert "leads out of the workspace; look before you follow it: out, up" in told
+    assert (workspace / "in").is_symlink()
+
+
+def test_a_socket_that_the_operator_serves_meanwhile_stays(node: Rig, workspace: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as own:
+        process = node.popen(
+            "--workspace", str(workspace), "--bind", "--", "sh", "-c", "read line", stdin=subprocess.PIPE
+        )
+        until(node.tasks, "it runs")
+        own.bind(str(workspace / "mine"))
+        own.listen()
+        process.communicate(b"go\n", timeout=20)
+        assert (workspace / "mine").exists()
+
+
+def test_what_was_planted_is_put_aside_even_when_the_daemon_was_killed(node: Rig, workspace: Path) -> None:
+    node.detached("--workspace", str(workspace), "--bind", "--", "sh", "-c", "git init -q sub; sleep 600")
+    until((workspace / "sub/.git/HEAD").exists, "it is planted")
+    node.kill("cells")
+    node.start("cells")
+    until(lambda: list((workspace / "sub").glob(".git.quarantined-*")), "it is put aside")
+    assert not (workspace / "sub/.git").exists()

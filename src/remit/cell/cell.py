@@ -151,8 +151,8 @@ class Cell:
         self._join = sandbox.Join(outer_user=outer, inner_user=inner, pid=pid)
         return self._join
 
-    async def end(self) -> None:
-        """Kill everything and give everything back; the task's directory stays."""
+    async def dead(self) -> None:
+        """Kill everything, and wait for it to be gone."""
         limit = asyncio.get_running_loop().time() + _GONE_S
         self.group.kill()
         if self.main is not None:
@@ -160,6 +160,11 @@ class Cell:
         while self.group.processes() and asyncio.get_running_loop().time() < limit:
             await asyncio.sleep(0.005)
             self.group.kill()
+
+    async def end(self) -> None:
+        """Kill everything and give everything back; the task's directory stays."""
+        limit = asyncio.get_running_loop().time() + _GONE_S
+        await self.dead()
         if self.layers is not None:
             # Mounts go when the kernel gets to it; what was written has to be in the image before somebody reads that.
             await asyncio.to_thread(kernel.sync_file_system, self.layers)
@@ -248,7 +253,8 @@ def _shown(
             note |= {"workspace": str(path), "mode": "bind" if wanted.bind else "cow"}
             note |= {"owner": [owner.user, owner.group], "started_ns": _now_ns(directory)}
             if wanted.bind:
-                shown = workspaces.mount_direct(source, staged, path, owner, undo)
+                shown, guards = workspaces.mount_direct(source, staged, path, owner, undo)
+                note["guards"] = [[str(item), writable] for item, writable in guards.items()]
             else:
                 layers, note["image"] = workspaces.layers(directory, staged, wanted.limits.disk_bytes)
                 merged = workspaces.mount_copy(source, staged, layers, owner)

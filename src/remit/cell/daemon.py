@@ -276,6 +276,8 @@ async def serve(
     staging = stage.Stage(stage_dir or Path("/run") / f"{mark}cells")
     staging.open()
     try:
+        # Not before: a thread keeps the mount namespace in which it began.
+        await asyncio.to_thread(stored.look_after_all, cells_dir)
         etc = machine.Etc(staging.root / "etc", bundle=ca_bundle, certificate=ca_certificate)
         etc.write()
         site = cells.Site(

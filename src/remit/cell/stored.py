@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
+import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from remit.cell import changes, merge, output, workspace
+from remit.cell import aftermath, changes, merge, output, workspace
 from remit.core.errors import Conflict, NotFound, Unavailable
+
+log = logging.getLogger(__name__)
+
+CHECKED = "checked"
+"""In a task's directory: its bound workspace was looked through after its end."""
 
 
 def _note(cells: Path, task: str) -> dict[str, Any]:
@@ -65,3 +72,33 @@ def _told(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return work()
     except OSError as error:
         raise Unavailable(f"what the task wrote cannot be read: {error}", hint="remit ps --all") from error
+
+
+def look_after(directory: Path) -> str:
+    """Neutralise what a task that is over left in the workspace it was bound to, once; what the operator must know."""
+    marker = directory / CHECKED
+    try:
+        note = json.loads((directory / "task.json").read_text())
+        if note.get("mode") != "bind" or marker.exists():
+            return ""
+        root = workspace.open_directory(Path(note["workspace"]))
+        try:
+            guards = {PurePosixPath(path): bool(writable) for path, writable in note["guards"]}
+            found = aftermath.neutralise(root, guards, int(note["started_ns"]))
+        finally:
+            os.close(root)
+    except (OSError, ValueError, KeyError) as error:
+        log.error("the workspace of %s was not looked through: %s", directory.name, error)
+        return f"the bound workspace could not be looked through ({error}): look for hooks and new repositories in it"
+    with contextlib.suppress(OSError):
+        marker.touch(mode=0o600)
+    told = found.told()
+    if told:
+        log.warning("task %s left in its workspace: %s", directory.name, told)
+    return told
+
+
+def look_after_all(cells: Path) -> None:
+    """The tasks that an earlier daemon could not see to their end."""
+    for note in cells.glob("*/task.json"):
+        look_after(note.parent)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from remit.cell import cell as cells
-from remit.cell import control_client, environment, forward_link, network, output, process, request
+from remit.cell import control_client, environment, forward_link, network, output, process, request, stored
 from remit.core import flow, snapshot
 from remit.core.claims import MAX_TOKEN_BYTES
 from remit.core.errors import RemitError, Unavailable
@@ -100,6 +100,7 @@ class Task:
         await asyncio.wait(pumps, timeout=DRAIN_S)
         for job in pumps:
             job.cancel()
+        await self._look_after()
         await asyncio.gather(started, return_exceptions=True)
         await asyncio.gather(
             _quietly(self._link.close(self.cell.wanted.number), self.id),
@@ -112,6 +113,16 @@ class Task:
         finally:
             self._ended(self)
             self.done.set()
+
+    async def _look_after(self) -> None:
+        """A workspace that was bound directly is the operator's again: what must not stay in it goes first."""
+        if not self.cell.wanted.bind:
+            return
+        await self.cell.dead()
+        left = await asyncio.to_thread(stored.look_after, self.cell.directory)
+        if left:
+            self.cell.log.write(f"remit: {left}\n".encode())
+            self.detail = "; ".join(filter(None, (self.detail, left)))
 
     async def _report(self, what: str, body: dict[str, Any] | None = None) -> None:
         await _quietly(self._control.post(f"/v1/tasks/{self.id}/{what}", body), self.id)

@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from remit.cell import guard, image, kernel, mounts, sandbox
 from remit.core.errors import Invalid, NotFound, Unavailable
@@ -153,10 +153,12 @@ def mount_copy(source: int, stage: Path, layers: Path, owner: Owner) -> Path:
     return merged
 
 
-def mount_direct(source: int, stage: Path, path: Path, owner: Owner, undo: contextlib.ExitStack) -> list[sandbox.Mount]:
+def mount_direct(
+    source: int, stage: Path, path: Path, owner: Owner, undo: contextlib.ExitStack
+) -> tuple[list[sandbox.Mount], dict[PurePosixPath, bool]]:
     """Show `source` itself, writable, and what runs later as its owner (hooks, editor settings) read-only over it.
 
-    What has to be made in it for that is removed again by `undo`.
+    Its mounts, and what is guarded (whether it can be written). What has to be made in it is removed by `undo`.
     """
     shown = stage / "workspace"
     shown.mkdir(mode=0o755)
@@ -165,10 +167,11 @@ def mount_direct(source: int, stage: Path, path: Path, owner: Owner, undo: conte
     prepared = guard.prepare(source, (owner.user, owner.group))
     undo.callback(guard.clear, kept, prepared)
     mount_mapped(source, shown, owner)
-    return [
+    seen = [
         sandbox.Mount(source=str(shown), target=str(path), writable=True),
         *(
             sandbox.Mount(source=str(shown / item.path), target=str(path / item.path), writable=item.writable)
             for item in prepared.guards
         ),
     ]
+    return seen, {item.path: item.writable for item in prepared.guards}
