@@ -13,6 +13,7 @@ from typing import Any
 
 import uvloop
 
+from bench import checks
 from remit.audit import head, verify
 from remit.audit.index import Index
 from remit.audit.journal import Journal
@@ -49,6 +50,9 @@ def measure(directory: Path, *, quick: bool) -> dict[str, Any]:
         found["audit_verify_per_s"] = round(report.records / (time.perf_counter() - start))
         if not report.ok:
             raise RuntimeError(f"the log of the bench does not verify: {report.problem}")
+        decisions = Path(made) / "decisions"
+        decisions.mkdir()
+        found |= checks.measure(decisions, 1.0 if quick else 4.0)
         index = Index(Path(made) / "index.db")
         start = time.perf_counter()
         taken = index.ingest(here / "audit")

@@ -87,7 +87,7 @@ def test_the_scheme_is_that_of_the_connection_not_the_agents(boundary: Boundary)
 
 
 def test_forged_identity_counts_for_nothing_in_http2_either(boundary: Boundary) -> None:
-    forged = [(name, b"v=forged") for name in (b"x-remit-token", b"x-remit-peer", b"x-forwarded-for", b"x-remit-sni")]
+    forged = [(name, b"v=forged") for name in (b"x-remit-connection", b"x-remit-length", b"x-forwarded-for")]
     found = talk(boundary, [request(b"/", b"api.test", *forged, *forged)])
     (seen,) = boundary.seen
     assert (seen.token, seen.sni) == (b"token-of-cell-1", "api.test")

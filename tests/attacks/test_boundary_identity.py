@@ -48,7 +48,7 @@ def test_a_connection_without_the_forwarders_header_is_closed_unread(boundary: B
 
 def test_a_connection_without_a_token_has_none(boundary: Boundary) -> None:
     with boundary.connect(tls=False, port=80, token=None) as sock:
-        exchange(sock, "/", "api.test", headers=(("x-remit-token", "v=forged"),))
+        exchange(sock, "/", "api.test", headers=(("x-remit-connection", "v=forged"),))
     assert boundary.seen[0].token == b""
 
 
@@ -78,7 +78,7 @@ def test_several_tokens_are_one_or_the_other_never_both(boundary: Boundary, more
     assert boundary.seen[0].token == seen
 
 
-@pytest.mark.parametrize("token", [b"a\r\nx-remit-peer: v=1.2.3.4:5", b"a\nb", b"a\x00b", b"a,v=b"])
+@pytest.mark.parametrize("token", [b"a\r\nx-remit-connection: v=1.2.3.4:5", b"a\nb", b"a\x00b", b"a,v=b"])
 def test_a_token_that_would_split_a_header_admits_nobody(boundary: Boundary, token: bytes) -> None:
     before = boundary.dialled
     boundary.script = boundary.governed
@@ -104,7 +104,7 @@ def test_a_token_of_odd_bytes_reaches_the_check_as_one_token_or_not_at_all(bound
 
 @pytest.mark.parametrize(
     "name",
-    ["x-remit-token", "x-remit-peer", "x-remit-dst", "x-remit-sni", "x-remit-tls", "x-remit-record", "x-remit-pin"],
+    ["x-remit-connection", "x-remit-length", "x-remit-record", "x-remit-pin"],
 )
 @pytest.mark.parametrize("spelled", [str.lower, str.upper])
 def test_identity_headers_of_an_agent_count_for_nothing_and_go_nowhere(boundary: Boundary, name, spelled) -> None:

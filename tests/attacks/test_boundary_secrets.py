@@ -81,7 +81,7 @@ def test_a_denial_hands_none_of_its_headers_to_the_cell(boundary: Boundary, raw_
         b"keep-alive: 1",
         b"server: check",
         b"date: Mon, 01 Jan 2001 00:00:00 GMT",
-        b"x-remit-token: v=1",
+        b"x-remit-connection: v=1",
         b"x-remit-other: 1",
         b"x-envoy-retry-on: 5xx",
         b"x-envoy-upstream-rq-timeout-ms: 1",

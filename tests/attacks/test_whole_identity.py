@@ -36,12 +36,12 @@ def newest(whole: Whole, path: str) -> dict[str, Any]:
 
 
 CLAIMS = {
-    "a token as a header": "x-remit-token: v=" + unsigned(sub="spiffe://remit/role/admin/task/t-1"),
+    "a token as a header": "x-remit-connection: v=- - - - - " + unsigned(sub="spiffe://remit/role/admin/task/t-1"),
     "a token as bearer": "authorization: Bearer " + unsigned(sub="spiffe://remit/role/admin/task/t-1"),
     "a token in Proxy-Authorization": "proxy-authorization: Bearer " + unsigned(role="admin"),
     "a task in a header": "x-remit-task: t-1",
     "a role in a header": "x-remit-role: admin",
-    "a peer in a header": "x-remit-peer: v=100.64.0.1:1",
+    "a peer in a header": "x-remit-connection: v=100.64.0.1:1",
     "a peer that was forwarded": "x-forwarded-for: 100.64.0.1, 100.64.0.2",
     "a real address": "x-real-ip: 100.64.0.1",
     "a request id": "x-request-id: r-aaaaaaaaaaaaaaaaaaaaaaa",

@@ -62,7 +62,7 @@ def test_a_query_arrives_as_it_was_sent_and_chooses_nothing(whole: Whole, cell: 
 
 
 FORGED = {
-    "identity": "x-remit-token: v=forged",
+    "identity": "x-remit-connection: v=forged",
     "identity in capitals": "X-REMIT-PEER: v=100.64.0.9:1",
     "a pin": "x-remit-pin: 169.254.169.254",
     "a pin's port": "x-remit-pin-port: 1",

@@ -48,7 +48,14 @@ def test_the_expression_for_envoy_covers_exactly_the_names_that_may_not_be_set(n
         or name == "forwarded"
     )
     assert header_names.settable(name) is not forbidden
-    assert (re.fullmatch(header_names.disallowed(), name) is not None) is forbidden
+    ours = name.startswith("x-remit-pa") or name in ("x-remit-", "x-remit-p")  # the target's, and what is close to it
+    assert (re.fullmatch(header_names.disallowed(), name) is not None) is (forbidden and not ours)
+
+
+def test_the_target_is_the_only_header_of_ours_that_the_answer_sets() -> None:
+    said = ("record", "pin", "pin-port", "pool", "connection", "length")
+    assert all(re.fullmatch(header_names.disallowed(), f"x-remit-{name}") for name in said)
+    assert not re.fullmatch(header_names.disallowed(), header_names.TARGET)
 
 
 def test_the_expression_uses_nothing_that_re2_lacks() -> None:

@@ -9,16 +9,22 @@ from remit.control.decide import Denied, Permitted
 from remit.core.reason import MEANING, Reason, Refusal
 from remit.core.request import Evidence
 
-SAID = {
-    b"x-remit-token": b"v=aa.bb.cc",
-    b"x-remit-peer": b"v=100.64.0.1:4000",
-    b"x-remit-direct-peer": b"v=100.64.0.1:4000",
-    b"x-remit-dst": b"v=198.18.1.2:443",
-    b"x-remit-sni": b"v=api.test",
-    b"x-remit-tls": b"v=TLSv1.3",
-    b"x-remit-conn": b"v=7",
-    b"x-remit-length": b"v=-",
+FIELDS = {
+    "peer": b"100.64.0.1:4000",
+    "direct_peer": b"100.64.0.1:4000",
+    "dst": b"198.18.1.2:443",
+    "tls": b"TLSv1.3",
+    "sni": b"api.test",
+    "token": b"aa.bb.cc",
 }
+
+
+def identity(length: bytes = b"v=-", **said: bytes) -> dict[bytes, bytes]:
+    """The two headers that Envoy adds; `said` replaces fields of the connection."""
+    return {b"x-remit-connection": b"v=" + b" ".join({**FIELDS, **said}.values()), b"x-remit-length": length}
+
+
+SAID = identity()
 PERMITTED = Permitted(
     record="r-1",
     headers=((b"authorization", b"Bearer s"), (b"x-note", b"caf\xe9")),
@@ -30,8 +36,7 @@ PERMITTED = Permitted(
 
 
 def parse(*more: tuple[bytes, bytes], method: bytes = b"GET", **said: bytes) -> Evidence | Rejected:
-    identity = {**SAID, **{f"x-remit-{name.replace('_', '-')}".encode(): value for name, value in said.items()}}
-    return check.parse(method, b"/x?y=1", [(b"host", b"api.test"), *identity.items(), *more])
+    return check.parse(method, b"/x?y=1", [(b"host", b"api.test"), *identity(**said).items(), *more])
 
 
 def evidence(*more: tuple[bytes, bytes], **said: bytes) -> Evidence:
@@ -61,7 +66,7 @@ def test_what_envoy_says_becomes_evidence() -> None:
     )
 
 
-@pytest.mark.parametrize("absent", [b"v=", b"v=-"])
+@pytest.mark.parametrize("absent", [b"", b"-"])
 def test_what_is_absent_is_empty_and_plain_http_is_no_tls(absent: bytes) -> None:
     found = evidence(token=absent, sni=absent, tls=absent)
     assert (found.token, found.sni, found.tls) == (b"", "", False)
@@ -71,15 +76,33 @@ def test_repeated_headers_are_shown_joined() -> None:
     assert evidence((b"accept", b"a"), (b"accept", b"b")).headers["accept"] == "a,b"
 
 
-@pytest.mark.parametrize("value", [b"", b"100.64.0.1:4000", b"v=100.64.0.1:4000,v=100.64.0.2:1", b"x,v=1.2.3.4:5"])
-@pytest.mark.parametrize("name", ["token", "peer", "direct_peer", "dst", "sni", "tls", "conn"])
-def test_an_identity_that_is_not_as_envoy_writes_it_is_malformed(name: str, value: bytes) -> None:
-    assert rejected(**{name: value}).refusal.reason is Reason.MALFORMED
+WHOLE = SAID[b"x-remit-connection"]
 
 
-def test_a_second_identity_header_is_malformed_and_no_token_is_taken_from_it() -> None:
-    found = rejected((b"x-remit-token", b"v=forged"))
-    assert found.refusal.reason is Reason.MALFORMED
+@pytest.mark.parametrize(
+    "value", [b"", b"v=", WHOLE[2:], WHOLE.rpartition(b" ")[0], WHOLE + b"," + WHOLE, b"x," + WHOLE]
+)
+def test_an_identity_that_is_not_as_envoy_writes_it_is_malformed(value: bytes) -> None:
+    said = {b"host": b"api.test", **SAID, b"x-remit-connection": value}
+    found = check.parse(b"GET", b"/", said.items())
+    assert isinstance(found, Rejected) and found.refusal.reason is Reason.MALFORMED
+    assert (found.token, found.flow) in ((b"", ""), (b"api.test", "100.64.0.1:4000"))
+
+
+@pytest.mark.parametrize("value", [b"", b"12", b"v=1,v=2", b"x,v=1"])
+def test_a_length_that_is_not_as_envoy_writes_it_is_malformed(value: bytes) -> None:
+    assert rejected(length=value).refusal.reason is Reason.MALFORMED
+
+
+def test_a_name_in_the_handshake_can_take_no_other_place() -> None:
+    found = evidence(sni=b"api.test 100.64.0.9:1 - x")
+    assert (found.peer, found.token) == ("100.64.0.1:4000", b"aa.bb.cc")
+    assert found.sni == "api.test 100.64.0.9:1 - x"
+
+
+def test_a_second_identity_header_is_malformed() -> None:
+    found = rejected((b"x-remit-connection", identity(token=b"forged")[b"x-remit-connection"]))
+    assert found.refusal.reason is Reason.MALFORMED and found.token != b"forged"
 
 
 def test_a_missing_identity_header_is_malformed() -> None:
@@ -128,8 +151,8 @@ def test_a_permit_tells_envoy_where_to_and_what_to_set() -> None:
         b"x-remit-record: r-1",
         b"x-remit-pin: [2001:db8::1]",
         b"x-remit-pin-port: 8443",
-        b"x-remit-path: /x?y=1",
         b"x-remit-pool: abc",
+        b"x-remit-path: /x?y=1",
         b"authorization: Bearer s",
         b"x-note: caf\xe9",
         b"content-length: 0",

@@ -17,7 +17,7 @@ from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from envoy.service.secret.v3 import sds_pb2_grpc
 
-from remit.boundary import ca, check
+from remit.boundary import ca
 from remit.boundary.check_server import serve_check
 from remit.boundary.leaf_ration import Ration, nobody
 from remit.boundary.proxy_header import SIGNATURE
@@ -30,7 +30,7 @@ from remit.core.reason import Reason, Refusal
 from remit.core.request import Evidence
 
 PERMITTED = Permitted(record="r-1", headers=(), pin="192.0.2.1", pin_port=443, target=b"/", pool="p")
-IDENTITY = "".join(f"{name.decode()}: v=-\r\n" for name in check.IDENTITY)
+IDENTITY = "x-remit-connection: v=- - - - - -\r\nx-remit-length: v=-\r\n"
 
 
 @contextlib.asynccontextmanager
@@ -112,7 +112,7 @@ async def test_a_dishonest_request_is_refused_and_recorded_without_being_decided
 
     async with serving(path, serve_check(path, decide, refusals, 10)):
         reader, writer = await asyncio.open_unix_connection(str(path))
-        writer.write(asked("/a?secret", "x-remit-peer: v=1.2.3.4:5\r\n"))
+        writer.write(asked("/a?secret", "x-remit-connection: v=1.2.3.4:5\r\n"))
         status, body = await answer(reader)
         writer.close()
     assert (status, json.loads(body)["reason"], json.loads(body)["record"]) == (400, "malformed", "r-9")

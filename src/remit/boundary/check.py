@@ -1,9 +1,9 @@
 """The check's wire, without I/O: what Envoy says of a request to evidence, and a decision to Envoy's answer.
 
-Envoy describes a request by sending it again: method, target, Host and every header are the agent's, the identity
-headers are Envoy's (each `v=…`; what is absent reads `v=-` or `v=`). Repeated headers arrive joined with a comma, so an
-identity header with a comma is a forgery, whatever let it through. `render` writes header names and values that came
-from secrets and policies: what would split or frame the message is refused, never repaired (RFC 9110 §5.5).
+Envoy describes a request by sending it again: method, target, Host and every header are the agent's, the two identity
+headers are Envoy's (each begins with `v=`; what is absent reads `-` or nothing). Repeated headers arrive joined with a
+comma, so an identity header with a comma is a forgery, whatever let it through. `render` writes header names and values
+that came from secrets and policies: what would split or frame the message is refused, never repaired (RFC 9110 §5.5).
 """
 
 from __future__ import annotations
@@ -20,16 +20,13 @@ from remit.core import names
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Evidence
 
-IDENTITY = (
-    b"x-remit-token",
-    b"x-remit-peer",
-    b"x-remit-direct-peer",
-    b"x-remit-dst",
-    b"x-remit-sni",
-    b"x-remit-tls",
-    b"x-remit-conn",
-    b"x-remit-length",
-)
+CONNECTION = b"x-remit-connection"
+"""Who asks, by connection: peer, direct peer, destination, TLS version, SNI, token, in this order, with spaces between.
+
+Envoy or the forwarder writes all of them but the SNI, which may hold spaces of its own: it stands between the others.
+"""
+LENGTH = b"x-remit-length"
+IDENTITY = (CONNECTION, LENGTH)
 OVERRIDES = frozenset(
     {
         b"x-http-method",
@@ -46,6 +43,7 @@ _ENVOYS = (b"x-envoy-", b"x-forwarded-")
 """Added by Envoy's own client; the agent's are taken off before."""
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_TARGET = re.compile(rb"/[\x21-\x7e\x80-\xff]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +68,11 @@ def parse(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) 
         else:
             found[name] += b"," + value
     reason = Reason.MALFORMED
-    said: dict[bytes, str] = {}
-    for name in IDENTITY:
-        whole = found.pop(name, b"")
-        if whole[:2] != b"v=" or b"," in whole:
-            why = why or f"identity header {_shown(name)} is missing or forged"
-            whole = b""
-        said[name] = "" if whole == b"v=-" else whole[2:].decode("latin-1")
+    whole, length = found.pop(CONNECTION, b""), found.pop(LENGTH, b"")
+    connection = _connection(whole)
+    if connection is None or length[:2] != b"v=" or b"," in length:
+        why = why or f"identity header {_shown(LENGTH if connection else CONNECTION)} is missing or forged"
+        connection = connection or _NOBODY
     if why is None:
         reason, why = Reason.HEADER_INVALID, _ambiguous(found)
     authority = found.pop(b"host", b"").decode("latin-1")
@@ -84,23 +80,58 @@ def parse(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) 
     visible = {
         name.decode("latin-1"): value.decode("latin-1") for name, value in found.items() if not name.startswith(_ENVOYS)
     }
-    if said[b"x-remit-length"]:
-        visible["content-length"] = said[b"x-remit-length"]
-    # On a Unix socket the direct peer is that socket, which only the forwarder can reach: PROXY names the flow alone.
-    direct = said[b"x-remit-direct-peer"]
+    if length not in (b"v=-", b"v=", b""):
+        visible["content-length"] = length[2:].decode("latin-1")
     evidence = Evidence(
-        token=said[b"x-remit-token"].encode("latin-1"),
-        peer=said[b"x-remit-peer"],
-        direct_peer=said[b"x-remit-peer"] if direct.startswith("/") else direct,
-        destination=said[b"x-remit-dst"],
-        sni=said[b"x-remit-sni"],
-        tls=bool(said[b"x-remit-tls"]),
+        token=connection.token,
+        peer=connection.peer,
+        direct_peer=connection.direct_peer,
+        destination=connection.destination,
+        sni=connection.sni,
+        tls=connection.tls,
         method=method.decode("latin-1"),
         authority=authority,
         target=target.decode("latin-1"),
         headers=visible,
     )
     return evidence if why is None else _rejected(evidence, Refusal(reason, why))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Connection:
+    """What every request of one connection has in common."""
+
+    peer: str = ""
+    direct_peer: str = ""
+    destination: str = ""
+    tls: bool = False
+    sni: str = ""
+    token: bytes = b""
+
+
+_NOBODY = _Connection()
+
+
+@lru_cache(maxsize=8192)
+def _connection(whole: bytes) -> _Connection | None:
+    """What identity header `CONNECTION` says, or None where Envoy cannot have written it."""
+    fields = whole[2:].split(b" ", 4)
+    if whole[:2] != b"v=" or b"," in whole or len(fields) != 5:
+        return None
+    sni, space, token = fields.pop().rpartition(b" ")
+    if not space:
+        return None
+    said = [b"" if field == b"-" else field for field in (*fields, sni, token)]
+    named = [field.decode("latin-1") for field in said]
+    return _Connection(
+        peer=named[0],
+        # A Unix socket is a path, and only the forwarder can reach it: there PROXY alone names the flow.
+        direct_peer=named[0] if named[1].startswith("/") else named[1],
+        destination=named[2],
+        tls=bool(named[3]),
+        sni=named[4],
+        token=said[5],
+    )
 
 
 def _rejected(evidence: Evidence, refusal: Refusal) -> Rejected:
@@ -137,7 +168,7 @@ def _shown(text: bytes, limit: int = 120) -> str:
 
 
 _PERMIT = (
-    b"HTTP/1.1 200 OK\r\nx-remit-record: %b\r\nx-remit-pin: %b\r\nx-remit-pin-port: %d\r\nx-remit-path: %b\r\n"
+    b"HTTP/1.1 200 OK\r\nx-remit-record: %b\r\nx-remit-pin: %b\r\nx-remit-pin-port: %d\r\n"
     b"x-remit-pool: %b\r\n%bcontent-length: 0\r\n\r\n"
 )
 
@@ -146,12 +177,15 @@ def render(answer: Permitted | Denied) -> bytes:
     """The answer to Envoy. A permit that cannot be written as headers becomes a denial under the same record."""
     if isinstance(answer, Denied):
         return problem(answer.record, answer.refusal)
-    if not _VALUE.fullmatch(answer.target) or b" " in answer.target or not answer.target.startswith(b"/"):
-        return problem(answer.record, Refusal(Reason.PATH_AMBIGUOUS, "the path cannot be sent as it would have to be"))
     pin = _dialable(answer.pin)
     if pin is None:
         return problem(answer.record, Refusal(Reason.ADDRESS_REFUSED, "the host has no address that can be dialled"))
     lines = []
+    if answer.target is not None:
+        if not _TARGET.fullmatch(answer.target):
+            why = "the path cannot be sent as it would have to be"
+            return problem(answer.record, Refusal(Reason.PATH_AMBIGUOUS, why))
+        lines.append(b"%b: %b\r\n" % (header_names.TARGET.encode(), answer.target))
     for name, value in answer.headers:
         if not _settable(name) or not _VALUE.fullmatch(value):
             return problem(
@@ -162,7 +196,6 @@ def render(answer: Permitted | Denied) -> bytes:
         answer.record.encode(),
         pin,
         answer.pin_port,
-        answer.target,
         answer.pool.encode(),
         b"".join(lines),
     )

@@ -15,7 +15,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from remit.boundary import check
+from remit.boundary import check, eager
 from remit.control.decide import Denied, Permitted
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Evidence
@@ -59,26 +59,24 @@ class Desk:
         self._decide = decide
         self._refuse = refuse
         self._pending_max = pending_max
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: set[eager.Steps] = set()
         self.connections: set[asyncio.Transport] = set()
 
     @property
     def pending(self) -> int:
-        return len(self._tasks)
+        return len(self._under_way)
 
     def ask(self, method: bytes, target: bytes, raw: Lines, answer: Callable[[bytes], None]) -> None:
         """Decide, then call `answer` with the bytes. Where too many wait, answer at once and keep no record."""
-        if len(self._tasks) >= self._pending_max:
+        if len(self._under_way) >= self._pending_max:
             refusal = Refusal(Reason.OVERLOADED, f"{self._pending_max} requests wait for a decision already")
             answer(check.render(Denied(record=NO_RECORD, refusal=refusal)))
             return
-        task = asyncio.ensure_future(self._answer(method, target, raw, answer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        eager.Steps(self._answer(method, target, raw, answer), self._under_way).start()
 
     def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
+        for steps in list(self._under_way):
+            steps.close()
         for transport in list(self.connections):
             transport.abort()
 

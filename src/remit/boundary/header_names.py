@@ -1,7 +1,7 @@
 """Which header names belong to the boundary and may not cross it.
 
 Envoy copies the headers of the check's answer into the request; the names that a credential or a policy sets are not
-known beforehand, so the list is one of exceptions. RE2 has no look-ahead: exceptions are written as what is disallowed.
+known beforehand, so the list is one of exceptions.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ OURS = ("x-remit-", "x-envoy-")
 
 FORGEABLE = (*OURS, "x-forwarded-")
 """Prefixes that are taken from an agent's request: they tell a proxy or an upstream who is asking."""
+
+TARGET = "x-remit-path"
+"""The one header of ours that the check's answer sets in the request: the target to send instead of the agent's."""
 
 FRAMING = (
     "connection",
@@ -31,12 +34,16 @@ FRAMING = (
 """Headers of the answer to the check that describe that answer, not the agent's request (RFC 9110 §7.6.1)."""
 
 
+_NOT_TARGET = "x-remit-(?:[^p]|p[^a]).*"
+"""RE2 has no look-ahead: all of ours but those that begin as `TARGET` does."""
+
+
 def disallowed() -> str:
     """An RE2 (and `re`) expression that fully matches each lower-case name the check's answer may not set."""
-    prefixes = "|".join(re.escape(prefix) for prefix in (*FORGEABLE, ":"))
-    return f"(?:(?:{prefixes}).*|forwarded|{'|'.join(re.escape(name) for name in FRAMING)})"
+    prefixes = "|".join(re.escape(prefix) for prefix in (*FORGEABLE, ":") if prefix != "x-remit-")
+    return f"(?:(?:{prefixes}).*|{_NOT_TARGET}|forwarded|{'|'.join(re.escape(name) for name in FRAMING)})"
 
 
 def settable(name: str) -> bool:
-    """Whether the check's answer may set header `name` (lower case) in the request to the upstream."""
-    return re.fullmatch(disallowed(), name) is None
+    """Whether a credential or a policy may set header `name` (lower case) in the request to the upstream."""
+    return not name.startswith(OURS) and re.fullmatch(disallowed(), name) is None

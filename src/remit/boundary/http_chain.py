@@ -25,27 +25,29 @@ METADATA = "envoy.filters.http.ext_authz"
 
 _TOKEN = "%FILTER_STATE(envoy.network.proxy_protocol.tlv:FIELD:token)%"  # noqa: S105 - a format, not a password
 _IDENTITY = (
-    ("x-remit-token", _TOKEN),
-    ("x-remit-peer", "%DOWNSTREAM_REMOTE_ADDRESS%"),
-    ("x-remit-direct-peer", "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%"),
-    ("x-remit-dst", "%DOWNSTREAM_LOCAL_ADDRESS%"),
-    ("x-remit-sni", "%REQUESTED_SERVER_NAME%"),
-    ("x-remit-tls", "%DOWNSTREAM_TLS_VERSION%"),
-    ("x-remit-conn", "%CONNECTION_ID%"),
+    (
+        "x-remit-connection",
+        "%DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS%"
+        f" %DOWNSTREAM_TLS_VERSION% %REQUESTED_SERVER_NAME% {_TOKEN}",
+    ),
     ("x-remit-length", "%REQ(CONTENT-LENGTH)%"),
 )
-_METADATA_HEADERS = ("x-remit-record", "x-remit-pin", "x-remit-pin-port", "x-remit-path", "x-remit-pool")
+"""One header for what is the same on a whole connection: the decision service reads it once. `check.parse` reads it."""
+_METADATA_HEADERS = ("x-remit-record", "x-remit-pin", "x-remit-pin-port", "x-remit-pool")
 
 _SET_TARGET = f"""
 function envoy_on_request(handle)
-  local said = handle:streamInfo():dynamicMetadata():get("{METADATA}")
-  local target = said and said["x-remit-path"]
-  if target and target ~= handle:headers():get(":path") then
-    handle:headers():replace(":path", target)
+  local headers = handle:headers()
+  local target = headers:get("{header_names.TARGET}")
+  if target then
+    headers:replace(":path", target)
   end
 end
 """
-"""A header the check sets cannot be `:path`, and a route's rewrite keeps the agent's query: this replaces all of it."""
+"""A header the check sets cannot be `:path`, and a route's rewrite keeps the agent's query: this replaces all of it.
+
+Only a request whose target changes carries the header (an agent's own is taken off before the check, this one after).
+"""
 
 
 def typed(name: str, type_name: str, **fields: Any) -> Json:

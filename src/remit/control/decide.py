@@ -32,16 +32,17 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permitted:
-    """Dial `pin` (an address literal) at `pin_port`, with these headers set and this request target.
+    """Dial `pin` (an address literal) at `pin_port`, with these headers set.
 
-    `pool` names who may share the upstream connection.
+    `target`: what to send instead of the agent's request target, if anything. `pool` names who may share the upstream
+    connection.
     """
 
     record: str
     headers: tuple[tuple[bytes, bytes], ...]
     pin: str
     pin_port: int
-    target: bytes
+    target: bytes | None
     pool: str
 
 
@@ -195,7 +196,7 @@ class Decider:
             headers=injected.headers + tuple((k.encode(), v.encode()) for k, v in permit.opinion.headers.items()),
             pin=str(permit.address),
             pin_port=asked.port,
-            target=injected.target if injected.target is not None else asked.target.encode(),
+            target=injected.target,
             pool=self._openings.pool(permit.candidate.task.id, permit.credential.name if permit.credential else ""),
         )
 

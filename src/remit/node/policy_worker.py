@@ -99,9 +99,11 @@ class Worker:
             )
         if self._queue.full() or self._waiting[task] >= MAX_WAITING_OF_TASK:
             return Opinion(failure="too many requests wait for the policies")
-        return await self._queued(
-            _Job(task=task, names=names, document=document, edition=edition, answer=asyncio.Future())
-        )
+        job = _Job(task=task, names=names, document=document, edition=edition, answer=asyncio.Future())
+        self._serve()
+        self._queue.put_nowait(job)
+        self._waiting[task] += 1
+        return await asyncio.ensure_future(self._opinion(job))  # a task: it bounds itself in time
 
     async def close(self) -> None:
         """End the process. Whoever still waits is refused."""
@@ -112,10 +114,7 @@ class Worker:
                 await serving
         await self._end()
 
-    async def _queued(self, job: _Job) -> Opinion:
-        self._serve()
-        self._queue.put_nowait(job)
-        self._waiting[job.task] += 1
+    async def _opinion(self, job: _Job) -> Opinion:
         try:
             async with asyncio.timeout(PATIENCE_S + self._timeout_s):
                 return await job.answer

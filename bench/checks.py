@@ -1,0 +1,161 @@
+"""What one decision costs the decision service, without Envoy and cells: real parts behind a real check socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import resource
+import selectors
+import socket
+import time
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from remit.app.clock import SystemClock
+from remit.audit import head
+from remit.audit.journal import Journal
+from remit.boundary import check_server
+from remit.broker import sealed
+from remit.broker.secrets import Broker
+from remit.control.decide import Decider
+from remit.control.knowledge import Knowledge
+from remit.core import flow
+from remit.core.claims import Claims
+from remit.core.snapshot import Snapshot
+from remit.core.task import State, Task
+from remit.identity import verifier as verifying
+from remit.identity.verifier import Verifier
+from remit.node.policy_worker import Worker
+from remit.node.resolver import Resolver
+from remit.policy import compile as compiler
+from remit.policy import manifests
+
+HOST = "api.bench.example"
+TASK = "t-aaaaaaaaaa"
+TOKEN = b"e" * 60 + b"." + b"p" * 200 + b"." + b"s" * 86
+WIDTH = 16
+RULES = """
+apiVersion: remit.dev/v1alpha1
+kind: Role
+metadata: {name: bench}
+spec: {capabilities: [api]}
+---
+apiVersion: remit.dev/v1alpha1
+kind: Capability
+metadata: {name: api}
+spec: {hosts: ["*.bench.example"], methods: [GET], paths: [/v1/**], credential: key, addresses: [127.0.0.0/8]}
+---
+apiVersion: remit.dev/v1alpha1
+kind: Credential
+metadata: {name: key}
+spec: {hosts: ["*.bench.example"], inject: {header: {name: Authorization, format: "Bearer {secret}"}}}
+"""
+
+
+def measure(directory: Path, seconds: float) -> dict[str, float]:
+    """`check_cpu_us`: processor time of one permitted request in the decision service, its durable record included."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_measured(directory, seconds))
+
+
+async def _measured(directory: Path, seconds: float) -> dict[str, float]:
+    opener = sealed.Opener(directory / "sealed.key")
+    task = Task(id=TASK, role="bench", state=State.RUNNING, cell=1, created=datetime(2026, 1, 1, tzinfo=UTC))
+    knowledge = Knowledge(lease_s=3600, monotonic=time.monotonic)
+    policies = Worker(timeout_s=0.2)
+    broker = Broker(opener)
+    for listener in (policies.update, broker.update):
+        knowledge.on_change(listener)
+    knowledge.replace(
+        Snapshot(
+            version="1",
+            epoch=1,
+            rules=compiler.rules(manifests.parse(RULES, "bench")),
+            tasks={TASK: task},
+            sealed={"key": sealed.seal(opener.public, "key", b"bench-secret-4711")},
+        )
+    )
+    knowledge.heard()
+    clock = SystemClock()
+    journal = Journal(
+        directory / "audit", segment_bytes=64 << 20, signer=head.Signer(directory / "head.key"), now=clock.now
+    )
+    claims = Claims(trust_domain="remit.local", role="bench", task=TASK, jti="j", issued=0, expires=1 << 40)
+    verifier = Verifier(trust_domain="remit.local", clock=clock, connection_max_s=3600)
+    verifier._known[TOKEN] = verifying._Known(claims, "k")
+    decider = Decider(
+        knowledge=knowledge,
+        verifier=verifier,
+        policies=policies,
+        resolver=Resolver(_Nowhere(), {HOST: "127.0.0.1"}, time.monotonic),
+        secrets=broker,
+        journal=journal,
+    )
+    path = directory / "check.sock"
+    serving = asyncio.ensure_future(check_server.serve_check(path, decider.check, decider.refuse, 4096))
+    while not path.exists() or not path.stat().st_mode & 0o600:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    gc.freeze()
+    gc.set_threshold(50_000)
+    context = get_context("fork")
+    ours, theirs = context.Pipe()
+    client = context.Process(target=_load, args=(str(path), seconds, theirs))
+    client.start()
+    theirs.close()
+    before, start = _cpu_s(), time.perf_counter()
+    while client.is_alive():  # noqa: ASYNC110 - a thread that waits would count as the service's
+        await asyncio.sleep(0.05)
+    cpu, wall = _cpu_s() - before, time.perf_counter() - start
+    count = ours.recv()
+    serving.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+    await policies.close()
+    journal.close()
+    return {"check_cpu_us": cpu / count * 1e6, "check_per_s": count / wall}
+
+
+class _Nowhere:
+    async def look_up(self, name: str) -> tuple[tuple[()], float]:
+        return (), 0.0
+
+
+def _request(number: int) -> bytes:
+    lines = [
+        f"GET /v1/things/{number} HTTP/1.1", f"host: {HOST}", "content-length: 0", "user-agent: curl/8", "accept: */*",
+        f"x-remit-connection: v=100.64.0.1:{1024 + number} /run/remit/boundary/forward.sock"
+        f" {flow.virtual(HOST)[0]}:443 TLSv1.3 {HOST} {TOKEN.decode()}",
+        "x-remit-length: v=-",
+        "x-envoy-internal: true", "x-forwarded-for: 100.64.0.1", "x-envoy-expected-rq-timeout-ms: 1000",
+    ]  # fmt: skip
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def _load(path: str, seconds: float, said: Any) -> None:
+    """Requests over `WIDTH` connections, one at a time each. Tells how many were answered with a permit."""
+    chosen = selectors.DefaultSelector()
+    for number in range(WIDTH):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(path)
+        request = _request(number)
+        chosen.register(connection, selectors.EVENT_READ, request)
+        connection.sendall(request)
+    count, until = 0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        for key, _ in chosen.select(1.0):
+            answer = key.fileobj.recv(65536)
+            if not answer.startswith(b"HTTP/1.1 200"):
+                raise RuntimeError(answer[:300])
+            count += 1
+            key.fileobj.sendall(key.data)
+    said.send(count)
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
