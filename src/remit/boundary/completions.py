@@ -19,7 +19,9 @@ from remit.boundary.spool import Spool
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.2
+POLL_S = 0.05
+SLICE = 16
+"""Lines dealt with at once: Envoy writes them in bursts, and decisions must not wait for a whole one."""
 HOST_MAX = 300
 PATH_MAX = 1024
 TEXT_MAX = 300
@@ -48,14 +50,18 @@ async def follow(spool_path: Path, mark_path: Path, handler: Handler, reopen: Re
                     await _told(reopen)
                 await asyncio.sleep(POLL_S)
                 continue
-            found = [entry for entry in map(parse, lines) if entry is not None]
-            outcomes = await asyncio.gather(*(handler(*entry) for entry in found), return_exceptions=True)
-            for outcome in outcomes:
-                if isinstance(outcome, BaseException):
-                    log.error("a completion was not recorded: %r", outcome)
+            for start in range(0, len(lines), SLICE):
+                await _handed_on(lines[start : start + SLICE], handler)
             spool.save()
     finally:
         spool.close()
+
+
+async def _handed_on(lines: list[bytes], handler: Handler) -> None:
+    found = [entry for entry in map(parse, lines) if entry is not None]
+    for outcome in await asyncio.gather(*(handler(*entry) for entry in found), return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            log.error("a completion was not recorded: %r", outcome)
 
 
 async def _told(reopen: Reopen) -> None:
