@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from remit import testing
 from remit.api import server
 from remit.api.services import Services
 from remit.control.catalog import Catalog
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
+from remit.control.operators import Operating
 from remit.control.ports_control import Store
 from remit.control.publish import Publisher
 from remit.control.recording import Recorder
@@ -98,6 +101,7 @@ def build(directory: Path, store: Store | None = None) -> Plane:
         explaining=Explaining(publisher=publisher, audit=audit, policies=testing.StaticPolicies(), node=node),
         spending=Spending(node=node, recorder=recorder),
         status=Status(store=store, node=node, issuer=issuer, catalog=catalog),
+        operating=Operating(store=store, recorder=recorder, clock=clock),
         audit=audit,
         store=store,
         version="0.0.test",
@@ -112,6 +116,15 @@ def build(directory: Path, store: Store | None = None) -> Plane:
         audit=audit,
         issuer=issuer,
     )
+
+
+def as_user(app: ASGIApp, uid: int) -> ASGIApp:
+    """`app` as if every request came over the Unix socket from the user `uid`."""
+
+    async def with_peer(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "remit.uid": uid}, receive, send)
+
+    return with_peer
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import pytest
 
 from remit.control.ports_control import Head, Revocation, RevocationKind, SealedSecret, Store
 from remit.core.errors import Conflict, NotFound
+from remit.core.principal import Operator, OperatorKind, OperatorRole, OperatorToken
 from remit.core.task import State, Task
 from remit.store.database import Database
 from remit.testing import MemoryStore
@@ -198,3 +199,51 @@ def test_a_cell_number_is_not_given_twice_in_a_row(store: Store) -> None:
         unit.tasks.add(task("bbbbbbbbbb", cell=second + 1))
         assert first != second
         assert unit.next_cell() == second + 2
+
+
+def operator(name: str = "alice", **changes: object) -> Operator:
+    base = Operator(name=name, kind=OperatorKind.HUMAN, role=OperatorRole.APPROVER, created=NOW)
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def operator_token(name: str = "alice", number: int = 1) -> OperatorToken:
+    later = NOW + timedelta(seconds=number)
+    return OperatorToken(id=f"ot-{name}{number}", operator=name, digest=f"{name}{number}", created=later, expires=later)
+
+
+def test_operators_are_found_by_name_and_by_uid(store: Store) -> None:
+    with store.unit() as unit:
+        unit.operators.add(operator("bob", uid=7, kind=OperatorKind.SERVICE))
+        unit.operators.add(operator())
+    with store.unit() as unit:
+        assert [one.name for one in unit.operators.all()] == ["alice", "bob"]
+        assert unit.operators.get("bob") == operator("bob", uid=7, kind=OperatorKind.SERVICE)
+        assert unit.operators.by_uid(7) == unit.operators.get("bob")
+        assert unit.operators.get("carol") is None
+        assert unit.operators.by_uid(8) is None
+
+
+@pytest.mark.parametrize("second", [operator(), operator("bob", uid=7)])
+def test_an_operators_name_and_uid_are_its_own(store: Store, second: Operator) -> None:
+    with store.unit() as unit:
+        unit.operators.add(operator(uid=7))
+    with pytest.raises(Conflict), store.unit() as unit:
+        unit.operators.add(second)
+
+
+def test_tokens_of_operators_go_with_them(store: Store) -> None:
+    with store.unit() as unit:
+        unit.operators.add(operator())
+        unit.operators.add(operator("bob"))
+        for token in (operator_token(number=2), operator_token(), operator_token("bob")):
+            unit.operators.add_token(token)
+    with store.unit() as unit:
+        assert unit.operators.tokens("alice") == [operator_token(), operator_token(number=2)]
+        assert unit.operators.token("alice2") == operator_token(number=2)
+        assert unit.operators.token("carol1") is None
+        assert unit.operators.remove("alice")
+        assert not unit.operators.remove("alice")
+        assert unit.operators.token("alice2") is None
+        assert unit.operators.remove_tokens("bob") == 1
+        assert unit.operators.remove_tokens("bob") == 0
+        assert unit.operators.get("bob") == operator("bob")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,7 +29,9 @@ def plane(tmp_path: Path) -> Plane:
 
 @pytest.fixture
 async def api(plane: Plane) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(plane.services), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(
+        control_plane.as_user(create_app(plane.services), os.getuid()), raise_app_exceptions=False
+    )
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
@@ -239,7 +242,7 @@ async def test_no_scripts_from_elsewhere_are_served(api: httpx.AsyncClient) -> N
 async def test_the_whole_path_holds_on_sqlite_too(tmp_path: Path) -> None:
     store: Store = Database(tmp_path / "remit.db")
     plane = control_plane.build(tmp_path, store)
-    transport = httpx.ASGITransport(create_app(plane.services))
+    transport = httpx.ASGITransport(control_plane.as_user(create_app(plane.services), os.getuid()))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as api:
         await applied(api)
         made = (await api.post("/v1/tasks", json={"role": "devops", "command": ["sh"], "operator": "root"})).json()

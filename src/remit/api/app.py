@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from remit.api import audit, budgets, explain, guard, issuer, manifests, problems, revocations, secrets, status, tasks
+from remit.api import (
+    access,
+    audit,
+    budgets,
+    explain,
+    guard,
+    issuer,
+    manifests,
+    operators,
+    problems,
+    revocations,
+    secrets,
+    status,
+    tasks,
+)
 from remit.api.services import Services
 
 DESCRIPTION = """The control plane of Remit: manifests, tasks, secrets, revocations, explanations and the audit log.
 
-Served on a Unix socket that only its owner can open and, when asked, on loopback with a bearer token. A change is
-answered when the node has it in force. Errors are RFC 9457 problems with a `hint`."""
+Served on a Unix socket that only its owner can open and, when asked, on loopback with a bearer token. What a caller may
+do is said by the role of the operator they are. A change is answered when the node has it in force. Errors are RFC 9457
+problems with a `hint`."""
 
 
 def create_app(services: Services) -> FastAPI:
@@ -26,8 +41,10 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     problems.install(app)
-    for module in (status, secrets, tasks, revocations, budgets, explain, audit, issuer, manifests):
+    for module in (status, secrets, tasks, revocations, budgets, explain, audit, issuer, operators, manifests):
         app.include_router(module.router)
     app.include_router(manifests.late)
     app.add_middleware(guard.BodyLimit)
+    app.add_middleware(access.Access, operating=services.operating)
+    app.add_middleware(guard.NoBrowser)
     return app

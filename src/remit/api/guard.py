@@ -1,9 +1,10 @@
 """What stands before the API: a limit on bodies, and on TCP the checks that keep browsers and strangers out.
 
 A web page can make a browser call 127.0.0.1 (CSRF), and a name that it controls can be made to point there (DNS
-rebinding). So on TCP the Host must be this very address, an Origin is refused whatever it says, and a bearer token is
-wanted. On the Unix socket the file's mode is the guard. Bodies over 1 MiB are refused before they are read, and a body
-without a length as soon as it grows beyond that.
+rebinding). So on TCP the Host must be this very address and a bearer token is wanted; everywhere, what a browser adds
+for a page (Origin, Sec-Fetch-*) is refused whatever it says, and a body must be JSON. Nothing is ever read from a
+cookie. On the Unix socket the file's mode and the peer's uid are the guard. Bodies over 1 MiB are refused before they
+are read, and a body without a length as soon as it grows beyond that.
 """
 
 from __future__ import annotations
@@ -55,8 +56,41 @@ class BodyLimit:
         await self._app(scope, replay, send)
 
 
+class NoBrowser:
+    """ASGI middleware for every listener: what only a browser sends for a page is refused, whatever it says.
+
+    Forms and scripts of other pages can send bodies without asking first only as text or as a form (Fetch standard,
+    "CORS-safelisted request-header"), so a body must be JSON. Preflights get no permission.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            names = {name for name, _ in scope["headers"]}
+            if not names.isdisjoint(_PAGES):
+                await problems.response("forbidden", 403, "calls from web pages are refused")(scope, receive, send)
+                return
+            if b"content-type" in names and not _json(scope):
+                await problems.response("invalid", 415, "a body must be application/json")(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+_PAGES = frozenset({b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"})
+
+
+def _json(scope: Scope) -> bool:
+    said = [value for name, value in scope["headers"] if name == b"content-type"]
+    return len(said) == 1 and said[0].partition(b";")[0].strip().lower() == b"application/json"
+
+
 class LoopbackGuard:
-    """ASGI middleware for the TCP listener at 127.0.0.1:`port`; `token` is what a caller must bear."""
+    """ASGI middleware for the TCP listener at 127.0.0.1:`port`: the Host must name it, a bearer token must be shown.
+
+    `token` is the API's own; whether another one is an operator's is for `api.access` to say.
+    """
 
     def __init__(self, app: ASGIApp, *, port: int, token: str) -> None:
         self._app = app
@@ -69,7 +103,9 @@ class LoopbackGuard:
             return
         refusal = self._refusal(scope) if scope["type"] == "http" else ("forbidden", 403, "only HTTP is served")
         if refusal is None:
-            await self._app(scope, receive, send)
+            shown = next(value for name, value in scope["headers"] if name == b"authorization")
+            bootstrap = hmac.compare_digest(shown, self._expected)
+            await self._app({**scope, "remit.bootstrap": bootstrap}, receive, send)
             return
         kind, status, detail = refusal
         answer = problems.response(kind, status, detail, hint="the token is in the control plane's state directory")
@@ -82,11 +118,9 @@ class LoopbackGuard:
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
         if len(hosts) != 1 or hosts[0] not in self._hosts:
             return "forbidden", 403, "the Host header does not name this address"
-        if any(name == b"origin" for name, _ in headers):
-            return "forbidden", 403, "calls from web pages are refused"
         tokens = [value for name, value in headers if name == b"authorization"]
-        if len(tokens) != 1 or not hmac.compare_digest(tokens[0], self._expected):
-            return "unauthorized", 401, "the bearer token is missing or wrong"
+        if len(tokens) != 1 or not tokens[0].startswith(b"Bearer "):
+            return "unauthorized", 401, "the bearer token is missing"
         return None
 
 

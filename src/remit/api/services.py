@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import pwd
 from dataclasses import dataclass
 
 from fastapi import Request
 
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
+from remit.control.operators import Operating
 from remit.control.ports_control import Audit, Store
 from remit.control.revocation import Revoking
 from remit.control.secrets import Secrets
 from remit.control.spending import Spending
 from remit.control.status import Status
 from remit.control.tasks import Lifecycle
+from remit.core.principal import Principal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,7 @@ class Services:
     explaining: Explaining
     spending: Spending
     status: Status
+    operating: Operating
     audit: Audit
     store: Store
     version: str
@@ -39,12 +41,13 @@ def services(request: Request) -> Services:
     return found
 
 
+def principal(request: Request) -> Principal:
+    """Who sent this, as `api.access` found out before any route ran."""
+    found = request.scope["remit.principal"]
+    assert isinstance(found, Principal)
+    return found
+
+
 def operator(request: Request) -> str:
-    """Who sent this: the user behind the Unix socket (SO_PEERCRED, see `api.server`), or whoever holds the token."""
-    uid = request.scope.get("remit.uid")
-    if uid is None:
-        return "token"
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
+    """The name under which this is recorded."""
+    return principal(request).name

@@ -16,6 +16,7 @@ from remit.broker import sealed
 from remit.control.catalog import Catalog
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
+from remit.control.operators import Operating
 from remit.control.publish import Publisher
 from remit.control.recording import Recorder
 from remit.control.revocation import Revoking
@@ -93,6 +94,7 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
         ),
         spending=Spending(node=link, recorder=recorder),
         status=Status(store=store, node=link, issuer=issuer, catalog=catalog),
+        operating=Operating(store=store, recorder=recorder, clock=clock),
         audit=audit,
         store=store,
         version=__version__,

@@ -41,7 +41,11 @@ class Client:
         self._socket = settings.control_socket
         _probe(self._socket)
         transport = httpx.HTTPTransport(uds=str(self._socket))
-        self._http = httpx.Client(transport=transport, base_url="http://localhost", timeout=TIMEOUT_S, trust_env=False)
+        token = configuration.environment().get("REMIT_TOKEN")
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(
+            transport=transport, base_url="http://localhost", timeout=TIMEOUT_S, trust_env=False, headers=headers
+        )
 
     def get(self, path: str, **query: object) -> Any:
         return self._asked("GET", path, params=_present(query))

@@ -7,7 +7,20 @@ from collections.abc import Callable
 import typer
 
 from remit import __version__
-from remit.cli import audit, budget, errors, explain, lifecycle, manifests, options, output, revoke, secrets, tasks
+from remit.cli import (
+    audit,
+    budget,
+    errors,
+    explain,
+    lifecycle,
+    manifests,
+    operators,
+    options,
+    output,
+    revoke,
+    secrets,
+    tasks,
+)
 from remit.core.errors import RemitError
 
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
@@ -72,12 +85,14 @@ _PLAIN: tuple[Callable[..., None], ...] = (
     revoke.restore,
     revoke.revocations,
     revoke.panic,
+    operators.whoami,
 )
 for _command in _PLAIN:
     app.command()(_command)
 app.add_typer(budget.app, name="budget")
 app.add_typer(secrets.app, name="secret")
 app.add_typer(audit.app, name="audit")
+app.add_typer(operators.app, name="operator")
 app.add_typer(lifecycle.issuer, name="issuer")
 
 

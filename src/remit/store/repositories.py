@@ -16,6 +16,7 @@ from remit.core.errors import Conflict, NotFound
 from remit.core.flow import MAX_CELL
 from remit.core.task import ALIVE, State, Task
 from remit.store import tables
+from remit.store.operators import Operators
 
 HEADS_KEPT = 10_000
 """One a second while the log grows: about three hours of a busy node, a kilobyte each at most."""
@@ -160,6 +161,7 @@ class Unit:
         self.revocations = Revocations(connection)
         self.secrets = SealedSecrets(connection)
         self.heads = Heads(connection)
+        self.operators = Operators(connection)
 
     def current_tasks(self, *, ended_since: datetime | None = None) -> Sequence[Task]:
         t = tables.tasks

@@ -83,3 +83,24 @@ audit_heads = Table(
     Column("fields", JSON, nullable=False),
 )
 Index("audit_heads_seq", audit_heads.c.seq, audit_heads.c.hash, unique=True)
+
+operators = Table(
+    "operators",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("role", String, nullable=False),
+    Column("uid", Integer, unique=True),
+    Column("created", String, nullable=False),
+)
+
+operator_tokens = Table(
+    "operator_tokens",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("operator", String, nullable=False),
+    Column("digest", String, nullable=False, unique=True),
+    Column("created", String, nullable=False),
+    Column("expires", String, nullable=False),
+)
+Index("operator_tokens_operator", operator_tokens.c.operator)

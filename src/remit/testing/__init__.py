@@ -34,6 +34,12 @@ from remit.core.reason import Reason, Refusal
 from remit.core.secret import Secret
 from remit.core.snapshot import Snapshot
 from remit.core.task import ALIVE, TRANSITIONS, Task
+from remit.testing.deciding import MemoryJournal as MemoryJournal
+from remit.testing.deciding import MemorySecrets as MemorySecrets
+from remit.testing.deciding import StaticPolicies as StaticPolicies
+from remit.testing.deciding import StaticResolver as StaticResolver
+from remit.testing.deciding import StaticVerifier as StaticVerifier
+from remit.testing.operators import MemoryOperators, OperatorRows
 
 
 class ManualClock:
@@ -56,6 +62,7 @@ class _Tables:
     revocations: dict[tuple[RevocationKind, str], Revocation] = field(default_factory=dict)
     secrets: dict[str, SealedSecret] = field(default_factory=dict)
     heads: list[Head] = field(default_factory=list)
+    operators: OperatorRows = field(default_factory=OperatorRows)
     epoch: int = 0
     cell: int = 0
 
@@ -157,6 +164,7 @@ class MemoryUnit:
         self.revocations = MemoryRevocations(tables.revocations)
         self.secrets = MemorySealedSecrets(tables.secrets)
         self.heads = MemoryHeads(tables.heads)
+        self.operators = MemoryOperators(tables.operators)
 
     def current_tasks(self, *, ended_since: datetime | None = None) -> Sequence[Task]:
         def recent(task: Task) -> bool:
@@ -196,6 +204,7 @@ class MemoryStore:
             revocations=dict(now.revocations),
             secrets=dict(now.secrets),
             heads=list(now.heads),
+            operators=now.operators.copy(),
         )
         yield MemoryUnit(draft)
         self._tables = draft
@@ -333,68 +342,3 @@ class MemoryAudit:
             for record in self.records[seen:]:
                 seen += 1
                 yield record
-
-
-class MemoryJournal:
-    """Implements `control.ports.Journal`. Set `full` and nothing can be written."""
-
-    def __init__(self) -> None:
-        self.entries: list[tuple[str, Entry]] = []
-        self.full, self._ids = False, 0
-
-    def new_id(self) -> str:
-        self._ids += 1
-        return f"r-{self._ids:010d}"
-
-    async def append(self, record: str, entry: Entry) -> None:
-        if self.full:
-            raise Unavailable("the audit log is full", hint="remit doctor")
-        self.entries.append((record, entry))
-
-
-class StaticResolver:
-    """Implements `control.ports.Resolver` from a table."""
-
-    def __init__(self, table: Mapping[str, tuple[Address, ...]] | None = None) -> None:
-        self.table = dict(table or {})
-
-    async def addresses(self, host: str) -> tuple[Address, ...]:
-        return self.table.get(host, ())
-
-
-class StaticVerifier:
-    """Implements `control.ports.Verifier`: tokens that it was told of, and no other."""
-
-    def __init__(self, known: Mapping[bytes, Claims] | None = None) -> None:
-        self.known = dict(known or {})
-
-    def verify(self, token: bytes) -> Claims | Refusal:
-        if not token:
-            return Refusal(Reason.TOKEN_MISSING, "the connection carries no token")
-        return self.known.get(token) or Refusal(Reason.TOKEN_INVALID, "the token is not known")
-
-
-class StaticPolicies:
-    """Implements `control.ports.Policies`: one opinion on everything."""
-
-    def __init__(self, opinion: Opinion | None = None) -> None:
-        self.opinion = opinion or Opinion()
-
-    def update(self, snapshot: Snapshot) -> None:
-        """What is in force changes nothing: the opinion is fixed."""
-
-    async def judge(self, candidate: Candidate) -> Opinion:
-        return self.opinion
-
-
-class MemorySecrets:
-    """Implements `control.ports.Secrets` from a table: secret name to value."""
-
-    def __init__(self, table: Mapping[str, bytes] | None = None) -> None:
-        self.table = dict(table or {})
-
-    def lease(self, permit: Permit) -> Secret | Refusal:
-        name = permit.credential.secret if permit.credential else ""
-        if name not in self.table:
-            return Refusal(Reason.CREDENTIAL_UNAVAILABLE, f"no secret {name} is stored")
-        return Secret(self.table[name])
