@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from remit.control.ports import Entry
 from remit.control.ports_control import (
     AuditFilter,
     AuditPage,
@@ -26,13 +25,8 @@ from remit.control.ports_control import (
     SealedSecret,
 )
 from remit.core.claims import Claims
-from remit.core.decision import Candidate, Opinion, Permit
 from remit.core.errors import Conflict, NotFound, Unavailable
 from remit.core.flow import MAX_CELL
-from remit.core.names import Address
-from remit.core.reason import Reason, Refusal
-from remit.core.secret import Secret
-from remit.core.snapshot import Snapshot
 from remit.core.task import ALIVE, TRANSITIONS, Task
 from remit.testing.deciding import MemoryJournal as MemoryJournal
 from remit.testing.deciding import MemorySecrets as MemorySecrets
