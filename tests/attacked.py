@@ -186,7 +186,7 @@ class Whole:
         )
         self.remit.apply(manifests(self.upstreams) + special)
         self.remit.secret("key", SECRET)
-        transport = httpx.HTTPTransport(uds=str(self.remit.run_dir / "control.sock"))
+        transport = httpx.HTTPTransport(uds=str(self.remit.run_dir / "control/control.sock"))
         self.api = httpx.Client(transport=transport, base_url="http://localhost", timeout=20)
 
     def down(self) -> None:

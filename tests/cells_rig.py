@@ -336,6 +336,7 @@ def _main(part: str, directory: Path) -> None:
             cells_socket=run / "cells.sock",
             forward_socket=run / "forward/forward.sock",
             control_socket=run / "control.sock",
+            control_uid=os.geteuid(),
             cells_dir=directory / "state/cells",
             ca_bundle=directory / "bundle.pem",
             ca_certificate=directory / "ca.pem",

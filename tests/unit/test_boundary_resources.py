@@ -51,7 +51,7 @@ def test_nothing_listens_on_a_network() -> None:
 
 
 def test_the_admin_interface_is_private_or_absent() -> None:
-    assert resources.bootstrap(LAYOUT)["admin"]["address"]["pipe"]["mode"] == 0o600
+    assert resources.bootstrap(LAYOUT)["admin"]["address"]["pipe"]["mode"] == 0o660
     assert "admin" not in resources.bootstrap(replace(LAYOUT, admin_socket=None))
 
 

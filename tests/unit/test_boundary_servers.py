@@ -38,7 +38,7 @@ async def serving(path: Path, server: Coroutine[Any, Any, None]) -> AsyncIterato
     task = asyncio.ensure_future(server)
     try:
         async with asyncio.timeout(10):
-            while not (path.exists() and stat.S_IMODE(path.stat().st_mode) == 0o600):
+            while not (path.exists() and stat.S_IMODE(path.stat().st_mode) == 0o660):
                 await asyncio.sleep(0.005)
         yield
     finally:

@@ -43,7 +43,7 @@ def plane(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
         monkeypatch.setenv("REMIT_RUN_DIR", name)
         monkeypatch.setenv("REMIT_STATE_DIR", str(directory / "state"))
         plane = control_plane.build(directory)
-        with control_plane.served(plane, directory / "control.sock"):
+        with control_plane.served(plane, directory / "control/control.sock"):
             yield plane
 
 
@@ -243,7 +243,7 @@ def test_ps_lists_tasks_and_stop_takes_a_short_id(
 ) -> None:
     import httpx
 
-    transport = httpx.HTTPTransport(uds=str(Path(os.environ["REMIT_RUN_DIR"]) / "control.sock"))
+    transport = httpx.HTTPTransport(uds=str(Path(os.environ["REMIT_RUN_DIR"]) / "control/control.sock"))
     with httpx.Client(transport=transport, base_url="http://localhost") as http:
         body = {"role": "devops", "command": ["sh", "-c", "echo \x1b[2J"], "operator": "root"}
         task = http.post("/v1/tasks", json=body).json()["task"]
@@ -294,7 +294,7 @@ def test_without_a_control_plane_the_hint_says_how_to_start(
     monkeypatch.setenv("REMIT_RUN_DIR", str(tmp_path))
     code, out, err = remit("ps")
     assert (code, out) == (6, "")
-    assert err.splitlines()[0] == f"error: the control plane does not answer on {tmp_path}/control.sock"
+    assert err.splitlines()[0] == f"error: the control plane does not answer on {tmp_path}/control/control.sock"
     assert err.splitlines()[-1] == "hint: remit up --detach"
 
 

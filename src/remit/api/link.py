@@ -156,7 +156,10 @@ class NodeLink:
 
     @contextlib.asynccontextmanager
     async def listening(self, socket: Path, current: Callable[[], Mapping[str, Any]]) -> AsyncIterator[None]:
-        """Accept the node on `socket` (0600) inside the block. `current` gives the snapshot as it is at that moment."""
+        """Accept the node on `socket` (0660: its directory says who connects) inside the block.
+
+        `current` gives the snapshot as it is at that moment.
+        """
         socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         socket.unlink(missing_ok=True)
 
@@ -164,7 +167,7 @@ class NodeLink:
             await self._serve(reader, writer, current)
 
         server = await asyncio.start_unix_server(accepted, str(socket))
-        socket.chmod(0o600)
+        socket.chmod(0o660)
         try:
             yield
         finally:

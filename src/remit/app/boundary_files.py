@@ -26,7 +26,7 @@ def _usable(file: Path) -> None:
 
 def write(settings: Settings) -> None:
     """Make or renew them. `Unavailable` where a configured CA file cannot be read."""
-    root = settings.control_dir / "ca"
+    root = settings.root_ca_dir
     ca.ensure(root, settings.ca_dir, SystemClock().now())
     shutil.copyfile(root / ca.ROOT_CERTIFICATE, settings.ca_certificate)
     ca.write_bundle(settings.ca_bundle, root, Path(settings.system_ca_file))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 
-from remit.app.layout import FORWARD_UID
+from remit.app import identities
 from remit.cell import daemon
 from remit.node.notify import Notifier
-from remit.settings import Settings, environment, rootless
+from remit.settings import Settings, environment
 
 
 async def serve(settings: Settings, notifier: Notifier) -> None:
-    ready = asyncio.Event()
+    ready, who = asyncio.Event(), identities.of(settings)
     async with asyncio.TaskGroup() as group:
         group.create_task(
             daemon.serve(
@@ -22,7 +22,8 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
                 cells_dir=settings.cells_dir,
                 ca_bundle=settings.ca_bundle,
                 ca_certificate=settings.ca_certificate,
-                forward_uid=os.geteuid() if rootless() else FORWARD_UID,
+                forward_uid=who.forward if who else os.geteuid(),
+                control_uid=who.control if who else os.geteuid(),
                 token_ttl_s=settings.token_ttl_s,
                 stage_dir=settings.run_dir / "stage",
                 path=environment().get("PATH", ""),

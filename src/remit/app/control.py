@@ -26,6 +26,7 @@ from remit.control.status import Status
 from remit.control.tasks import Lifecycle
 from remit.core.errors import Unavailable
 from remit.identity.issuer import Issuer
+from remit.node import privilege
 from remit.node.notify import Notifier
 from remit.node.policy_worker import Worker
 from remit.settings import Settings
@@ -103,6 +104,7 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
 
 
 async def serve(settings: Settings, notifier: Notifier) -> None:
+    privilege.closed_to_equals()
     services, link, publisher = build(settings)
     ready = asyncio.Event()
     async with asyncio.TaskGroup() as group:

@@ -22,7 +22,7 @@ from remit.control.openings import Openings
 from remit.core.snapshot import Snapshot
 from remit.core.task import ALIVE
 from remit.identity.verifier import Verifier
-from remit.node import dns, dns_server, link
+from remit.node import dns, dns_server, link, privilege
 from remit.node import resolver as resolving
 from remit.node.dns_ledger import Refused
 from remit.node.notify import Notifier
@@ -35,6 +35,7 @@ GC_THRESHOLD = 50_000
 
 async def serve(settings: Settings, notifier: Notifier) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    privilege.closed_to_equals()
     clock = SystemClock()
     knowledge = Knowledge(lease_s=settings.node_lease_s, monotonic=time.monotonic)
     journal = Journal(

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from remit.app import boundary_files, layout, programs
+from remit.app import boundary_files, identities, layout, programs
 from remit.core.errors import Conflict, RemitError, Unavailable
 from remit.node import doctor
 from remit.node.supervisor import Supervisor
@@ -34,7 +34,7 @@ def up(settings: Settings, *, detach: bool) -> None:
         who = f"pid {running['pid']}" if running["pid"] else "and is starting"
         raise Conflict(f"Remit is already up here ({who})", hint="remit status, or remit down first")
     _needed()
-    layout.prepare(settings)
+    layout.prepare(settings, identities.of(settings))
     if detach:
         _detached(settings)
     else:
@@ -142,7 +142,9 @@ def _supervise(settings: Settings, progress: int) -> None:
         }
         _rewrite(lock, {"pid": os.getpid(), "state": states.get("remit", "starting"), "processes": parts})
 
-    supervisor = Supervisor(programs.programs(settings, environment().get("PATH", programs.PATH)), told)
+    supervisor = Supervisor(
+        programs.programs(settings, identities.of(settings), environment().get("PATH", programs.PATH)), told
+    )
     try:
         asyncio.run(supervisor.run(lambda: told("remit", "up")))
     finally:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
+from remit.app.identities import Identities
 from remit.boundary import envoy
+from remit.node import privilege
 from remit.node.supervisor import Program
 from remit.settings import Settings, exported
 
@@ -12,21 +15,32 @@ ENVOY_THREADS = 2
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def programs(settings: Settings, caller_path: str) -> list[Program]:
-    """`caller_path`: PATH of whoever started the node; `cells` gets it, to find the toolchains that cells share."""
-    environment = {"LANG": "C.UTF-8", "HOME": str(settings.state_dir), **exported(settings)}
+def programs(settings: Settings, who: Identities | None, caller_path: str) -> list[Program]:
+    """`who`: what they run as; None: as whoever starts them.
 
-    def ours(name: str, path: str = PATH) -> Program:
+    `caller_path`: PATH of whoever started the node; `cells` gets it, to find the toolchains that cells share.
+    """
+    environment = {
+        "LANG": "C.UTF-8",
+        "HOME": str(settings.state_dir),
+        **exported(settings),
+        "REMIT_CONFIG": os.devnull,  # all of it is in the environment, and the file may be closed to them
+    }
+    shown = privilege.window((settings.state_dir, settings.run_dir)) if who else {}
+
+    def ours(name: str, user: int | None, path: str = PATH) -> Program:
         return Program(
             name=name,
-            argv=[sys.executable, "-m", "remit.app", name],
+            argv=[sys.executable, "-P", "-m", "remit.app", name],
             environment={"PATH": path, **environment},
             log=settings.log_dir / f"{name}.log",
+            user=user,
+            shown=shown,
         )
 
     return [
-        ours("control"),
-        ours("decide"),
+        ours("control", who.control if who else None),
+        ours("decide", who.decide if who else None),
         Program(
             name="envoy",
             argv=envoy.argv(settings.envoy_bootstrap, concurrency=ENVOY_THREADS),
@@ -34,8 +48,10 @@ def programs(settings: Settings, caller_path: str) -> list[Program]:
             notifies=False,
             socket=settings.proxy_socket,
             log=settings.log_dir / "envoy.log",
-            umask=0o077,
+            umask=0o027,
+            user=who.envoy if who else None,
+            shown=shown,
         ),
-        ours("cells", f"{caller_path}:{PATH}"),
-        ours("forward"),
+        ours("cells", None, f"{caller_path}:{PATH}"),
+        ours("forward", who.forward if who else None),
     ]

@@ -3,7 +3,8 @@
 To govern a TLS connection its inside must be read, so a cell trusts a CA of ours. Whoever holds that CA's key can
 impersonate every site to every cell: the root is therefore kept apart (the decision service never reads it), signs
 only one short-lived intermediate per node, and the intermediate can sign leaves but no further CA (RFC 5280 §4.2.1.9).
-Guaranteed: a leaf names exactly one canonical name or address. Keys are P-256; key files are 0600.
+Guaranteed: a leaf names exactly one canonical name or address. Keys are P-256; the root's key file is 0600, a node's
+0640 in a directory that only the node enters.
 """
 
 from __future__ import annotations
@@ -195,7 +196,7 @@ def _node_is_good(directory: Path, root: x509.Certificate, now: datetime) -> boo
 def _make_node(directory: Path, root_key: ec.EllipticCurvePrivateKey, root: x509.Certificate, now: datetime) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = _authority_certificate(_subject("Remit node CA"), root.subject, key, root_key, 0, now, NODE_LIFE)
-    _write(directory / NODE_KEY, _private_pem(key), 0o600)
+    _write(directory / NODE_KEY, _private_pem(key), 0o640)  # its directory says who reads it
     _write(directory / NODE_CERTIFICATE, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
 
 

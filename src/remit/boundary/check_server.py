@@ -39,11 +39,14 @@ class Refuse(Protocol):
 
 
 async def serve_check(path: Path, decide: Decide, refuse: Refuse, pending_max: int) -> None:
-    """Answer Envoy on Unix socket `path` (mode 0600) until cancelled. At most `pending_max` decisions wait at once."""
+    """Answer Envoy on Unix socket `path` until cancelled; its directory says who connects.
+
+    At most `pending_max` decisions wait at once.
+    """
     path.unlink(missing_ok=True)
     desk = Desk(decide, refuse, pending_max)
     server = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(desk), str(path), backlog=4096)
-    path.chmod(0o600)
+    path.chmod(0o660)
     try:
         await asyncio.Event().wait()
     finally:

@@ -55,13 +55,13 @@ def argv(bootstrap: Path, *, concurrency: int, log_level: str = "warning") -> Se
 
 
 def write_bootstrap(path: Path, layout: resources.Layout) -> None:
-    """Write the bootstrap (0600) where Envoy will read it, whole or not at all; remove stale sockets of Envoy's."""
+    """Write the bootstrap (0640) where Envoy will read it, whole or not at all; remove stale sockets of Envoy's."""
     for stale in (layout.proxy_socket, layout.admin_socket):
         if stale is not None:
             Path(stale).unlink(missing_ok=True)
     temporary = path.with_suffix(".new")
     temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
     with os.fdopen(descriptor, "w") as file:
         json.dump(resources.bootstrap(layout), file, indent=1)
     temporary.replace(path)

@@ -31,11 +31,11 @@ CONNECTIONS_MAX = 1024
 
 
 async def serve_refuse(path: Path, refuse: Refuse) -> None:
-    """Refuse every connection on Unix socket `path` (mode 0600) until cancelled."""
+    """Refuse every connection on Unix socket `path` (mode 0660: its directory says who connects) until cancelled."""
     path.unlink(missing_ok=True)
     desk = _Desk(refuse)
     server = await asyncio.start_unix_server(desk.accept, str(path), limit=READ_BYTES)
-    path.chmod(0o600)
+    path.chmod(0o660)
     try:
         await asyncio.Event().wait()
     finally:

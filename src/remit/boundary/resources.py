@@ -69,7 +69,7 @@ def bootstrap(layout: Layout) -> Json:
 
 
 def _admin(socket: str | None) -> Json:
-    return {"admin": {"address": {"pipe": {"path": socket, "mode": 0o600}}}} if socket else {}
+    return {"admin": {"address": {"pipe": {"path": socket, "mode": 0o660}}}} if socket else {}
 
 
 def _listener(layout: Layout) -> Json:

@@ -30,7 +30,7 @@ Now = Callable[[], datetime]
 
 
 async def serve_sds(path: Path, desk: Desk, now: Now) -> None:
-    """Answer Envoy on Unix socket `path` (mode 0600) until cancelled."""
+    """Answer Envoy on Unix socket `path` (mode 0660: its directory says who connects) until cancelled."""
     path.unlink(missing_ok=True)
     servicer = _Servicer(desk, now)
     server = grpc.aio.server(
@@ -43,7 +43,7 @@ async def serve_sds(path: Path, desk: Desk, now: Now) -> None:
     sds_pb2_grpc.add_SecretDiscoveryServiceServicer_to_server(servicer, server)
     server.add_insecure_port(f"unix:{path}")
     await server.start()
-    path.chmod(0o600)
+    path.chmod(0o660)
     try:
         await servicer.sweep()
     finally:

@@ -97,8 +97,12 @@ class Spool:
 
     def _open(self, path: Path, offset: int) -> bool:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # Envoy owns the directory: no link of its making is followed, no pipe waited for.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
+            return False
+        except OSError as error:
+            log.error("%s cannot be read: %s", path, error)
             return False
         self.close()
         self._descriptor, self._inode = descriptor, os.fstat(descriptor).st_ino

@@ -44,6 +44,9 @@ MAX_GRACE_S = 300.0
 END_S = 3.0
 """The processes are dead at once; this is for control and the forwarder, which may be ending as well."""
 
+FOR_CONTROL = frozenset({"cut", "list"})
+"""What the control plane may ask for itself: it starts and stops nothing."""
+
 
 class Daemon:
     """The operations of the protocol, by name."""
@@ -54,7 +57,9 @@ class Daemon:
         control: control_client.ControlClient,
         link: forward_link.ForwardLink,
         token_ttl_s: float,
+        control_uid: int,
     ) -> None:
+        self._control_uid = control_uid
         self._site, self._control, self._link, self._ttl_s = site, control, link, token_ttl_s
         self._running: dict[str, tasks.Task] = {}
         self._bound: dict[object, Path] = {}
@@ -97,7 +102,8 @@ class Daemon:
     async def _serve(self, connection: wire.Connection) -> None:
         if self._clients > MAX_CLIENTS:
             raise Unavailable(f"{MAX_CLIENTS} clients are connected already", hint="remit ps")
-        if connection.user not in (0, os.geteuid()):
+        operator = connection.user in (0, os.geteuid())
+        if not operator and connection.user != self._control_uid:
             raise Invalid("only the operator of this node may ask cells", hint="run remit as the user of `remit up`")
         try:
             async with asyncio.timeout(FIRST_FRAME_S):
@@ -105,6 +111,8 @@ class Daemon:
         except TimeoutError as error:
             raise Invalid("the client asked nothing") from error
         operation = self._operations.get(str(message.get("op")))
+        if not operator and message.get("op") not in FOR_CONTROL:
+            raise Invalid("the control plane may not ask that of cells")
         if operation is None:
             raise Invalid(f"cells knows no operation {str(message.get('op'))[:40]!r}")
         await operation(connection, message)
@@ -253,6 +261,7 @@ async def serve(
     cells_dir: Path,
     ca_bundle: Path,
     forward_uid: int,
+    control_uid: int,
     token_ttl_s: float,
     ca_certificate: Path | None = None,
     stage_dir: Path | None = None,
@@ -262,6 +271,7 @@ async def serve(
     """Run until cancelled. Enters a mount namespace of its own: give it a process of its own.
 
     `stage_dir`: a directory that every uid can walk to (default: one in /run, named after `cells_dir`).
+    `control_uid`: of the control plane, which may ask `FOR_CONTROL` and nothing else.
     `path`: PATH in which toolchains are looked for when a client sends none. `ready` is called when it accepts.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -285,9 +295,9 @@ async def serve(
         )
         link = forward_link.ForwardLink(forward_socket, forward_uid)
         link.start()
-        daemon = Daemon(site, control_client.ControlClient(control_socket), link, token_ttl_s)
+        daemon = Daemon(site, control_client.ControlClient(control_socket), link, token_ttl_s, control_uid)
         try:
-            await _listen(daemon, cells_socket, ready)
+            await _listen(daemon, cells_socket, control_uid, ready)
         finally:
             with contextlib.suppress(Exception):
                 await daemon.end()
@@ -297,7 +307,7 @@ async def serve(
         limits.sweep(tree, mark)
 
 
-async def _listen(daemon: Daemon, path: Path, ready: Callable[[], None]) -> None:
+async def _listen(daemon: Daemon, path: Path, control_uid: int, ready: Callable[[], None]) -> None:
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
     previous = os.umask(0o177)
@@ -305,6 +315,9 @@ async def _listen(daemon: Daemon, path: Path, ready: Callable[[], None]) -> None
         server = await asyncio.start_unix_server(daemon.client, str(path), limit=wire.MAX_JSON, backlog=256)
     finally:
         os.umask(previous)
+    if control_uid != os.geteuid():
+        os.chown(path, -1, control_uid)
+        path.chmod(0o660)
     ready()
     try:
         async with server:

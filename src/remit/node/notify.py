@@ -52,7 +52,7 @@ class Notifier:
 def die_with_parent(parent: int) -> None:
     """Ask the kernel for SIGTERM when the parent dies (prctl(2)); end now if it already has.
 
-    Holds across execve(2), but not across a change of user (the forwarder's): then a broken pipe says it.
+    Holds across execve(2), but not across a change of user: make that first.
     """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:

@@ -1,8 +1,7 @@
 """The process that evaluates policies, from both ends: `Process` in the node, `main` in the process itself.
 
-It has nothing: no environment, no files but its interpreter's, no descriptors but one end of a socket pair, bounded
-memory; it ends with its parent even in the middle of an evaluation. Questions and answers are JSON frames, one at a
-time.
+It has nothing: no environment, no descriptors but one end of a socket pair and no way to open another, bounded memory;
+it ends with its parent even in the middle of an evaluation. Questions and answers are JSON frames, one at a time.
 """
 
 from __future__ import annotations
@@ -138,6 +137,8 @@ def main(descriptor: int, parent: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    rego.Bundle().evaluate((), "{}")  # whatever the engine loads late, it loads now
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # from here on it can open neither file nor socket
     bundle, decoder = rego.Bundle(), frame.Decoder()
     with socket.socket(fileno=descriptor) as stream:
         while data := stream.recv(READ_BYTES):

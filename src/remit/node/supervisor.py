@@ -14,6 +14,7 @@ import logging
 import os
 import resource
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from remit.core.errors import Unavailable
-from remit.node import notify
+from remit.node import notify, privilege
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,9 @@ class Program:
     socket: Path | None = None
     log: Path | None = None
     umask: int = 0o022
+    user: int | None = None
+    """uid and gid to run as; None: the supervisor's own."""
+    shown: privilege.Window = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -120,9 +124,10 @@ class Supervisor:
                 pass_fds=kept,
                 start_new_session=True,
                 umask=program.umask,
-                preexec_fn=partial(notify.die_with_parent, os.getpid()),
+                cwd="/",
+                preexec_fn=partial(_entering, program, os.getpid()),
             )
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             if read >= 0:
                 os.close(read)
             raise Unavailable(f"{program.name} does not start: {error}", hint="remit doctor") from error
@@ -228,3 +233,9 @@ class Supervisor:
                 child.process.kill()
                 await child.process.wait()
         self._told(name, "stopped")
+
+
+def _entering(program: Program, parent: int) -> None:
+    if program.user is not None:
+        privilege.become(program.user, program.shown)
+    notify.die_with_parent(parent)
