@@ -19,6 +19,7 @@ from remit.control.catalog import Catalog
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
 from remit.control.operators import Operating
+from remit.control.pending import Pending
 from remit.control.ports_control import Store
 from remit.control.publish import Publisher
 from remit.control.recording import Recorder
@@ -60,6 +61,7 @@ class Plane:
     cells: testing.MemoryCells
     audit: testing.MemoryAudit
     issuer: Issuer
+    reserve: testing.MemoryReserve
 
 
 def build(directory: Path, store: Store | None = None) -> Plane:
@@ -72,7 +74,9 @@ def build(directory: Path, store: Store | None = None) -> Plane:
     )
     store = store or testing.MemoryStore()
     issuer = Issuer(directory=directory / "issuer", clock=clock, retain_s=4200)
-    publisher = Publisher(store=store, node=node, issuer=issuer, clock=clock)
+    reserve = testing.MemoryReserve()
+    pending = Pending(reserve, clock.now())
+    publisher = Publisher(store=store, node=node, issuer=issuer, clock=clock, pending=pending)
     recorder, catalog = Recorder(node), Catalog()
     publisher.begin()
     services = Services(
@@ -96,7 +100,14 @@ def build(directory: Path, store: Store | None = None) -> Plane:
             token_ttl_s=600,
         ),
         revoking=Revoking(
-            store=store, node=node, publisher=publisher, recorder=recorder, cells=cells, catalog=catalog, clock=clock
+            store=store,
+            node=node,
+            publisher=publisher,
+            recorder=recorder,
+            cells=cells,
+            catalog=catalog,
+            clock=clock,
+            pending=pending,
         ),
         explaining=Explaining(publisher=publisher, audit=audit, policies=testing.StaticPolicies(), node=node),
         spending=Spending(node=node, recorder=recorder),
@@ -115,6 +126,7 @@ def build(directory: Path, store: Store | None = None) -> Plane:
         cells=cells,
         audit=audit,
         issuer=issuer,
+        reserve=reserve,
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -168,3 +170,37 @@ def test_a_full_disk_refuses_and_recovers_by_itself(small: Instance, upstreams: 
     assert json.loads(small.cli("status", "--json").stdout)["ok"]
     permitted = [one for one in small.audit(decision="permit") if one["path"] == "/v1/life"]
     assert len(permitted) >= 2
+
+
+def revoked(instance: Instance) -> dict[str, bool]:
+    """What is revoked, and whether that waits for the disk."""
+    done = instance.cli("revocations", "--json", check=False)
+    return {one["name"]: one["pending"] for one in map(json.loads, done.stdout.splitlines())}
+
+
+def test_a_revocation_does_not_wait_for_a_full_disk(small: Instance, upstreams: Upstreams) -> None:
+    """In force at once, told plainly, kept over a kill -9 of the control plane, stored when there is room again."""
+    filler = small.state / "filler"
+    with asking(small, f"https://api.up.example:{upstreams.https_port}/v1/life") as ask:
+        assert ask() == "200\n"
+        filled(filler)
+        pending = []
+        for name in ("basic", "query", "rpc", "sockets", "code", "api"):
+            filled(filler)
+            done = small.cli("revoke", "capability", name, "--json", check=False)
+            assert done.returncode == 0, done.stderr
+            if json.loads(done.stdout)["pending"]:
+                pending.append(name)
+        assert pending, "the disk was not full"
+        told = small.cli("revoke", "capability", "api", check=False)
+        assert "warning: it is in force and survives a restart, but is not recorded yet" in told.stderr
+        assert revoked(small)["api"]
+        os.kill(small.pids()["control"], signal.SIGKILL)
+        assert not ask().startswith("200"), "not for a moment"
+        filler.unlink()
+        wait_for(lambda: revoked(small).get("api") is False, "it is stored", 30)
+        said = wait_for(lambda: (said := ask()).startswith("403") and said, "an answer with a reason", 20)
+        assert json.loads(said[4:])["reason"] == "capability_revoked"
+    records = wait_for(lambda: [r for r in small.audit(kind="operator") if r.get("capability") == "api"], "a record")
+    assert any(record["action"] == "revoke" for record in records)
+    assert small.cli("audit", "verify").stdout.startswith("ok")

@@ -15,6 +15,7 @@ from remit import testing
 from remit.api import link as module
 from remit.api.link import NodeLink
 from remit.control.knowledge import Knowledge
+from remit.control.pending import Pending
 from remit.control.ports_control import RevocationKind
 from remit.control.publish import Publisher
 from remit.core import frame
@@ -32,7 +33,13 @@ class Bench:
         self.cache = tmp_path / "snapshot.json"
         self.store, self.clock = testing.MemoryStore(), testing.ManualClock()
         self.link = NodeLink(store=self.store, clock=self.clock, cells=testing.MemoryCells())
-        self.publisher = Publisher(store=self.store, node=self.link, issuer=testing.MemoryIssuer(), clock=self.clock)
+        self.publisher = Publisher(
+            store=self.store,
+            node=self.link,
+            issuer=testing.MemoryIssuer(),
+            clock=self.clock,
+            pending=Pending(testing.MemoryReserve(), self.clock.now()),
+        )
         self.knowledge = Knowledge(lease_s=30, monotonic=lambda: 0.0)
         self.journal = testing.MemoryJournal()
         self.publisher.begin()

@@ -98,7 +98,7 @@ async def test_a_task_from_creation_to_end(api: httpx.AsyncClient) -> None:
 async def test_revoking_and_restoring(api: httpx.AsyncClient, plane: Plane) -> None:
     await applied(api)
     done = (await api.post("/v1/revocations", json={"kind": "capability", "name": "github"})).json()
-    assert set(done) == {"kind", "name", "record", "flows_closed"}
+    assert set(done) == {"kind", "name", "record", "flows_closed", "pending"}
     assert [r["name"] for r in (await api.get("/v1/revocations")).json()["items"]] == ["github"]
     assert (await api.delete("/v1/revocations/capability/github")).status_code == 200
     problem(await api.delete("/v1/revocations/capability/github"), 404, "not-found")

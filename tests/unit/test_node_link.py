@@ -14,6 +14,7 @@ import pytest
 from remit import testing
 from remit.api.link import NodeLink
 from remit.control.knowledge import Knowledge
+from remit.control.pending import Pending
 from remit.control.publish import Publisher
 from remit.core.errors import Unavailable
 from remit.node import link
@@ -45,7 +46,13 @@ def node(tmp_path: Path, knowledge: Knowledge) -> link.Link:
 async def control(tmp_path: Path) -> AsyncIterator[tuple[NodeLink, testing.MemoryStore]]:
     store, clock = testing.MemoryStore(), testing.ManualClock()
     far = NodeLink(store=store, clock=clock, cells=testing.MemoryCells())
-    publisher = Publisher(store=store, node=far, issuer=testing.MemoryIssuer(), clock=clock)
+    publisher = Publisher(
+        store=store,
+        node=far,
+        issuer=testing.MemoryIssuer(),
+        clock=clock,
+        pending=Pending(testing.MemoryReserve(), clock.now()),
+    )
     publisher.begin()
     async with far.listening(tmp_path / "node.sock", publisher.current):
         yield far, store

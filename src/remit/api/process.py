@@ -12,12 +12,14 @@ from remit.api.link import NodeLink
 from remit.api.services import Services
 from remit.control.ports_control import Cells
 from remit.control.publish import Publisher
+from remit.control.revocation import Revoking
 from remit.control.tasks import Lifecycle
 from remit.core.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
 RECONCILE_S = 10.0
+SETTLE_S = 1.0
 RETRY_S = 0.5
 """While `cells` does not answer: after a start, what it no longer runs must not keep its authority for long."""
 
@@ -38,6 +40,7 @@ async def serve(
     publisher.begin()
     async with link.listening(node_socket, publisher.current), asyncio.TaskGroup() as group:
         group.create_task(_reconcile(services.tasks, cells))
+        group.create_task(_settle(services.revoking))
         await server.serve(services, control_socket=control_socket, port=api_port, token_file=token_file, ready=ready)
 
 
@@ -52,3 +55,13 @@ async def _reconcile(tasks: Lifecycle, cells: Cells) -> None:
             await asyncio.sleep(RETRY_S)
             continue
         await asyncio.sleep(RECONCILE_S)
+
+
+async def _settle(revoking: Revoking) -> None:
+    """A revocation that the database could not take is stored and recorded once it can be."""
+    while True:
+        try:
+            await revoking.settle()
+        except Unavailable as error:
+            log.warning("a revocation is pending still: %s", error.detail)
+        await asyncio.sleep(SETTLE_S)

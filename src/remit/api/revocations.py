@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from remit.api.services import Services, operator, services
+from remit.control import revocation
 from remit.control.ports_control import RevocationKind
 
 router = APIRouter(prefix="/v1/revocations", tags=["revocations"])
@@ -29,7 +30,11 @@ class Why(BaseModel):
 class Revoked(BaseModel):
     kind: RevocationKind
     name: str
-    record: str = Field(description="The audit record of this action.")
+    record: str | None = Field(description="The audit record of this action; null where it follows.")
+    pending: str | None = Field(
+        default=None,
+        description="Why the database does not have it yet: it is in force and survives a restart, its record follows.",
+    )
     flows_closed: int = Field(description="Open connections that were cut.")
 
 
@@ -39,6 +44,7 @@ async def listed(found: Annotated[Services, Depends(services)]) -> dict[str, Any
     return {
         "items": [
             {"kind": r.kind.value, "name": r.name, "time": r.time.isoformat(), "operator": r.operator}
+            | {"pending": found.revoking.is_pending(r)}
             for r in found.revoking.all()
         ]
     }
@@ -50,7 +56,7 @@ async def revoked(
 ) -> Revoked:
     """Answers when the node refuses the next request and open connections are cut; 503 says how far it got."""
     done = await found.revoking.revoke(body.kind, body.name, operator=author)
-    return Revoked(kind=done.kind, name=done.name, record=done.record, flows_closed=done.flows_closed)
+    return _told(done)
 
 
 @router.post("/everything", summary="Revoke everything")
@@ -59,7 +65,7 @@ async def panicked(
 ) -> Revoked:
     """No request passes and no task starts until it is lifted; every open connection is cut."""
     done = await found.revoking.panic(body.reason, operator=author)
-    return Revoked(kind=done.kind, name=done.name, record=done.record, flows_closed=done.flows_closed)
+    return _told(done)
 
 
 @router.post("/everything/lift", summary="End the revocation of everything")
@@ -80,3 +86,9 @@ async def restored(
     """A task cannot be restored."""
     record = await found.revoking.restore(kind, name, operator=author)
     return {"kind": kind.value, "name": name, "record": record}
+
+
+def _told(done: revocation.Revoked) -> Revoked:
+    return Revoked(
+        kind=done.kind, name=done.name, record=done.record, flows_closed=done.flows_closed, pending=done.pending
+    )

@@ -17,6 +17,7 @@ from remit.control.catalog import Catalog
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
 from remit.control.operators import Operating
+from remit.control.pending import Pending
 from remit.control.publish import Publisher
 from remit.control.recording import Recorder
 from remit.control.revocation import Revoking
@@ -31,6 +32,7 @@ from remit.node.notify import Notifier
 from remit.node.policy_worker import Worker
 from remit.settings import Settings
 from remit.store.database import Database
+from remit.store.reserve import FileReserve
 
 
 class NodeSealer:
@@ -58,7 +60,8 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
     )
     cells = CellsClient(settings.cells_socket)
     link = NodeLink(store=store, clock=clock, cells=cells)
-    publisher = Publisher(store=store, node=link, issuer=issuer, clock=clock)
+    pending = Pending(FileReserve(settings.control_dir / "revocations.reserve"), clock.now())
+    publisher = Publisher(store=store, node=link, issuer=issuer, clock=clock, pending=pending)
     recorder, catalog = Recorder(link), Catalog()
     audit = Reader(directory=settings.audit_dir, file=settings.control_dir / "audit-index.db")
     services = Services(
@@ -89,6 +92,7 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
             cells=cells,
             catalog=catalog,
             clock=clock,
+            pending=pending,
         ),
         explaining=Explaining(
             publisher=publisher, audit=audit, policies=Worker(timeout_s=settings.policy_timeout_s), node=link

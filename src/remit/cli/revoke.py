@@ -6,7 +6,8 @@ says how far it got, and exits with 6.
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -27,6 +28,7 @@ def revoke(kind: Kind, name: Name, as_json: options.Json = False) -> None:
         output.line(answer)
         return
     output.text(f"{answer['kind']} {answer['name']} revoked; {answer['flows_closed']} open connections cut")
+    _pending(answer)
     if kind != "task":
         output.say(f"hint: remit restore {kind} {answer['name']} gives it back")
 
@@ -45,7 +47,7 @@ def revocations(as_json: options.Json = False) -> None:
     """List what is revoked."""
     with client.connected() as api:
         found = api.get("/v1/revocations")["items"]
-    output.rows(("kind", "name", "time", "operator"), found, as_json=as_json, empty="nothing is revoked")
+    output.rows(("kind", "name", "time", "operator", "pending"), found, as_json=as_json, empty="nothing is revoked")
 
 
 def panic(
@@ -67,7 +69,14 @@ def panic(
         output.text("lifted; what was revoked on its own stays revoked")
     else:
         output.text(f"everything revoked; {answer['flows_closed']} open connections cut")
+        _pending(answer)
         output.say('hint: remit panic --lift --reason "WHY" ends it')
+
+
+def _pending(answer: Mapping[str, Any]) -> None:
+    if answer.get("pending"):
+        output.say(f"warning: it is in force and survives a restart, but is not recorded yet: {answer['pending']}")
+        output.say("hint: free some disk; remit revocations shows what is pending")
 
 
 def _kind(text: str) -> str:

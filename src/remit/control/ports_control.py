@@ -88,6 +88,18 @@ class Revocations(Protocol):
         ...
 
 
+class Reserve(Protocol):
+    """Room for revocations where the store has none, such as on a full disk."""
+
+    def load(self) -> Sequence[Revocation]:
+        """What was saved last. `Unavailable`: nobody can say."""
+        ...
+
+    def save(self, revocations: Sequence[Revocation]) -> None:
+        """Keep these and forget those before; durable when it returns. `Unavailable`: it is not."""
+        ...
+
+
 class SealedSecrets(Protocol):
     def all(self) -> Sequence[SealedSecret]: ...
 

@@ -8,10 +8,12 @@ one push: whoever waits is done when any epoch at or above its own is acknowledg
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from remit.control.pending import Pending
 from remit.control.ports import Clock
 from remit.control.ports_control import Issuer, Node, RevocationKind, Store, Unit
 from remit.core.errors import Unavailable
@@ -26,8 +28,9 @@ ENDED_KEPT = timedelta(minutes=10)
 class Publisher:
     """Pushes the store's state to the node."""
 
-    def __init__(self, *, store: Store, node: Node, issuer: Issuer, clock: Clock) -> None:
+    def __init__(self, *, store: Store, node: Node, issuer: Issuer, clock: Clock, pending: Pending) -> None:
         self._store = store
+        self._pending = pending
         self._node = node
         self._issuer = issuer
         self._clock = clock
@@ -40,9 +43,11 @@ class Publisher:
             return self._snapshot(unit)
 
     async def publish(self) -> None:
-        """Returns when the node has everything that is stored now in force. `Unavailable`: it did not say so."""
+        """Returns when the node has all that is stored or pending now in force. `Unavailable`: it did not say so."""
+        with contextlib.suppress(Unavailable):
+            self._pending.settle(self._store)
         with self._store.unit() as unit:
-            wanted = unit.epoch()
+            wanted = max(unit.epoch(), self._pending.epoch)
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S), self._pushing:
                 if self._node.acked_epoch < wanted:
@@ -71,11 +76,11 @@ class Publisher:
             unit.advance_epoch(self._clock.now())
 
     def _snapshot(self, unit: Unit) -> Mapping[str, Any]:
-        revocations = unit.revocations.all()
+        revocations = (*unit.revocations.all(), *self._pending.all())
         return snapshots.dump(
-            epoch=unit.epoch(),
+            epoch=max(unit.epoch(), self._pending.epoch),
             documents=[dict(document) for document in unit.documents.all()],
-            tasks=unit.current_tasks(ended_since=self._clock.now() - ENDED_KEPT),
+            tasks=self._pending.over(unit.current_tasks(ended_since=self._clock.now() - ENDED_KEPT)),
             revoked=Revoked(
                 capabilities=frozenset(r.name for r in revocations if r.kind is RevocationKind.CAPABILITY),
                 credentials=frozenset(r.name for r in revocations if r.kind is RevocationKind.CREDENTIAL),

@@ -204,6 +204,22 @@ class MemoryStore:
         self._tables = draft
 
 
+class MemoryReserve:
+    """Implements `control.ports_control.Reserve`. Set `full` and it answers like a disk that cannot be written."""
+
+    def __init__(self) -> None:
+        self.full = False
+        self._saved: tuple[Revocation, ...] = ()
+
+    def load(self) -> Sequence[Revocation]:
+        return self._saved
+
+    def save(self, revocations: Sequence[Revocation]) -> None:
+        if self.full:
+            raise Unavailable("no space is left")
+        self._saved = tuple(revocations)
+
+
 class MemoryNode:
     """Implements `control.ports_control.Node`. Set `connected` to False and it answers like a node that is away.
 
