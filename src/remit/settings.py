@@ -56,6 +56,9 @@ class Settings:
     static_hosts: Mapping[str, str] = _described(dict, "Names that resolve to a fixed address: {name: address}.")
     upstream_ca_files: tuple[str, ...] = _described((), "PEM files of CAs that upstreams may use besides the system's.")
     system_ca_file: str = _described("/etc/ssl/certs/ca-certificates.crt", "The system's CA bundle.")
+    openbao_file: str = _described(
+        "", "TOML file (0600): how this node reaches its OpenBao or Vault, and how it logs in; empty: it has none."
+    )
     node_lease_s: float = _described(
         30.0, "How long a node that lost its control plane keeps deciding with what it knows."
     )

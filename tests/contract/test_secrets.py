@@ -1,5 +1,6 @@
 """What every source of secrets keeps to: the broker over sealed blobs and the table in memory."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def secrets(request: pytest.FixtureRequest, tmp_path: Path) -> Secrets:
     if request.param == "memory":
         return MemorySecrets({"github": b"s3cret"})
     opener = Opener(tmp_path / "sealed.key")
-    broker = Broker(opener)
+    broker = Broker(opener, time.monotonic)
     broker.update(Snapshot(sealed={"github": sealed.seal(opener.public, "github", b"s3cret")}))
     return broker
 

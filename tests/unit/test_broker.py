@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import pickle
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -128,7 +129,7 @@ def test_a_rotated_key_opens_the_old_blobs_until_it_is_retired(opener: Opener, t
 
 
 def test_a_permit_gets_the_secret_of_its_credential(opener: Opener) -> None:
-    broker = Broker(opener)
+    broker = Broker(opener, time.monotonic)
     broker.update(holding(opener))
     found = broker.lease(PERMIT)
     assert value(found) == CANARY
@@ -136,7 +137,7 @@ def test_a_permit_gets_the_secret_of_its_credential(opener: Opener) -> None:
 
 
 def test_a_secret_that_was_replaced_or_removed_is_forgotten(opener: Opener) -> None:
-    broker = Broker(opener)
+    broker = Broker(opener, time.monotonic)
     broker.update(holding(opener))
     assert value(broker.lease(PERMIT)) == CANARY
     broker.update(holding(opener, b"second"))
@@ -163,7 +164,7 @@ def test_a_secret_that_was_replaced_or_removed_is_forgotten(opener: Opener) -> N
 def test_nothing_is_leased_without_every_condition(
     opener: Opener, asked: object, change: Callable[[Snapshot], Snapshot], reason: Reason
 ) -> None:
-    broker = Broker(opener)
+    broker = Broker(opener, time.monotonic)
     broker.update(change(holding(opener)))
     found = broker.lease(asked)  # type: ignore[arg-type]
     assert isinstance(found, Refusal)
@@ -171,7 +172,7 @@ def test_nothing_is_leased_without_every_condition(
 
 
 def test_a_secret_that_would_split_a_header_is_not_leased_for_one(opener: Opener) -> None:
-    broker = Broker(opener)
+    broker = Broker(opener, time.monotonic)
     broker.update(holding(opener, b"a\r\nx-admin: 1"))
     for _ in range(2):
         found = broker.lease(PERMIT)
@@ -183,14 +184,14 @@ def test_a_secret_that_would_split_a_header_is_not_leased_for_one(opener: Opener
 
 
 def test_a_leased_secret_is_what_gets_injected(opener: Opener) -> None:
-    broker = Broker(opener)
+    broker = Broker(opener, time.monotonic)
     broker.update(holding(opener))
     found = inject(credential().injection, value(broker.lease(PERMIT)), "/")
     assert found.headers == ((b"authorization", b"Bearer " + CANARY),)
 
 
 def test_a_secret_shows_nowhere(opener: Opener, caplog: pytest.LogCaptureFixture) -> None:
-    broker = Broker(opener)
+    broker = Broker(opener, time.monotonic)
     broker.update(holding(opener))
     secret = broker.lease(PERMIT)
     logging.getLogger("x").warning("%s %r %s", secret, secret, {"s": secret})

@@ -7,6 +7,8 @@ import gc
 import resource
 import time
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from remit.app.clock import SystemClock
 from remit.audit import head, replay
@@ -28,6 +30,9 @@ from remit.node.dns_ledger import Refused
 from remit.node.notify import Notifier
 from remit.node.policy_worker import Worker
 from remit.settings import Settings
+
+if TYPE_CHECKING:
+    from remit.broker.openbao.source import OpenBao
 
 GC_THRESHOLD = 50_000
 """A request makes a hundred containers and no cycles: at Python's default of 700 the collector runs all the time."""
@@ -61,7 +66,9 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     knowledge.on_change(budgets.update)
     verifier = Verifier(trust_domain=settings.trust_domain, clock=clock, connection_max_s=settings.connection_max_s)
     policies = Worker(timeout_s=settings.policy_timeout_s)
-    broker = Broker(Opener(settings.sealing_key))
+    opener = Opener(settings.sealing_key)
+    broker = Broker(opener, _boottime)
+    store = _store(settings, opener, broker)
     source = resolving.Server(settings.resolver) if settings.resolver else resolving.System()
     resolver = resolving.Resolver(source, settings.static_hosts, time.monotonic)
     quota = dns.Quota()
@@ -111,6 +118,8 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
                     partial(envoy.reopen_logs, settings.envoy_admin),
                 )
             )
+            if store is not None:
+                group.create_task(store.run())
             group.create_task(upward.run())
             group.create_task(budgets.watch())
             await knowledge.informed()
@@ -120,8 +129,32 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     finally:
         if isinstance(source, resolving.System):
             source.close()
+        if store is not None:
+            await store.close()
+        await broker.close()
         await policies.close()
         journal.close()
+
+
+def _boottime() -> float:
+    """Seconds that go on while the machine sleeps: a lease does too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _store(settings: Settings, opener: Opener, broker: Broker) -> OpenBao | None:
+    if not settings.openbao_file:
+        return None
+    from remit.broker.openbao.source import OpenBao
+
+    store = OpenBao(
+        file=Path(settings.openbao_file),
+        ledger=settings.decide_dir / "leases.jsonl",
+        opener=opener,
+        monotonic=_boottime,
+        renewed=broker.renewed,
+    )
+    broker.attach(store)
+    return store
 
 
 def _forget_ended(quota: dns.Quota, before: Snapshot, now: Snapshot) -> None:

@@ -21,6 +21,7 @@ from remit.core.secret import Secret
 
 MAX_SECRET = 32 << 10
 MAX_NAME = 253
+OWN = "own:"
 _KEY_BYTES = 32
 _MAGIC = b"remit-sealed-1"
 
@@ -64,6 +65,19 @@ class Opener:
                     return found
                 raise Unavailable(f"the blob of secret {name} belongs to another name", hint=f"remit secret put {name}")
         raise Unavailable(f"secret {name} was not sealed for this node", hint=f"remit secret put {name}")
+
+    def own(self, name: str, blob: bytes) -> bytes:
+        """What this node sealed for itself under `name`, which begins with `OWN`: no credential has such a name.
+
+        `Unavailable` where the blob was sealed for another key or another name.
+        """
+        if name.startswith(OWN):
+            for box in self._boxes:
+                with contextlib.suppress(CryptoError, ValueError, TypeError):
+                    prefix, plain = b"\0".join((_MAGIC, name.encode(), b"")), box.decrypt(blob)
+                    if plain.startswith(prefix):
+                        return plain[len(prefix) :]
+        raise Unavailable("what this node sealed for itself cannot be opened", hint="remit doctor")
 
     def reseal(self, name: str, blob: bytes) -> bytes:
         """The same secret, sealed for the current key. `Unavailable` as in `open`."""

@@ -167,13 +167,15 @@ class Decider:
         permit = decision.grant(snapshot, candidate, opinion, found)
         if isinstance(permit, Refusal):
             return permit
-        injected = self._injected(permit)
+        injected = await self._injected(permit)
         return injected if isinstance(injected, Refusal) else (permit, injected)
 
-    def _injected(self, permit: Permit) -> Injected | Refusal:
+    async def _injected(self, permit: Permit) -> Injected | Refusal:
         if permit.credential is None:
             return Injected()
         secret = self._secrets.lease(permit)
+        if secret is None:
+            secret = await self._secrets.obtain(permit)
         if not isinstance(secret, Secret):
             return secret
         return credential.inject(permit.credential.injection, secret.reveal(permit), permit.candidate.request.target)

@@ -45,8 +45,12 @@ class Policies(Protocol):
 
 
 class Secrets(Protocol):
-    def lease(self, permit: Permit) -> Secret | Refusal:
-        """The secret of the permit's credential, or why there is none."""
+    def lease(self, permit: Permit) -> Secret | Refusal | None:
+        """The secret of the permit's credential, or why there is none. None: it is not at hand, `obtain` it."""
+        ...
+
+    async def obtain(self, permit: Permit) -> Secret | Refusal:
+        """The same, asking whoever keeps or makes the secret. Bounded below the time that a check may take."""
         ...
 
 

@@ -90,4 +90,4 @@ class Secrets:
         """Names of secrets that credentials want and nobody has stored."""
         with self._store.unit() as unit:
             have = {secret.name for secret in unit.secrets.all()}
-            return sorted({c.secret for c in self._catalog.rules(unit).credentials.values()} - have)
+            return sorted({c.secret for c in self._catalog.rules(unit).credentials.values() if not c.source} - have)

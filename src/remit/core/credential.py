@@ -1,4 +1,4 @@
-"""A credential: which secret, how it is presented, where it may go. Its value is not here (see `core.secret`)."""
+"""A credential: where its secret comes from, how it is presented, where it may go. Its value is not here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote_plus
 
 from remit.core import names
+from remit.core.source import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +47,11 @@ class Placeholder:
 class Credential:
     name: str
     secret: str
-    """Name in the sealed store."""
+    """Name in the sealed store; "" where `source` says another origin."""
     injection: Injection
     hosts: tuple[str, ...]
+    source: Source | None = None
+    """None: the sealed store."""
     placeholder: Placeholder | None = None
     invalid: str | None = None
 

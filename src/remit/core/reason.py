@@ -165,7 +165,9 @@ MEANING: Mapping[Reason, Meaning] = {
         "The credential was revoked", "Ask the operator to restore it (`remit restore credential NAME`).", "credential"
     ),
     Reason.CREDENTIAL_UNAVAILABLE: Meaning(
-        "The credential has no usable secret", "Store it with `remit secret put NAME`.", "credential"
+        "The credential has no usable secret",
+        "The detail says what is missing: store it with `remit secret put NAME`, or look at the secret store.",
+        "credential",
     ),
     Reason.CREDENTIAL_NOT_PINNED: Meaning(
         "The credential may not go to this host",

@@ -24,10 +24,12 @@ from remit.core.credential import (
     QueryInjection,
 )
 from remit.core.snapshot import Limits, Policy, Role, Rules
+from remit.core.source import Kv, Lease, Source
 from remit.policy import budgets, crosscheck, quantity, rego, specs
 from remit.policy.manifests import Document
 
 check = crosscheck.check
+MAX_REFRESH_S = 3600.0
 
 
 def digest(documents: Iterable[Document]) -> str:
@@ -104,11 +106,42 @@ def _credential(document: Document) -> Credential:
     seen = spec.placeholder
     return Credential(
         name=document.name,
-        secret=spec.source.sealed.name if spec.source else document.name,
+        secret=_sealed(document.name, spec.source),
+        source=_source(spec.source),
         injection=_injection(spec.inject),
         hosts=tuple(spec.hosts),
         placeholder=Placeholder(variable=seen.env, value=seen.value) if seen else None,
     )
+
+
+def _sealed(name: str, source: specs.Source | None) -> str:
+    if source is None:
+        return name
+    return source.sealed.name if source.sealed is not None else ""
+
+
+def _source(source: specs.Source | None) -> Source | None:
+    if source is not None and source.openbao is not None:
+        kv = source.openbao
+        return Kv(
+            mount=kv.mount,
+            path=kv.path,
+            key=kv.key,
+            version=kv.version,
+            namespace=kv.namespace or "",
+            refresh_s=min(quantity.duration_s(kv.refresh), MAX_REFRESH_S),
+        )
+    if source is not None and source.lease is not None:
+        lease = source.lease
+        return Lease(
+            mount=lease.mount or lease.engine,
+            role=lease.role,
+            field=lease.key,
+            issue=lease.engine == "pki",
+            parameters=tuple(sorted(lease.parameters.items())),
+            namespace=lease.namespace or "",
+        )
+    return None
 
 
 def _injection(inject: specs.Inject) -> Injection:

@@ -20,6 +20,8 @@ _METHOD = re.compile(r"[A-Z][A-Z-]{0,31}")
 _NEVER_METHODS = frozenset({"CONNECT", "TRACE", "TRACK"})
 _PATTERN = re.compile(r"/[!$-;=@-\[\]_`a-z|~]*")
 _PLACEHOLDER = re.compile(r"[\x21-\x7e]{1,512}")
+SEGMENTS = r"^[A-Za-z0-9_][A-Za-z0-9_.@+-]*(/[A-Za-z0-9_][A-Za-z0-9_.@+-]*)*$"
+"""Paths of a secret store: no empty or dot segments, nothing that would have to be escaped."""
 MAX_TEXT = 4096
 MAX_PATTERN = 1024
 

@@ -121,8 +121,47 @@ class SealedSource(Model):
     name: Name
 
 
+Mount = Annotated[str, Field(pattern=fields.SEGMENTS, max_length=200)]
+
+
+class OpenBaoSource(Model):
+    """A KV v2 secret of the node's OpenBao or Vault."""
+
+    path: Mount
+    key: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        default=None, description="Field of the secret; without it all fields, as a JSON object"
+    )
+    mount: Mount = "secret"
+    version: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Default: the latest")
+    namespace: Mount | None = Field(default=None, description="Below the node's own namespace")
+    refresh: Duration = Field(default="10s", description="How long a value that was read may be used; at most 1h")
+
+
+class LeaseSource(Model):
+    """A secret that OpenBao or Vault makes for each task, and takes back when the task ends."""
+
+    engine: Literal["database", "pki", "aws", "kubernetes", "ldap", "rabbitmq"]
+    role: Mount
+    mount: Mount | None = Field(default=None, description="Default: the engine's name")
+    key: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        default=None, description="Field of the answer; without it all fields, as a JSON object"
+    )
+    parameters: dict[str, Value] = Field(default_factory=dict, max_length=32, description="PKI: commonName and so on")
+    namespace: Mount | None = Field(default=None, description="Below the node's own namespace")
+
+
 class Source(Model):
-    sealed: SealedSource
+    """Exactly one of the three."""
+
+    sealed: SealedSource | None = None
+    openbao: OpenBaoSource | None = None
+    lease: LeaseSource | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if sum(item is not None for item in (self.sealed, self.openbao, self.lease)) != 1:
+            raise fault("expected exactly one of sealed, openbao, lease")
+        return self
 
 
 class HeaderInjection(Model):

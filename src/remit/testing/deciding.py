@@ -72,7 +72,13 @@ class MemorySecrets:
     def __init__(self, table: Mapping[str, bytes] | None = None) -> None:
         self.table = dict(table or {})
 
-    def lease(self, permit: Permit) -> Secret | Refusal:
+    def lease(self, permit: Permit) -> Secret | Refusal | None:
+        return self._found(permit)
+
+    async def obtain(self, permit: Permit) -> Secret | Refusal:
+        return self._found(permit)
+
+    def _found(self, permit: Permit) -> Secret | Refusal:
         name = permit.credential.secret if permit.credential else ""
         if name not in self.table:
             return Refusal(Reason.CREDENTIAL_UNAVAILABLE, f"no secret {name} is stored")

@@ -1,0 +1,103 @@
+"""Tokens that tasks hold at a secret store, written down before they are used.
+
+After kill -9 the file says what was open, and a restart takes it back. Lines are JSON: `open` (with the token, sealed
+to this node's own key) and `closed`. A line counts once it is on disk (fdatasync); a torn last line was never used.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import secrets
+from pathlib import Path
+
+from remit.broker import sealed
+from remit.broker.sealed import Opener
+from remit.core.errors import Unavailable
+
+REWRITE = 1000
+"""Lines after which the file is written anew with what is open."""
+
+
+class Ledger:
+    """Not for several processes. Every method that writes returns when it is durable; `Unavailable` where it cannot."""
+
+    def __init__(self, file: Path, opener: Opener) -> None:
+        self._file = file
+        self._opener = opener
+        self._open = _read(file)
+        self._lines = 0
+        self._rewrite()
+
+    def left(self) -> dict[str, str]:
+        """Entries that are open, with their tokens. One that cannot be opened any more ends by itself."""
+        found: dict[str, str] = {}
+        for entry, blob in self._open.items():
+            with contextlib.suppress(Unavailable, ValueError):
+                found[entry] = self._opener.own(sealed.OWN + entry, base64.b64decode(blob)).decode()
+        return found
+
+    def open(self, token: str) -> str:
+        """Write down that `token` is held; the entry's id."""
+        entry = secrets.token_hex(12)
+        blob = base64.b64encode(sealed.seal(self._opener.public, sealed.OWN + entry, token.encode())).decode()
+        self._append({"open": entry, "token": blob})
+        self._open[entry] = blob
+        return entry
+
+    def closed(self, entry: str) -> None:
+        """The token of `entry` exists no more."""
+        if self._open.pop(entry, None) is not None:
+            self._append({"closed": entry})
+            if self._lines > REWRITE + 2 * len(self._open):
+                self._rewrite()
+
+    def _append(self, line: dict[str, str]) -> None:
+        try:
+            descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as out:
+                out.write(json.dumps(line).encode() + b"\n")
+                out.flush()
+                os.fdatasync(descriptor)
+        except OSError as error:
+            raise Unavailable(f"the list of leases cannot be written: {error.strerror}", hint="remit doctor") from error
+        self._lines += 1
+
+    def _rewrite(self) -> None:
+        temporary = self._file.with_name(self._file.name + ".new")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as out:
+                for entry, blob in self._open.items():
+                    out.write(json.dumps({"open": entry, "token": blob}).encode() + b"\n")
+                out.flush()
+                os.fsync(descriptor)
+            temporary.replace(self._file)
+            directory = os.open(self._file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise Unavailable(f"the list of leases cannot be written: {error.strerror}", hint="remit doctor") from error
+        self._lines = len(self._open)
+
+
+def _read(file: Path) -> dict[str, str]:
+    try:
+        lines = file.read_bytes().splitlines()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise Unavailable(f"the list of leases cannot be read: {error.strerror}", hint="remit doctor") from error
+    found: dict[str, str] = {}
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            said = json.loads(line)
+            if "open" in said:
+                found[said["open"]] = said["token"]
+            else:
+                found.pop(said.get("closed"), None)
+    return found

@@ -1,0 +1,61 @@
+"""OpenBao as the broker uses it: a permit in, a value and its end out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from remit.broker import cache
+from remit.broker.cache import Material
+from remit.broker.ledger import Ledger
+from remit.broker.openbao import config, store
+from remit.broker.openbao.client import Client
+from remit.broker.openbao.leases import Leases, Renewed
+from remit.broker.openbao.sessions import Session
+from remit.broker.sealed import Opener
+from remit.core.secret import Secret
+from remit.core.source import Kv, Source
+
+
+class OpenBao:
+    """`broker.secrets.Remote` over a server that speaks OpenBao's (and Vault's) API. For one event loop.
+
+    `file`: the node's configuration (`openbao.config`), read once. The store itself may be away when a node starts.
+    `ledger`: where tokens of tasks are written down.
+    """
+
+    def __init__(
+        self, *, file: Path, ledger: Path, opener: Opener, monotonic: Callable[[], float], renewed: Renewed
+    ) -> None:
+        found = config.read(file)
+        self._monotonic = monotonic
+        self._client = Client(found)
+        self._session = Session(self._client, found, monotonic)
+        self._leases = Leases(
+            client=self._client,
+            config=found,
+            ledger=Ledger(ledger, opener),
+            monotonic=monotonic,
+            renewed=renewed,
+        )
+        self.keep = self._leases.keep
+
+    async def obtain(self, source: Source, task: str, credential: str) -> Material:
+        """What `source` holds, or makes for `task`. `Unavailable` with the reason."""
+        asked = self._monotonic()
+        if isinstance(source, Kv):
+            got = store.stored(source, await self._session.ask(store.read(source)))
+            until = asked + got.lasts_s
+            return Material(value=Secret(got.value), until=until, again=asked + got.lasts_s / 2)
+        got, until = await self._leases.obtain(source, task, credential)
+        again = cache.NEVER if got.renewable else asked + got.lasts_s / 2
+        return Material(value=Secret(got.value), until=until, again=again)
+
+    async def run(self) -> None:
+        """Renew leases and take them back; until cancelled."""
+        await self._leases.run()
+
+    async def close(self) -> None:
+        """Take back what tasks hold, as far as the store answers; then let go of it."""
+        await self._leases.close()
+        await self._client.close()
