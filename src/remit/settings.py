@@ -105,6 +105,11 @@ class Settings:
         return self.run_dir / "decide" / "refuse.sock"
 
     @property
+    def store_file(self) -> Path:
+        """The decision service's copy of `openbao_file`."""
+        return self.run_dir / "store" / "openbao.toml"
+
+    @property
     def supervisor_file(self) -> Path:
         """Who runs here: locked by the supervisor, and its state as JSON."""
         return self.run_dir / "supervisor.json"

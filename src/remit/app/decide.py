@@ -7,7 +7,6 @@ import gc
 import resource
 import time
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remit.app.clock import SystemClock
@@ -142,12 +141,12 @@ def _boottime() -> float:
 
 
 def _store(settings: Settings, opener: Opener, broker: Broker) -> OpenBao | None:
-    if not settings.openbao_file:
+    if not settings.store_file.exists():
         return None
     from remit.broker.openbao.source import OpenBao
 
     store = OpenBao(
-        file=Path(settings.openbao_file),
+        file=settings.store_file,
         ledger=settings.decide_dir / "leases.jsonl",
         opener=opener,
         monotonic=_boottime,

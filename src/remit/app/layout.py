@@ -55,6 +55,7 @@ def _prepare(settings: Settings, who: Identities | None) -> None:
         # what root writes and one process reads
         settings.ca_dir: (root, decide),
         settings.boundary_dir: (root, envoy),
+        settings.store_file.parent: (root, decide),
         # what one process writes and another reads, or connects to
         settings.decide_dir: (decide, control),
         settings.spool.parent: (envoy, decide),

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from remit.app import boundary_files, identities, layout, programs
+from remit.app import boundary_files, identities, layout, programs, store_files
 from remit.core.errors import Conflict, RemitError, Unavailable
 from remit.node import doctor
 from remit.node.supervisor import Supervisor
@@ -125,6 +125,7 @@ def _supervise(settings: Settings, progress: int) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     lock = _lock(settings.supervisor_file)
     boundary_files.write(settings)
+    store_files.write(settings, identities.of(settings))
     states: dict[str, str] = {}
 
     def told(name: str, state: str) -> None:

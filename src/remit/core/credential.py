@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from dataclasses import dataclass
 from urllib.parse import quote, unquote_plus
 
@@ -20,9 +21,9 @@ class HeaderInjection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BasicInjection:
-    """RFC 7617 with this user name; the secret is the password."""
+    """RFC 7617 with this user name; the secret is the password. None: the secret has both (a lease of a database)."""
 
-    username: str
+    username: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,25 @@ def unfit(value: bytes, injection: Injection) -> str | None:
         return "the secret begins or ends with a space; servers strip it"
     if isinstance(injection, HeaderInjection) and any(b < 0x20 or b == 0x7F for b in value):
         return "the secret has control characters; a header cannot carry them"
+    if injection == BasicInjection(username=None):
+        return missing(value, "username", "password")
     return None
+
+
+def missing(value: bytes, *names: str) -> str | None:
+    """Why a secret that has several fields (a JSON object of texts) cannot be used, or None."""
+    found = parts(value)
+    absent = [name for name in names if not found.get(name)]
+    return f"the secret is no JSON object with {' and '.join(absent)}" if absent else None
+
+
+def parts(value: bytes) -> dict[str, str]:
+    """The fields of a secret that is a JSON object; those that are no text are left out."""
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return {}
+    return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 
 
 def inject(injection: Injection, value: bytes, target: str) -> Injected:
@@ -86,13 +105,18 @@ def inject(injection: Injection, value: bytes, target: str) -> Injected:
             before, _, after = template.partition("{secret}")
             return Injected(headers=((header.encode(), before.encode() + value + after.encode()),))
         case BasicInjection(username=username):
-            pair = base64.b64encode(username.encode() + b":" + value)
+            pair = base64.b64encode(username.encode() + b":" + value if username is not None else _both(value))
             return Injected(headers=((b"authorization", b"Basic " + pair),))
         case QueryInjection(parameter=parameter):
             path, _, query = target.partition("?")
             kept = [item for item in query.split("&") if item and parameter.casefold() not in _keys(item)]
             kept.append(f"{quote(parameter, safe='')}={quote(value, safe='')}")
             return Injected(target=f"{path}?{'&'.join(kept)}".encode())
+
+
+def _both(value: bytes) -> bytes:
+    found = parts(value)
+    return f"{found['username']}:{found['password']}".encode()
 
 
 def _keys(item: str) -> set[str]:

@@ -170,7 +170,9 @@ class HeaderInjection(Model):
 
 
 class BasicInjection(Model):
-    username: Annotated[str, Field(pattern=r"^[\x21-\x39\x3b-\x7e]{1,128}$")]
+    username: Annotated[str, Field(pattern=r"^[\x21-\x39\x3b-\x7e]{1,128}$")] | None = Field(
+        default=None, description="Without it the secret has both, as fields username and password"
+    )
 
 
 class QueryInjection(Model):

@@ -16,6 +16,8 @@ from typing import Any
 from remit.core.errors import Unavailable
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+CA_BESIDE = "openbao-ca.pem"
+"""Where a file of this name lies beside the configuration, it is the CA: `ca_file` may be closed to this user."""
 MAX_BYTES = 64 << 10
 _TOP = frozenset({"address", "ca_file", "namespace", "auth"})
 _AUTH = {
@@ -57,7 +59,8 @@ def read(path: Path) -> Config:
     if unknown:
         raise Unavailable(f"{path}: unknown field {unknown[0]}", hint=f"fields: {', '.join(sorted(_TOP))}")
     address = _text(path, document, "address")
-    ca_file = document.get("ca_file")
+    beside = path.with_name(CA_BESIDE)
+    ca_file = beside if beside.exists() else document.get("ca_file")
     if not address.startswith(("https://", "unix:/")):
         raise Unavailable(f"{path}: address is neither https://… nor unix:/…: secrets never travel in the clear")
     return Config(
@@ -78,6 +81,10 @@ def private(path: Path) -> bytes:
                 mode = stat.S_IMODE(status.st_mode)
                 raise Unavailable(f"{path} can be read by others (mode {mode:o})", hint=f"chmod 600 {path}")
             return opened.read(MAX_BYTES)
+    except PermissionError as error:
+        raise Unavailable(
+            f"{path} cannot be read by uid {os.geteuid()}", hint=f"chown {os.geteuid()} {path}"
+        ) from error
     except OSError as error:
         raise Unavailable(f"{path} cannot be read: {error.strerror}", hint=_HINT) from error
 
