@@ -64,6 +64,7 @@ def permits(remit: Instance) -> list[dict[str, Any]]:
     return [one for one in remit.audit(decision="permit", role="spender") if str(one["path"]).startswith("/v1/kill/")]
 
 
+@pytest.mark.timeout(300)
 def test_no_unit_is_given_out_twice_across_restarts(remit: Instance, upstreams: Upstreams) -> None:
     remit.apply(MANIFESTS.format(limit=LIMIT, port=upstreams.https_port))
     base = f"https://api.up.example:{upstreams.https_port}"

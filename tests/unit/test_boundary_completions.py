@@ -48,6 +48,15 @@ def test_an_ending_says_nothing_of_what_the_decision_said() -> None:
     }  # fmt: skip
 
 
+def test_a_request_that_runs_on_says_only_how_much_it_moved() -> None:
+    parsed = completions.parse(encoded(type="DownstreamPeriodic", status=0))
+    assert parsed is not None
+    assert parsed[0] == "r-abc"
+    assert parsed[1]["interim"] is True
+    assert (parsed[1]["bytes_out"], parsed[1]["bytes_in"], parsed[1]["flow"]) == (3, 5, "100.64.0.7:40000")
+    assert completions.parse(encoded(type="DownstreamPeriodic", record="-")) is None, "Envoy refused nothing yet"
+
+
 @pytest.mark.parametrize("record", [None, "-", "", "x", "r-" + "a" * 100, 7])
 def test_without_a_record_it_is_envoys_own_refusal(record: object) -> None:
     parsed = completions.parse(encoded(record=record, status=400, details="http1.codec_error"))

@@ -29,7 +29,7 @@ Role = Annotated[str | None, typer.Option()]
 Decision = Annotated[str | None, typer.Option(help="permit or deny.")]
 Reason = Annotated[str | None, typer.Option(help="Such as no_capability; docs/reference lists them.")]
 Host = Annotated[str | None, typer.Option()]
-Kind = Annotated[str | None, typer.Option(help="decision, operator, dns or boundary.")]
+Kind = Annotated[str | None, typer.Option(help="decision, operator, dns, boundary or budget.")]
 Moment = Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339, or how long ago: 90s, 30m, 1h, 2d.")]
 RecordId = Annotated[str, typer.Argument(metavar="RECORD", help="Id of a record, or its first letters.")]
 

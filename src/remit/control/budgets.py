@@ -22,6 +22,7 @@ from remit.control.ports import Clock, Entry, Journal
 from remit.core import budget as budgets
 from remit.core import flow
 from remit.core.budget import Line, Quantity
+from remit.core.capability import Capability
 from remit.core.decision import Candidate
 from remit.core.errors import Unavailable
 from remit.core.ledger import Charge, Ledger, Shortage
@@ -59,9 +60,11 @@ class Budgets:
         self._ledger = Ledger()
         self._snapshot = Snapshot()
         self._over: dict[str, int] = {}
+        self._applying: dict[tuple[str, str], tuple[Role, Capability, Task, tuple[Line, ...]]] = {}
 
     def update(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
+        self._applying.clear()
         self._ledger.now(self._now())
         self._ledger.forget(task.id for task in snapshot.tasks.values() if task.state in ALIVE)
 
@@ -69,7 +72,7 @@ class Budgets:
 
     def refusal(self, candidate: Candidate) -> Refusal | None:
         """The step budget: why there is no room for this request, or None. Takes nothing."""
-        lines = _lines(candidate)
+        lines = self._lines(candidate)
         if not lines:
             return None
         late = self._late(candidate.task, lines)
@@ -78,7 +81,7 @@ class Budgets:
 
     def reserve(self, record: str, candidate: Candidate) -> Charge | Refusal | None:
         """Take what the request needs, under the record that will say so; None: no budget applies."""
-        lines = _lines(candidate)
+        lines = self._lines(candidate)
         if not lines:
             return None
         if self._ledger.full:
@@ -108,7 +111,7 @@ class Budgets:
     def usage(self, candidate: Candidate) -> tuple[Mapping[str, Any], ...]:
         """What policies are told: every budget that applies, how much of it is used and left."""
         now = self._ledger.now(self._now())
-        return tuple(self._view(line, candidate.task, now) for line in _lines(candidate))
+        return tuple(self._view(line, candidate.task, now) for line in self._lines(candidate))
 
     # -- while it runs, and after ------------------------------------------------------------------------------------
 
@@ -263,6 +266,23 @@ class Budgets:
         """Budgets that are this task's own, whatever it asks for."""
         return tuple(line for line in self._any_of(task) if budgets.owner_task(line.account) is not None)
 
+    def _lines(self, candidate: Candidate) -> tuple[Line, ...]:
+        """The budgets that apply, in the order in which they are named: the task's, the role's, the capability's."""
+        role, capability, task = candidate.role, candidate.capability, candidate.task
+        if not (role.budgets or capability.budgets or task.budgets):
+            return ()
+        known = self._applying.get((task.id, capability.name))
+        if known is not None and known[0] is role and known[1] is capability and known[2] is task:
+            return known[3]
+        owned = (
+            (f"task/{task.id}", task.budgets),
+            (f"role/{role.name}", role.budgets),
+            (f"capability/{capability.name}", capability.budgets),
+        )
+        lines = budgets.applying(owned, task.id)
+        self._applying[task.id, capability.name] = (role, capability, task, lines)
+        return lines
+
     def _task_of(self, peer: str) -> Task | None:
         cell = flow.cell_of(peer.rpartition(":")[0].strip("[]"))
         tasks = [task for task in self._snapshot.tasks.values() if task.cell == cell]
@@ -313,19 +333,6 @@ def fields(charge: Charge | None) -> Mapping[str, Any]:
 
 def _return(ledger: Ledger, returned: Mapping[str, Any]) -> None:
     ledger.give_back(returned["record"], returned["charges"], returned["charged_at"])
-
-
-def _lines(candidate: Candidate) -> tuple[Line, ...]:
-    """The budgets that apply, in the order in which they are named: the task's, the role's, the capability's."""
-    role, capability, task = candidate.role, candidate.capability, candidate.task
-    if not (role.budgets or capability.budgets or task.budgets):
-        return ()
-    owned = (
-        (f"task/{task.id}", task.budgets),
-        (f"role/{role.name}", role.budgets),
-        (f"capability/{capability.name}", capability.budgets),
-    )
-    return budgets.applying(owned, task.id)
 
 
 def _length(request: Request) -> int | None:

@@ -135,15 +135,16 @@ class Ledger:
 
     def reserve(self, record: str, lines: Sequence[Line], length: int | None, clock_ms: int) -> Charge | Shortage:
         """Charge a request that `record` permits; all of it or nothing."""
-        short = self.shortage(lines, length, clock_ms)
-        if short is not None:
-            return short
-        now, amounts, crossed = self._now, dict[str, int](), []
-        for line, _, most in budgets.wanted(lines, length):
-            raised = self.raised(line.account, now)
-            limit, before = line.budget.limit + raised, self.used(line.account, now)
-            take = min(most, limit - before)
-            amounts[line.account] = amounts.get(line.account, 0) + take
+        now, amounts, crossed = self.now(clock_ms), dict[str, int](), []
+        for line, least, most in budgets.wanted(lines, length):
+            found = self._accounts.get(line.account)
+            before = _sum(line.account, found.used, now) if found is not None else 0
+            limit = line.budget.limit
+            if found is not None and found.raised:
+                limit += _sum(line.account, found.raised, now)
+            if limit - before < least:
+                return self._short(line, now, least)
+            take = amounts[line.account] = min(most, limit - before)
             if before * 5 < limit * 4 <= (before + take) * 5:
                 crossed.append(Shortage(line=line, limit=limit, used=before + take, returns_ms=None))
         self.charge(record, amounts, now)
