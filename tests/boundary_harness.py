@@ -33,6 +33,7 @@ from remit.boundary.refuse import serve_refuse
 from remit.boundary.resources import Layout
 from remit.boundary.sds import Desk
 from remit.boundary.sds_server import serve_sds
+from remit.boundary.tunnel_check import serve_tunnel
 from remit.control.decide import Denied, Permitted
 from remit.core import flow
 from remit.core.reason import Reason, Refusal
@@ -80,6 +81,8 @@ class Boundary:
         self.seen: list[Evidence] = []
         self.refused: list[tuple[Refusal, dict[str, object]]] = []
         self.script: Script = self.permit
+        self.meant = {address: (name,) for name in ("db.test", "api.test") for address in flow.virtual(name)}
+        """What a cell means by a virtual address."""
         self.upstream, self.plain, self.wrong, self.strange = Echo(), Echo(), Echo(), Echo()
         self.authority = TestAuthority(self.directory)
         self._records = itertools.count(1)
@@ -92,6 +95,9 @@ class Boundary:
             proxy_socket=str(self.directory / "p.sock"),
             check_socket=str(self.directory / "c.sock"),
             sds_socket=str(self.directory / "s.sock"),
+            tunnel_socket=str(self.directory / "t.sock"),
+            tcp_socket=str(self.directory / "tcp.sock"),
+            tls_socket=str(self.directory / "tls.sock"),
             refuse_socket=str(self.directory / "r.sock"),
             admin_socket=str(self.directory / "a.sock"),
             spool=str(self.directory / "spool"),
@@ -146,7 +152,13 @@ class Boundary:
         self.serve_check()
         self.serve_sds()
         self.serve_refuse()
-        for path in (self.layout.check_socket, self.layout.sds_socket, self.layout.refuse_socket):
+        self.serve_tunnel()
+        for path in (
+            self.layout.check_socket,
+            self.layout.tunnel_socket,
+            self.layout.sds_socket,
+            self.layout.refuse_socket,
+        ):
             until(Path(path).exists, path)
         bootstrap = self.directory / "envoy.json"
         envoy.write_bootstrap(bootstrap, self.layout)
@@ -211,8 +223,15 @@ class Boundary:
 
     def serve_refuse(self) -> None:
         """(Re)start the server for opaque connections; back when it listens."""
-        self.start("refuse", serve_refuse(Path(self.layout.refuse_socket), self._refuse))
+        self.start("refuse", serve_refuse(Path(self.layout.refuse_socket)))
         until(Path(self.layout.refuse_socket).exists, "refuse listens")
+
+    def serve_tunnel(self) -> None:
+        """(Re)start the check of opaque connections; back when it listens."""
+        path = Path(self.layout.tunnel_socket)
+        names = lambda cell, address, port: self.meant.get(address, ())  # noqa: E731
+        self.start("tunnel", serve_tunnel(path, self._decide, self._refuse, names, 1024))
+        until(path.exists, "the check of tunnels listens")
 
     def serve_sds(self) -> None:
         """(Re)start SDS; back when it listens."""
@@ -249,14 +268,18 @@ class Boundary:
 
     # -- a cell's end ------------------------------------------------------------------------------------------------
 
+    def door(self, name: str) -> str:
+        """The socket of a door: first, tcp or tls."""
+        return {"first": self.layout.proxy_socket, "tcp": self.layout.tcp_socket, "tls": self.layout.tls_socket}[name]
+
     def port(self) -> int:
         return next(self._ports)
 
-    def raw(self, header: bytes) -> socket.socket:
-        """A connection on which only `header` was sent."""
+    def raw(self, header: bytes, door: str | None = None) -> socket.socket:
+        """A connection on which only `header` was sent. `door`: another socket of Envoy's than the first."""
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(10)
-        sock.connect(self.layout.proxy_socket)
+        sock.connect(door or self.layout.proxy_socket)
         sock.sendall(header)
         return sock
 
@@ -264,9 +287,10 @@ class Boundary:
         self, host: str = "api.test", port: int = 443, *, tls: bool = True, sni: str | None = None, **header: object
     ) -> socket.socket:
         """A connection of cell 1 to `host`, with the virtual address as destination and the CA verified."""
+        door = header.pop("door", None)
         destination = header.pop("destination", None) or (flow.virtual(host)[0], port)
         header.setdefault("source", ("100.64.0.1", self.port()))
-        sock = self.raw(proxy_header(destination, **header))
+        sock = self.raw(proxy_header(destination, **header), door)
         if not tls:
             return sock
         context = ssl.create_default_context(cafile=self.ca_file)

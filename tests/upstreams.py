@@ -109,7 +109,7 @@ class Upstreams:
                 seen = {"host": headers.get("host"), "method": self.command, "path": self.path, "headers": headers}
                 upstreams.seen.append({**seen, "body": body.decode("latin-1")})
                 path = self.path.partition("?")[0]
-                if path.startswith("/stream"):
+                if path.startswith(("/stream", "/v1/stream")):
                     self._stream()
                 elif path.startswith("/tool.git/"):
                     self._git(body)
@@ -187,9 +187,15 @@ class Upstreams:
             for _ in range(3):
                 yield request
 
+        def forever(request: bytes, context: grpc.ServicerContext) -> Any:
+            while context.is_active():
+                yield request
+                time.sleep(0.02)
+
         handlers = {
             "Unary": grpc.unary_unary_rpc_method_handler(echo),
             "Stream": grpc.unary_stream_rpc_method_handler(stream),
+            "Forever": grpc.unary_stream_rpc_method_handler(forever),
         }
         server = grpc.server(futures.ThreadPoolExecutor(4))
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Echo", handlers),))

@@ -143,8 +143,8 @@ def judge(score: Score, tries: dict[str, Any], records: list[dict[str, Any]], se
     refused("python asks the cloud for its keys", "no_capability")
     refused("curl asks for one host inside another's connection", "name_mismatch")
     database = tries["python opens a database connection"]["outcome"] == "closed"
-    opaque = any(one["reason"] == "protocol_unsupported" for one in records)
-    score.check("[cyan]python opens a database connection[/]: denied, protocol_unsupported", database and opaque)
+    opaque = any(one["reason"] == "no_capability" and one.get("scheme") == "tcp" for one in records)
+    score.check("[cyan]python opens a database connection[/]: denied, no_capability", database and opaque)
     udp = tries["python sends UDP past the boundary"]["outcome"] == "refused"
     score.check("[cyan]python sends UDP past the boundary[/]: no route out of the cell", udp)
 

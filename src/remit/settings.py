@@ -100,8 +100,23 @@ class Settings:
         return self.run_dir / "decide" / "sds.sock"
 
     @property
+    def tunnel_socket(self) -> Path:
+        """The check of connections that are carried unread."""
+        return self.run_dir / "decide" / "tunnel.sock"
+
+    @property
+    def tcp_socket(self) -> Path:
+        """Beside `proxy_socket`: for connections that nothing is to be read of."""
+        return self.proxy_socket.with_name("tcp.sock")
+
+    @property
+    def tls_socket(self) -> Path:
+        """Beside `proxy_socket`: for TLS that is passed through."""
+        return self.proxy_socket.with_name("tls.sock")
+
+    @property
     def refuse_socket(self) -> Path:
-        """Where Envoy sends connections of protocols that are not governed: they are recorded and refused."""
+        """Where Envoy sends connections that are carried unread and were refused: they are told why."""
         return self.run_dir / "decide" / "refuse.sock"
 
     @property

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from boundary_harness import Boundary, exchange, send, until
 
+from remit.core.request import read
+
 HEAD = b"POST / HTTP/1.1\r\nhost: api.test\r\n"
 
 
@@ -154,13 +156,13 @@ def test_a_denied_websocket_carries_no_frames(boundary: Boundary) -> None:
 )
 def test_opaque_protocols_are_refused_recorded_and_never_dialled(boundary: Boundary, opening: bytes) -> None:
     before = boundary.dialled
+    boundary.script = boundary.deny
     with boundary.connect(tls=False, port=5432) as sock:
         sock.sendall(opening)
-        until(lambda: boundary.refused, "the refusal")
-    assert boundary.seen == []
+        until(lambda: boundary.seen, "the check")
     assert boundary.dialled == before
-    ((refusal, facts),) = boundary.refused
-    assert refusal.reason == "protocol_unsupported"
-    assert facts["token"] == b"token-of-cell-1"
-    assert facts["flow"].startswith("100.64.0.1:")
-    assert facts["port"] == 5432
+    (evidence,) = boundary.seen
+    assert evidence.token == b"token-of-cell-1"
+    assert evidence.peer.startswith("100.64.0.1:")
+    asked = read(evidence)
+    assert (asked.protocol, asked.host, asked.port) == ("tcp", "api.test", 5432)

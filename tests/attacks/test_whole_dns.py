@@ -171,9 +171,7 @@ with connect("", port, to=to, tls=False) as sock:
     for port in (853, 5300):
         assert cell.do(source, port=port, to="8.8.8.8", data=framed) == ""
         found = wait_for(
-            lambda port=port: [
-                r for r in whole.audit(reason="protocol_unsupported", host="8.8.8.8") if r["port"] == port
-            ],
+            lambda port=port: [r for r in whole.audit(reason="no_capability", host="8.8.8.8") if r["port"] == port],
             "a record",
         )
         assert found[-1]["role"] == "attacker"

@@ -94,9 +94,7 @@ def test_a_second_proxy_header_is_only_bytes(whole: Whole, cell: Attacker, sente
 
     def recorded() -> list[dict[str, Any]]:
         found = whole.audit(decision="deny", role="attacker")
-        return [
-            r for r in found if r["port"] == port and r["reason"] in ("protocol_unsupported", "refused_by_boundary")
-        ]
+        return [r for r in found if r["port"] == port and r["reason"] in ("no_capability", "refused_by_boundary")]
 
     assert wait_for(recorded, "a record")
 

@@ -155,7 +155,7 @@ def test_what_is_neither_http_nor_tls_ends_at_the_boundary_with_a_record(
         return [r for r in whole.audit(role="attacker", decision="deny") if r["id"] not in mark and r["port"] == port]
 
     found = wait_for(recorded, "a record")
-    assert found[0]["reason"] in ("protocol_unsupported", "refused_by_boundary")
+    assert found[0]["reason"] in ("no_capability", "refused_by_boundary")
     assert whole.arrived == before
 
 

@@ -115,8 +115,10 @@ def test_psql_is_refused_and_prints_why(remit: Instance) -> None:
         "agent", "psql", "-w", "postgresql://u@api.up.example:5432/db?connect_timeout=10", "-c", "select 1"
     )
     assert done.returncode != 0
-    assert "not governed yet" in done.stderr
-    assert any(record["reason"] == "protocol_unsupported" for record in remit.audit(decision="deny"))
+    assert "No capability of this role covers the request" in done.stderr
+    assert any(
+        (record["reason"], record["scheme"]) == ("no_capability", "tcp") for record in remit.audit(decision="deny")
+    )
 
 
 def test_the_agent_sees_the_placeholder_and_the_upstream_the_secret(

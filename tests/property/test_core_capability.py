@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remit.core import names, paths
-from remit.core.capability import Capability, Index, Match, Protocol
+from remit.core.capability import UNREAD, Capability, Index, Match, Protocol
 
 LABEL = st.sampled_from(["a", "b", "com", "x1"])
 NAME = st.lists(LABEL, min_size=1, max_size=4).map(".".join)
@@ -50,13 +50,19 @@ def naive(made: list[Capability], **asked: object) -> Capability | None:
             and any(names.covers(pattern, host) for pattern in capability.hosts)
             and capability.protocol is asked["protocol"]
             and asked["port"] in capability.ports
-            and (not capability.methods or asked["method"] in capability.methods)
-            and (capability.websocket or not asked["websocket"])
-            and paths.ambiguities(path) <= capability.ambiguous
-            and any(paths.compiled(pattern).fullmatch(path) for pattern in capability.paths)
+            and (asked["protocol"] in UNREAD or _covers_request(capability, path, asked))
         ):
             return capability
     return None
+
+
+def _covers_request(capability: Capability, path: str, asked: dict[str, object]) -> bool:
+    return (
+        (not capability.methods or asked["method"] in capability.methods)
+        and (capability.websocket or not asked["websocket"])
+        and paths.ambiguities(path) <= capability.ambiguous
+        and any(paths.compiled(pattern).fullmatch(path) for pattern in capability.paths)
+    )
 
 
 @settings(max_examples=200)

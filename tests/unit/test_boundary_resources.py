@@ -6,13 +6,17 @@ from typing import Any
 
 import pytest
 
-from remit.boundary import envoy, header_names, resources
+from remit.boundary import check, envoy, header_names, resources
+from remit.boundary.tunnels import TCP_PATH, TLS_PATH
 from remit.core.errors import Unavailable
 
 LAYOUT = resources.Layout(
     proxy_socket="/run/r/p.sock",
     check_socket="/run/r/c.sock",
     sds_socket="/run/r/s.sock",
+    tunnel_socket="/run/r/t.sock",
+    tcp_socket="/run/r/tcp.sock",
+    tls_socket="/run/r/tls.sock",
     refuse_socket="/run/r/r.sock",
     admin_socket="/run/r/a.sock",
     spool="/var/r/spool",
@@ -46,8 +50,10 @@ def test_it_is_a_pure_function_of_its_layout() -> None:
 
 def test_nothing_listens_on_a_network() -> None:
     found = resources.bootstrap(LAYOUT)
-    listening = [listener["address"] for listener in found["static_resources"]["listeners"]] + values(found, "admin")
+    listening = [listener.get("address") for listener in found["static_resources"]["listeners"]]
+    listening += values(found, "admin")
     assert "socket_address" not in json.dumps(listening)
+    assert values(found, "internal_listener") == [{}]
 
 
 def test_the_admin_interface_is_private_or_absent() -> None:
@@ -59,13 +65,15 @@ def test_nothing_ever_fails_open() -> None:
     found = resources.bootstrap(LAYOUT)
     checks = values(found, "failure_mode_allow")
     assert checks and not any(checks)
-    assert values(found, "continue_on_listener_filters_timeout") == [False]
-    assert values(found, "allow_requests_without_proxy_protocol") == [False]
+    assert values(found, "continue_on_listener_filters_timeout") == [False] * 3
+    assert values(found, "allow_requests_without_proxy_protocol") == [False] * 3, "at each of the three doors"
 
 
 def test_every_http_chain_asks_before_it_pins_and_pins_before_it_dials() -> None:
     chains = values(resources.bootstrap(LAYOUT), "http_filters")
-    assert len(chains) == 2
+    assert len(chains) == 3
+    tunnel = [filter_["typed_config"]["@type"].rpartition(".")[2] for filter_ in chains.pop()]
+    assert tunnel == ["ExtAuthz", "Config", "FilterConfig", "Router"], "nothing is dialled before the decision"
     for chain in chains:
         types = [filter_["typed_config"]["@type"].rpartition(".")[2] for filter_ in chain]
         assert types[0] == "HeaderMutation"  # what an agent may not say is gone before anything is asked
@@ -76,7 +84,17 @@ def test_every_http_chain_asks_before_it_pins_and_pins_before_it_dials() -> None
 
 def test_no_identity_value_can_be_omitted() -> None:
     for added in values(resources.bootstrap(LAYOUT), "headers_to_add"):
-        assert all(header["value"].startswith("v=%") for header in added)
+        said = {h["key"]: h["value"] for h in (item.get("header", item) for item in added)}
+        assert said.keys() >= {name.decode() for name in check.IDENTITY}
+        assert all(said[name.decode()].startswith("v=") for name in check.IDENTITY)
+
+
+def test_a_connection_that_is_carried_unread_reaches_nothing_but_the_decision() -> None:
+    found = values(resources.bootstrap(LAYOUT), "tunneling_config")
+    assert [entrance["post_path"] for entrance in found] == [TCP_PATH, TCP_PATH, TCP_PATH, TLS_PATH]
+    assert {entrance["use_post"] for entrance in found} == {True}
+    text = json.dumps(resources.bootstrap(LAYOUT))
+    assert text.count('"filters.network.tcp_proxy') == 0 and text.count("v3.TcpProxy") == len(found)
 
 
 def test_no_query_and_no_header_value_is_logged() -> None:

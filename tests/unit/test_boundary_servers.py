@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import json
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from envoy.service.secret.v3 import sds_pb2_grpc
 
-from remit.boundary import ca
+from remit.boundary import ca, tunnel_check
 from remit.boundary.check_server import serve_check
 from remit.boundary.leaf_ration import Ration, nobody
-from remit.boundary.proxy_header import SIGNATURE
 from remit.boundary.refuse import serve_refuse
 from remit.boundary.replies import SPOKEN
 from remit.boundary.sds import Desk
@@ -170,11 +168,24 @@ async def test_what_is_no_request_ends_the_connection(tmp_path: Path, data: byte
         writer.transport.abort()
 
 
-def proxied(rest: bytes, port: int = 5432) -> bytes:
-    token = b"\xe0" + (9).to_bytes(2, "big") + b"the-token"
-    addresses = ipaddress.ip_address("100.64.0.7").packed + ipaddress.ip_address("198.18.1.2").packed
-    block = addresses + (40000).to_bytes(2, "big") + port.to_bytes(2, "big") + token
-    return SIGNATURE + b"\x21\x11" + len(block).to_bytes(2, "big") + block + rest
+def posted(rest: bytes, port: int = 5432, **more: str) -> bytes:
+    """A refused connection as Envoy hands it on."""
+    denied = Denied(record="r-9", refusal=Refusal(Reason.NO_CAPABILITY, "nothing covers it"))
+    refused = tunnel_check.render(denied).split(b"x-remit-refused: ")[1].split(b"\r\n")[0].decode()
+    headers = {"host": "tunnel", "transfer-encoding": "chunked", "x-remit-to": f"198.18.1.2:{port}"}
+    lines = "".join(f"{k}: {v}\r\n" for k, v in (headers | {"x-remit-refused": refused} | more).items())
+    body = b"%x\r\n%b\r\n" % (len(rest), rest) if rest else b""
+    return f"POST /remit/tcp HTTP/1.1\r\n{lines}\r\n".encode() + body
+
+
+async def spoken(reader: asyncio.StreamReader) -> bytes:
+    """The body of the answer, to its end."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    said = b""
+    while size := int(await reader.readline(), 16):
+        said += (await reader.readexactly(size + 2))[:-2]
+    return said
 
 
 def packet(code: int, body: bytes = b"") -> bytes:
@@ -182,62 +193,56 @@ def packet(code: int, body: bytes = b"") -> bytes:
 
 
 async def test_a_postgresql_client_reads_why_it_was_refused(tmp_path: Path) -> None:
-    path, refusals = tmp_path / "r", Refusals()
-    async with serving(path, serve_refuse(path, refusals)):
+    path = tmp_path / "r"
+    async with serving(path, serve_refuse(path)):
         reader, writer = await asyncio.open_unix_connection(str(path))
-        writer.write(proxied(packet(80877103)))
+        writer.write(posted(packet(80877103)))
         async with asyncio.timeout(5):
-            assert await reader.readexactly(1) == b"N"
-            writer.write(packet(196608, b"user\0agent\0\0"))
+            assert (await reader.readuntil(b"1\r\nN\r\n")).startswith(b"HTTP/1.1 200 ")
+            start = packet(196608, b"user\0agent\0\0")
+            writer.write(b"%x\r\n%b\r\n" % (len(start), start))
             said = await reader.read()
         writer.close()
-    assert said.startswith(b"E") and b"C0A000\0" in said and b"record r-9" in said and b"protocol_unsupported" in said
-    refusal, token, flow, facts = refusals.seen[0]
-    assert (refusal.reason, token, flow) == (Reason.PROTOCOL_UNSUPPORTED, b"the-token", "100.64.0.7:40000")
-    assert (facts["scheme"], facts["host"], facts["port"]) == ("postgresql", "198.18.1.2", 5432)
+    assert b"C0A000\0" in said and b"record r-9" in said and b"no_capability" in said
 
 
-async def test_other_connections_are_recorded_and_closed(tmp_path: Path) -> None:
-    path, refusals = tmp_path / "r", Refusals()
-    async with serving(path, serve_refuse(path, refusals)):
+async def test_a_redis_client_reads_why_it_was_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    async with serving(path, serve_refuse(path)):
         reader, writer = await asyncio.open_unix_connection(str(path))
-        writer.write(proxied(b"SSH-2.0-x\r\n", 22))
+        writer.write(posted(b"*1\r\n$4\r\nPING\r\n", 6379))
         async with asyncio.timeout(5):
-            assert await reader.read() == b""
+            said = await spoken(reader)
         writer.close()
-    assert [seen[3]["scheme"] for seen in refusals.seen] == ["ssh"]
+    assert said.startswith(b"-ERR remit: No capability") and said.endswith(b"\r\n") and said.count(b"\r") == 1
 
 
-async def test_a_client_that_waits_for_the_server_is_closed_in_time(tmp_path: Path) -> None:
-    path, refusals = tmp_path / "r", Refusals()
-    async with serving(path, serve_refuse(path, refusals)):
+@pytest.mark.parametrize(("data", "port"), [(b"SSH-2.0-x\r\n", 22), (b"", 3306), (b"", 7777)])
+async def test_other_connections_are_closed_in_time(tmp_path: Path, data: bytes, port: int) -> None:
+    path = tmp_path / "r"
+    async with serving(path, serve_refuse(path)):
         reader, writer = await asyncio.open_unix_connection(str(path))
-        writer.write(proxied(b"", 3306))
+        writer.write(posted(data, port))
         async with asyncio.timeout(5):
-            assert await reader.read() == b""
+            assert await spoken(reader) == b""
         writer.close()
-    assert [seen[3]["scheme"] for seen in refusals.seen] == ["mysql"]
 
 
 @pytest.mark.parametrize(
-    "data", [b"GET / HTTP/1.1\r\n\r\n", SIGNATURE + b"\x20\x00\0\0", SIGNATURE + b"\x21\x11\xff\xff"]
+    "data",
+    [b"\0\1\2\r\n\r\n", posted(b"x", **{"x-remit-refused": "nonsense"}), posted(b"x", **{"x-remit-refused": "e30="})],
 )
-async def test_without_a_good_header_a_connection_is_closed_unread(tmp_path: Path, data: bytes) -> None:
-    path, refusals = tmp_path / "r", Refusals()
-    async with serving(path, serve_refuse(path, refusals)):
+async def test_without_a_refusal_a_connection_is_closed_unread(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "r"
+    async with serving(path, serve_refuse(path)):
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(data)
         async with asyncio.timeout(5):
             with contextlib.suppress(ConnectionResetError):
                 assert await reader.read() == b""
         writer.close()
-    assert refusals.seen == []
 
 
-Ask = Callable[[str], Awaitable[Any]]
-
-
-@pytest.fixture
 async def ask(tmp_path: Path) -> AsyncIterator[Ask]:
     """Asks a running service for one name on a stream of its own, which stays open."""
     now = datetime.now(UTC)

@@ -154,7 +154,10 @@ class Service:
         def knows(cell: int, name: str) -> bool:
             return name == "known.test"
 
-        task = asyncio.ensure_future(dns_server.serve_dns(self.path, knows, self.record, quota=quota))
+        def door(cell: int, address: str, port: int) -> bytes:
+            return f"{cell} {address} {port}".encode()
+
+        task = asyncio.ensure_future(dns_server.serve_dns(self.path, knows, self.record, quota=quota, door=door))
         async with asyncio.timeout(5):
             while not self.path.exists():
                 await asyncio.sleep(0.005)

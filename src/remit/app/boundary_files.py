@@ -38,6 +38,9 @@ def write(settings: Settings) -> None:
     layout = resources.Layout(
         proxy_socket=str(settings.proxy_socket),
         check_socket=str(settings.check_socket),
+        tunnel_socket=str(settings.tunnel_socket),
+        tcp_socket=str(settings.tcp_socket),
+        tls_socket=str(settings.tls_socket),
         sds_socket=str(settings.sds_socket),
         refuse_socket=str(settings.refuse_socket),
         admin_socket=str(settings.envoy_admin),

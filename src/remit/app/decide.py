@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from remit.app.clock import SystemClock
 from remit.audit import head, replay
 from remit.audit.journal import Journal
-from remit.boundary import ca, check_server, completions, envoy, leaf_ration, refuse, sds, sds_server
+from remit.boundary import ca, check_server, completions, envoy, leaf_ration, refuse, sds, sds_server, tunnel_check
 from remit.broker.sealed import Opener
 from remit.broker.secrets import Broker
 from remit.control.budgets import MARKS, Budgets
@@ -23,7 +23,7 @@ from remit.control.openings import Openings
 from remit.core.snapshot import Snapshot
 from remit.core.task import ALIVE
 from remit.identity.verifier import Verifier
-from remit.node import dns, dns_server, link, privilege
+from remit.node import destinations, dns, dns_server, link, privilege
 from remit.node import resolver as resolving
 from remit.node.dns_ledger import Refused
 from remit.node.notify import Notifier
@@ -78,6 +78,8 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     knowledge.on_change(lambda snapshot: verifier.replace_keys(snapshot.keys))
     knowledge.on_change(policies.update)
     knowledge.on_change(broker.update)
+    meant = destinations.Destinations(knowledge, quota)
+    knowledge.on_change(meant.update)
     knowledge.on_change(lambda snapshot: _forget_ended(quota, knowledge.snapshot, snapshot))
     known = link.cached(settings.decide_dir / "snapshot.json")
     if known is not None:
@@ -107,8 +109,15 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
                     settings.check_socket, decider.check, decider.refuse, settings.check_pending_max
                 )
             )
-            group.create_task(refuse.serve_refuse(settings.refuse_socket, decider.refuse))
-            group.create_task(dns_server.serve_dns(settings.dns_socket, observer.knows, name_refused, quota=quota))
+            group.create_task(
+                tunnel_check.serve_tunnel(
+                    settings.tunnel_socket, decider.check, decider.refuse, meant.names, settings.check_pending_max
+                )
+            )
+            group.create_task(refuse.serve_refuse(settings.refuse_socket))
+            group.create_task(
+                dns_server.serve_dns(settings.dns_socket, observer.knows, name_refused, quota=quota, door=meant.door)
+            )
             group.create_task(
                 completions.follow(
                     settings.spool,

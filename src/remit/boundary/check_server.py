@@ -28,6 +28,7 @@ NO_RECORD = ""
 
 Lines = list[tuple[bytes, bytes]]
 Decide = Callable[[Evidence], Awaitable[Permitted | Denied]]
+Render = Callable[[Permitted | Denied], bytes]
 
 
 class Refuse(Protocol):
@@ -38,13 +39,15 @@ class Refuse(Protocol):
     ) -> Awaitable[Denied]: ...
 
 
-async def serve_check(path: Path, decide: Decide, refuse: Refuse, pending_max: int) -> None:
+async def serve_check(
+    path: Path, decide: Decide, refuse: Refuse, pending_max: int, render: Render = check.render
+) -> None:
     """Answer Envoy on Unix socket `path` until cancelled; its directory says who connects.
 
     At most `pending_max` decisions wait at once.
     """
     path.unlink(missing_ok=True)
-    desk = Desk(decide, refuse, pending_max)
+    desk = Desk(decide, refuse, pending_max, render)
     server = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(desk), str(path), backlog=4096)
     path.chmod(0o660)
     try:
@@ -58,7 +61,8 @@ async def serve_check(path: Path, decide: Decide, refuse: Refuse, pending_max: i
 class Desk:
     """What the connections share. `pending` counts decisions that have not been answered."""
 
-    def __init__(self, decide: Decide, refuse: Refuse, pending_max: int) -> None:
+    def __init__(self, decide: Decide, refuse: Refuse, pending_max: int, render: Render = check.render) -> None:
+        self._render = render
         self._decide = decide
         self._refuse = refuse
         self._pending_max = pending_max
@@ -73,7 +77,7 @@ class Desk:
         """Decide, then call `answer` with the bytes. Where too many wait, answer at once and keep no record."""
         if len(self._under_way) >= self._pending_max:
             refusal = Refusal(Reason.OVERLOADED, f"{self._pending_max} requests wait for a decision already")
-            answer(check.render(Denied(record=NO_RECORD, refusal=refusal)))
+            answer(self._render(Denied(record=NO_RECORD, refusal=refusal)))
             return
         eager.Steps(self._answer(method, target, raw, answer), self._under_way).start()
 
@@ -85,10 +89,10 @@ class Desk:
 
     async def _answer(self, method: bytes, target: bytes, raw: Lines, answer: Callable[[bytes], None]) -> None:
         try:
-            said = check.render(await self._decided(method, target, raw))
+            said = self._render(await self._decided(method, target, raw))
         except Exception:  # a fault of ours is a denial, never a hang
             log.exception("a check failed")
-            said = check.render(Denied(record=NO_RECORD, refusal=Refusal(Reason.NOT_READY, "the check failed")))
+            said = self._render(Denied(record=NO_RECORD, refusal=Refusal(Reason.NOT_READY, "the check failed")))
         answer(said)
 
     async def _decided(self, method: bytes, target: bytes, raw: Lines) -> Permitted | Denied:

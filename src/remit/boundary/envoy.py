@@ -56,7 +56,7 @@ def argv(bootstrap: Path, *, concurrency: int, log_level: str = "warning") -> Se
 
 def write_bootstrap(path: Path, layout: resources.Layout) -> None:
     """Write the bootstrap (0640) where Envoy will read it, whole or not at all; remove stale sockets of Envoy's."""
-    for stale in (layout.proxy_socket, layout.admin_socket):
+    for stale in (layout.proxy_socket, layout.tcp_socket, layout.tls_socket, layout.admin_socket):
         if stale is not None:
             Path(stale).unlink(missing_ok=True)
     temporary = path.with_suffix(".new")

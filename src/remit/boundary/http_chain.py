@@ -24,7 +24,7 @@ POOL = "remit.pool"
 METADATA = "envoy.filters.http.ext_authz"
 
 _TOKEN = "%FILTER_STATE(envoy.network.proxy_protocol.tlv:FIELD:token)%"  # noqa: S105 - a format, not a password
-_IDENTITY = (
+IDENTITY = (
     (
         "x-remit-connection",
         "%DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS%"
@@ -33,7 +33,7 @@ _IDENTITY = (
     ("x-remit-length", "%REQ(CONTENT-LENGTH)%"),
 )
 """One header for what is the same on a whole connection: the decision service reads it once. `check.parse` reads it."""
-_METADATA_HEADERS = ("x-remit-record", "x-remit-pin", "x-remit-pin-port", "x-remit-pool")
+METADATA_HEADERS = ("x-remit-record", "x-remit-pin", "x-remit-pin-port", "x-remit-pool")
 
 _SET_TARGET = f"""
 function envoy_on_request(handle)
@@ -128,7 +128,7 @@ def _filters() -> list[Json]:
         _mutation("cell", request_mutations=own, response_mutations=own, response_trailers_mutations=own),
         _check(),
         typed("envoy.filters.http.lua", "filters.http.lua.v3.Lua", default_source_code={"inline_string": _SET_TARGET}),
-        _pin(),
+        pin(),
         # Only now: a route is not found without x-forwarded-proto, which Envoy itself has set.
         _mutation("upstream", request_mutations=_removed(header_names.FORGEABLE)),
         typed(
@@ -168,18 +168,18 @@ def _check() -> Json:
         http_service={
             "server_uri": {"uri": "http://check", "cluster": "check", "timeout": CHECK_TIMEOUT},
             "authorization_request": {
-                "headers_to_add": [{"key": key, "value": f"v={value}"} for key, value in _IDENTITY]
+                "headers_to_add": [{"key": key, "value": f"v={value}"} for key, value in IDENTITY]
             },
             "authorization_response": {
                 "allowed_upstream_headers": {"patterns": [{"safe_regex": {"regex": ".*"}}]},
                 "allowed_client_headers": {"patterns": [{"exact": "content-type"}, {"exact": "retry-after"}]},
-                "dynamic_metadata_from_headers": {"patterns": [{"exact": name} for name in _METADATA_HEADERS]},
+                "dynamic_metadata_from_headers": {"patterns": [{"exact": name} for name in METADATA_HEADERS]},
             },
         },
     )
 
 
-def _pin() -> Json:
+def pin() -> Json:
     """The address the decision screened is the one that is dialled; a missing one is `-`, which is no address."""
 
     def state(key: str, header: str, **extra: Any) -> Json:

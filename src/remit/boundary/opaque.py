@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from remit.control.decide import Denied
+
 SSL_REQUEST = 80877103
 GSSENC_REQUEST = 80877104
 CANCEL_REQUEST = 80877102
@@ -17,6 +19,8 @@ STARTUP_MAX = 10_000
 """PostgreSQL's own MAX_STARTUP_PACKET_LENGTH."""
 NO = b"N"
 FEATURE_NOT_SUPPORTED = "0A000"
+SERVER_FIRST_PORTS = (21, 25, 110, 143, 587, 3306, 5900)
+"""FTP, SMTP, POP3, IMAP, submission, MySQL, VNC: their clients wait for the server."""
 POSTGRESQL_PORTS = frozenset({5432, 6432})
 _PROTOCOL_3 = 3
 _ASKS_MAX = 2
@@ -96,6 +100,18 @@ class Opening:
             if self._buffer.startswith(first):
                 return name
         return "postgresql" if self._port in POSTGRESQL_PORTS else _BY_PORT.get(self._port, "tcp")
+
+
+def explained(found: Recognised, denied: Denied) -> bytes:
+    """What to tell the client before the connection is closed; empty where its protocol has no place for words."""
+    meaning = denied.refusal.meaning
+    title = f"remit: {meaning.title}"
+    detail = f"{denied.refusal.detail} (reason {denied.refusal.reason.value}, record {denied.record})"
+    if found.postgresql:
+        return postgresql_error(title, detail, meaning.next)
+    if found.protocol == "redis":
+        return f"-ERR {title}: {detail}; {meaning.next}".replace("\r", " ").replace("\n", " ").encode() + b"\r\n"
+    return b""
 
 
 def postgresql_error(message: str, detail: str, hint: str) -> bytes:

@@ -1,7 +1,8 @@
-"""Where Envoy sends every connection that is neither TLS nor HTTP: it is recorded, told why where it can be, closed.
+"""Where Envoy sends every opaque connection that the decision refused: it is told why, where it can be, and closed.
 
-Nothing is dialled for such a connection (law 1); this server is its end. It is reached by hostile bytes before any
-decision, so it reads little, for a short time, and never holds more than a bounded number of connections.
+The decision stands and is recorded; this server is only its voice. It is reached by hostile bytes, so it reads little,
+for a short time, and never holds more than a bounded number of connections. A connection arrives as the body of a POST
+(RFC 9112 §7.1, chunked) whose headers are Envoy's: which port it went to, and the refusal as `tunnel_check` wrote it.
 """
 
 from __future__ import annotations
@@ -11,29 +12,29 @@ import contextlib
 import logging
 from pathlib import Path
 
-from remit.boundary import opaque, proxy_header
-from remit.boundary.check_server import Refuse
+import httptools
+
+from remit.boundary import opaque, tunnel_check
 from remit.boundary.opaque import Opening, Recognised
-from remit.boundary.proxy_header import Header
-from remit.boundary.resources import SERVER_FIRST_PORTS
+from remit.boundary.tunnels import REFUSED
 from remit.core.errors import Invalid
-from remit.core.reason import Reason, Refusal
 
 log = logging.getLogger(__name__)
 
-HEADER_TIMEOUT_S = 2.0
+HEAD_TIMEOUT_S = 2.0
 OPENING_TIMEOUT_S = 2.0
 """How long a client may take to say what it speaks."""
 WAITING_TIMEOUT_S = 0.2
 """The same on ports whose clients wait for the server to speak first: nothing will come."""
 READ_BYTES = 4096
 CONNECTIONS_MAX = 1024
+_BEGIN = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
 
 
-async def serve_refuse(path: Path, refuse: Refuse) -> None:
-    """Refuse every connection on Unix socket `path` (mode 0660: its directory says who connects) until cancelled."""
+async def serve_refuse(path: Path) -> None:
+    """Answer refused connections on Unix socket `path` (mode 0660: its directory says who connects) until cancelled."""
     path.unlink(missing_ok=True)
-    desk = _Desk(refuse)
+    desk = _Desk()
     server = await asyncio.start_unix_server(desk.accept, str(path), limit=READ_BYTES)
     path.chmod(0o660)
     try:
@@ -45,8 +46,7 @@ async def serve_refuse(path: Path, refuse: Refuse) -> None:
 
 
 class _Desk:
-    def __init__(self, refuse: Refuse) -> None:
-        self._refuse = refuse
+    def __init__(self) -> None:
         self._open: set[asyncio.StreamWriter] = set()
 
     def close(self) -> None:
@@ -59,73 +59,83 @@ class _Desk:
             return
         self._open.add(writer)
         try:
-            await self._serve(reader, writer)
-        except (OSError, Invalid, TimeoutError, EOFError) as error:
-            log.info("an opaque connection was closed: %s", error)
+            await self._serve(_Post(reader), writer)
+        except (OSError, Invalid, TimeoutError, EOFError, httptools.HttpParserError) as error:
+            log.info("a refused connection was closed: %s", error)
         finally:
             self._open.discard(writer)
             writer.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        header, rest = await asyncio.wait_for(_header(reader), HEADER_TIMEOUT_S)
-        host, _, port = header.destination.rpartition(":")
-        waits = int(port) in SERVER_FIRST_PORTS
-        found = await _recognised(
-            Opening(int(port)), rest, reader, writer, WAITING_TIMEOUT_S if waits else OPENING_TIMEOUT_S
-        )
-        refusal = Refusal(
-            Reason.PROTOCOL_UNSUPPORTED, f"the connection to port {port} speaks {found.protocol}, not HTTP or TLS"
-        )
-        denied = await self._refuse(
-            refusal,
-            token=header.token,
-            flow=header.flow,
-            method=None,
-            scheme=found.protocol,
-            host=host.strip("[]"),
-            port=int(port),
-            path=None,
-            destination=header.destination,
-        )
-        if found.postgresql:
-            meaning = denied.refusal.meaning
-            writer.write(
-                opaque.postgresql_error(
-                    f"remit: {meaning.title}",
-                    f"{denied.refusal.detail} (reason {denied.refusal.reason.value}, record {denied.record})",
-                    meaning.next,
-                )
-            )
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(writer.drain(), OPENING_TIMEOUT_S)
+    async def _serve(self, post: _Post, writer: asyncio.StreamWriter) -> None:
+        await asyncio.wait_for(post.head(), HEAD_TIMEOUT_S)
+        refused = tunnel_check.read_refusal(post.headers.get(REFUSED, ""))
+        port = int(post.headers.get("x-remit-to", "").rpartition(":")[2] or 0)
+        writer.write(_BEGIN)
+        waits = port in opaque.SERVER_FIRST_PORTS
+        found = await _recognised(Opening(port), post, writer, WAITING_TIMEOUT_S if waits else OPENING_TIMEOUT_S)
+        words = opaque.explained(found, refused)
+        writer.write((_chunk(words) if words else b"") + b"0\r\n\r\n")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(writer.drain(), OPENING_TIMEOUT_S)
 
 
-async def _header(reader: asyncio.StreamReader) -> tuple[Header, bytes]:
-    data = bytearray()
-    while (parsed := proxy_header.parse(data)) is None:
-        piece = await reader.read(READ_BYTES)
-        if not piece:
-            raise EOFError("closed within its PROXY header")
-        data += piece
-    header, size = parsed
-    return header, bytes(data[size:])
+class _Post:
+    """The request and its body, as far as they have come."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self._parser = httptools.HttpRequestParser(self)
+        self._body = bytearray()
+        self._began = self._ended = False
+        self.headers: dict[str, str] = {}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        self._began = True
+
+    def on_body(self, data: bytes) -> None:
+        self._body += data
+
+    def on_message_complete(self) -> None:
+        self._ended = True
+
+    async def head(self) -> None:
+        while not self._began:
+            await self._feed()
+
+    async def read(self) -> bytes:
+        """What the client says next; empty at its end."""
+        while not (self._body or self._ended):
+            await self._feed()
+        said, self._body = bytes(self._body), bytearray()
+        return said
+
+    async def _feed(self) -> None:
+        data = await self._reader.read(READ_BYTES)
+        if not data:
+            raise EOFError("closed by Envoy")
+        self._parser.feed_data(data)
 
 
-async def _recognised(
-    opening: Opening, data: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, timeout_s: float
-) -> Recognised:
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+async def _recognised(opening: Opening, post: _Post, writer: asyncio.StreamWriter, timeout_s: float) -> Recognised:
     deadline = asyncio.get_running_loop().time() + timeout_s
     while True:
-        found = opening.feed(data)
-        if opening.to_send:
-            writer.write(bytes(opening.to_send))
-            opening.to_send.clear()
-        if found is not None:
-            return found
         try:
             async with asyncio.timeout_at(deadline):
-                data = await reader.read(READ_BYTES)
+                data = await post.read()
         except TimeoutError:
             return opening.given_up()
         if not data:
             return opening.given_up()
+        found = opening.feed(data)
+        if opening.to_send:
+            writer.write(_chunk(bytes(opening.to_send)))
+            opening.to_send.clear()
+        if found is not None:
+            return found

@@ -51,6 +51,22 @@ _HANDSHAKE: Json = {
 }
 
 
+_TUNNEL: Json = {
+    **{name: _LINE[name] for name in ("time", "type", "record", "status", "details", "flags", "bytes_out", "bytes_in")},
+    **{name: _LINE[name] for name in ("duration_ms", "upstream")},
+    "flow": "%REQ(X-REMIT-FLOW)%",
+    "destination": "%REQ(X-REMIT-TO)%",
+    "method": "CONNECT",
+    "scheme": "tcp",
+}
+
+
+def tunnel_log(spool: str) -> Json:
+    """JSON lines to file `spool`, one a connection that was carried unread when it ends, and one every
+    `INTERIM_S` while it runs."""
+    return _file(spool, _TUNNEL)
+
+
 def access_log(spool: str) -> Json:
     """JSON lines to file `spool`, one a request when it ends, and one every `INTERIM_S` while it runs."""
     return _file(spool, _LINE)

@@ -1,8 +1,9 @@
 """Envoy's whole configuration as one value: `bootstrap(layout)` is a pure function, written to a file as JSON.
 
 Listeners are static, since an update would drain every stream; what changes comes through SDS and the check's answers.
-One listener takes every connection of every cell. A PROXY v2 header is mandatory: without it, or with another version
-of it, a connection is closed unread. Then TLS is intercepted, plain HTTP read, and everything else handed to `refuse`.
+A cell's connections come in by three doors. Behind the first TLS is intercepted, plain HTTP read, and everything else
+carried unread (`tunnels`), as is what comes in by the other two. A PROXY v2 header is mandatory at all of them: without
+it, or with another version of it, a connection is closed unread.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from remit.boundary import http_chain, replies, upstreams
+from remit.boundary import http_chain, opaque, replies, tunnels, upstreams
 from remit.boundary.http_chain import typed
 
 Json = dict[str, Any]
@@ -18,10 +19,6 @@ Json = dict[str, Any]
 TOKEN_TLV = 0xE0
 NO_SNI = "no-sni.invalid"
 """The name asked of SDS for a handshake without SNI: clients of `https://<address>/` see a certificate for it."""
-
-SERVER_FIRST_PORTS = (21, 25, 110, 143, 587, 3306, 5900)
-"""FTP, SMTP, POP3, IMAP, submission, MySQL, VNC: their clients wait for the server, so inspecting would only stall."""
-
 
 _RUNTIME = {"re2.max_program_size.error_level": 1000, "re2.max_program_size.warn_level": 1000}
 """The list of header names the check may not set compiles to more than Envoy's 100 instructions."""
@@ -34,7 +31,13 @@ class Layout:
     proxy_socket: str
     check_socket: str
     sds_socket: str
+    tunnel_socket: str
+    """The check of opaque connections."""
     refuse_socket: str
+    tcp_socket: str
+    """The door for connections to be carried unread: nothing is inspected, so servers may speak first."""
+    tls_socket: str
+    """The door for TLS to be passed through."""
     admin_socket: str | None
     spool: str
     upstream_ca_file: str
@@ -52,11 +55,22 @@ def bootstrap(layout: Layout) -> Json:
     return {
         "node": {"id": "local", "cluster": "remit"},
         **_admin(layout.admin_socket),
+        "bootstrap_extensions": [tunnels.bootstrap_extension()],
         "static_resources": {
-            "listeners": [_listener(layout)],
+            "listeners": [
+                _listener(layout),
+                _unread(layout, "tcp", layout.tcp_socket),
+                _unread(layout, "tls", layout.tls_socket),
+                tunnels.inner_listener(spool=layout.spool, idle_s=layout.idle_s),
+            ],
             "clusters": [
                 *upstreams.upstreams(ca_file=layout.upstream_ca_file, connect_timeout_s=layout.connect_timeout_s),
-                *upstreams.services(check=layout.check_socket, sds=layout.sds_socket, refuse=layout.refuse_socket),
+                *upstreams.services(
+                    check=layout.check_socket,
+                    tunnel=layout.tunnel_socket,
+                    sds=layout.sds_socket,
+                    refuse=layout.refuse_socket,
+                ),
             ],
         },
         "overload_manager": _overload(layout),
@@ -107,19 +121,36 @@ def _listener(layout: Layout) -> Json:
             {
                 "name": "opaque",
                 "filter_chain_match": raw,
-                "filters": [
-                    typed(
-                        "envoy.filters.network.tcp_proxy",
-                        "filters.network.tcp_proxy.v3.TcpProxy",
-                        stat_prefix="opaque",
-                        cluster="refuse",
-                        idle_timeout="10s",
-                        max_connect_attempts=1,
-                    )
-                ],
+                "filters": [_entrance(layout, tunnels.TCP_PATH)],
             },
         ],
     }
+
+
+def _unread(layout: Layout, name: str, socket: str) -> Json:
+    """A door without interception. Behind `tls`, the name in the handshake is read, and nothing else."""
+    chains: list[Json] = [{"name": f"{name}-opaque", "filters": [_entrance(layout, tunnels.TCP_PATH)]}]
+    filters = [_proxy_protocol()]
+    if name == "tls":
+        filters.append(typed("envoy.filters.listener.tls_inspector", "filters.listener.tls_inspector.v3.TlsInspector"))
+        chains[0]["filter_chain_match"] = {"transport_protocol": "raw_buffer"}
+        passed = {"transport_protocol": "tls"}
+        chains.append(
+            {"name": "passed", "filter_chain_match": passed, "filters": [_entrance(layout, tunnels.TLS_PATH)]}
+        )
+    return {
+        "name": name,
+        "address": {"pipe": {"path": socket, "mode": layout.proxy_socket_mode}},
+        "per_connection_buffer_limit_bytes": 1 << 20,
+        "listener_filters_timeout": "5s",
+        "continue_on_listener_filters_timeout": False,
+        "listener_filters": filters,
+        "filter_chains": chains,
+    }
+
+
+def _entrance(layout: Layout, path: str) -> Json:
+    return tunnels.entrance(path, idle_s=layout.idle_s, connection_max_s=layout.connection_max_s)
 
 
 def _proxy_protocol() -> Json:
@@ -136,7 +167,7 @@ def _proxy_protocol() -> Json:
 
 
 def _inspector(name: str, type_name: str) -> Json:
-    ports = [{"destination_port_range": {"start": port, "end": port + 1}} for port in SERVER_FIRST_PORTS]
+    ports = [{"destination_port_range": {"start": port, "end": port + 1}} for port in opaque.SERVER_FIRST_PORTS]
     filter_ = typed(f"envoy.filters.listener.{name}", f"filters.listener.{name}.v3.{type_name}")
     return {**filter_, "filter_disabled": {"or_match": {"rules": ports}}}
 

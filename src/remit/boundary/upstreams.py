@@ -24,7 +24,7 @@ _HTTP2: Json = {
 
 
 def upstreams(*, ca_file: str, connect_timeout_s: float) -> list[Json]:
-    """Clusters for HTTPS and HTTP upstreams; `_http1` ones are for WebSockets."""
+    """Clusters for HTTPS and HTTP upstreams; `_http1` ones are for WebSockets, `raw` for what is carried unread."""
     both = {"http_protocol_options": _HTTP1, "http2_protocol_options": _HTTP2}
     only1 = {"explicit_http_config": {"http_protocol_options": _HTTP1}}
     return [
@@ -32,21 +32,32 @@ def upstreams(*, ca_file: str, connect_timeout_s: float) -> list[Json]:
         _dynamic("tls_http1", only1, connect_timeout_s, ca_file),
         _dynamic("plain", {"use_downstream_protocol_config": both}, connect_timeout_s, None),
         _dynamic("plain_http1", only1, connect_timeout_s, None),
+        _dynamic("raw", only1, connect_timeout_s, None),
     ]
 
 
-def services(*, check: str, sds: str, refuse: str) -> list[Json]:
-    """Clusters for the decision service's Unix sockets."""
+def services(*, check: str, tunnel: str, sds: str, refuse: str) -> list[Json]:
+    """Clusters for the decision service's Unix sockets, and for the listener inside Envoy."""
     check_cluster = _pipe("check", check, _http({"explicit_http_config": {"http_protocol_options": {}}}))
     sds_cluster = _pipe("sds", sds, _http({"explicit_http_config": {"http2_protocol_options": {}}}))
-    refuse_cluster = _pipe("refuse", refuse, {})
-    refuse_cluster["transport_socket"] = typed(
-        "envoy.transport_sockets.upstream_proxy_protocol",
-        "transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
-        config={"version": "V2", "pass_through_tlvs": {"match_type": "INCLUDE_ALL"}},
-        transport_socket=typed("envoy.transport_sockets.raw_buffer", "transport_sockets.raw_buffer.v3.RawBuffer"),
-    )
-    return [check_cluster, sds_cluster, refuse_cluster]
+    http1: Json = {"explicit_http_config": {"http_protocol_options": {}}}
+    tunnel_cluster = _pipe("check_tunnel", tunnel, _http(http1))
+    refuse_cluster = _pipe("refuse", refuse, _http(http1))
+    return [check_cluster, tunnel_cluster, sds_cluster, refuse_cluster, _inner()]
+
+
+def _inner() -> Json:
+    """Each connection of a cell is a stream of few connections: more streams than one cell could take from another."""
+    endpoint = {"endpoint": {"address": {"envoy_internal_address": {"server_listener_name": "tunnel"}}}}
+    http2: Json = {"max_concurrent_streams": 1024, "initial_stream_window_size": 1 << 20}
+    return {
+        "name": "tunnel",
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "circuit_breakers": _many(),
+        "load_assignment": {"cluster_name": "tunnel", "endpoints": [{"lb_endpoints": [endpoint]}]},
+        **_http({"explicit_http_config": {"http2_protocol_options": http2}}),
+    }
 
 
 def _dynamic(name: str, protocols: Json, connect_timeout_s: float, ca_file: str | None) -> Json:

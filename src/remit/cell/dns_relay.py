@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import socket
 import time
@@ -27,14 +28,18 @@ MAX_TCP = 64
 MAX_UNSENT_BYTES = 1 << 20
 ANSWER_TIMEOUT_S = 5.0
 TCP_IDLE_S = 10.0
+DOOR = 1 << 31
+"""In the place of the cell's number: a question for a door, not for a name (`node.dns_server`)."""
 _BATCH = 64
 _BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 Reply = Callable[[bytes], None]
 
 
-def _failure(query: bytes) -> bytes:
-    """SERVFAIL for `query` (RFC 1035 §4.1.1): its own bytes with QR set and RCODE 2."""
+def _failure(cell: int, query: bytes) -> bytes:
+    """SERVFAIL for `query` (RFC 1035 §4.1.1): its own bytes with QR set and RCODE 2. No door for whoever asked that."""
+    if cell & DOOR:
+        return b""
     return query[:2] + bytes((query[2] | 0x80, (query[3] & 0xF0) | 2)) + query[4:]
 
 
@@ -72,7 +77,7 @@ class Relay:
                 return
             answer = await reader.readexactly(size - 8)
             entry = self._take(int.from_bytes(head[8:], "big"))
-            if entry is not None and entry[1] == int.from_bytes(head[4:8], "big") and answer:
+            if entry is not None and entry[1] == int.from_bytes(head[4:8], "big") and (answer or entry[1] & DOOR):
                 entry[3](answer)
 
     def ask(self, cell: int, query: bytes, reply: Reply) -> None:
@@ -80,9 +85,17 @@ class Relay:
         if not 12 <= len(query) <= MAX_QUERY or query[2] & 0x80:
             return
         self._expire()
+        self._send(cell, query, reply)
+
+    def door(self, cell: int, address: str, port: int, reply: Reply) -> None:
+        """Ask by which door a connection of `cell` should go; empty: where Envoy looks for itself."""
+        self._expire()
+        self._send(cell | DOOR, port.to_bytes(2, "big") + ipaddress.ip_address(address).packed, reply)
+
+    def _send(self, cell: int, query: bytes, reply: Reply) -> None:
         writer = self._usable()
         if writer is None or self._load.get(cell, 0) >= MAX_PENDING:
-            reply(_failure(query))
+            reply(_failure(cell, query))
             return
         self._next = (self._next + 1) & 0xFFFFFFFF
         self._pending[self._next] = (time.monotonic(), cell, query, reply)
@@ -114,7 +127,7 @@ class Relay:
                 return
             entry = self._take(number)
             if entry is not None:
-                entry[3](_failure(entry[2]))
+                entry[3](_failure(entry[1], entry[2]))
 
 
 class UdpPort:

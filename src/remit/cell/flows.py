@@ -17,6 +17,7 @@ from pathlib import Path
 
 from remit.cell import proxy_header
 from remit.cell.dns_relay import MAX_TCP, Relay, TcpConnection, UdpPort
+from remit.cell.doors import Doors
 from remit.cell.splice import RESET, Half
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,8 @@ class Cell:
         sockets: Sequence[socket.socket],
     ) -> None:
         self.token = token
-        self._number, self._sources, self._proxy, self._relay = number, sources, str(proxy), relay
+        self._number, self._sources, self._relay = number, sources, relay
+        self._doors = Doors(number, proxy, relay)
         self._flows: dict[int, _Flow] = {}
         self._dns: set[TcpConnection] = set()
         self._work: set[asyncio.Task[None]] = set()
@@ -137,7 +139,8 @@ class Cell:
         try:
             header = proxy_header.encode(source=(source, flow.port), destination=destination, token=self.token)
             async with asyncio.timeout(DIAL_TIMEOUT_S):
-                await self._loop.create_unix_connection(lambda: flow.far, self._proxy)
+                entrance = await self._doors.entrance(*destination)
+                await self._loop.create_unix_connection(lambda: flow.far, str(entrance))
                 flow.far.write(header)
                 await self._loop.connect_accepted_socket(lambda: flow.near, sock)
         except (OSError, ValueError, TimeoutError, asyncio.CancelledError):

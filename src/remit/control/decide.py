@@ -254,7 +254,7 @@ def _as_sent(evidence: Evidence) -> dict[str, Any]:
     """A request that could not be read is recorded as it came, bounded; the query is left out."""
     return {
         "method": evidence.method[:64],
-        "scheme": "https" if evidence.tls else "http",
+        "scheme": evidence.opaque.protocol.value if evidence.opaque else "https" if evidence.tls else "http",
         "host": evidence.authority[:300],
         "port": None,
         "path": evidence.target.partition("?")[0][:1024],

@@ -69,8 +69,7 @@ class Observer:
         await self._append("boundary", {**_whose(self._task(cell)), **stated, **fields})
 
     def _task(self, cell: int | None) -> Task | None:
-        tasks = [task for task in self._knowledge.snapshot.tasks.values() if task.cell == cell]
-        return max(tasks, key=lambda task: task.created, default=None)
+        return self._knowledge.task_in(cell)
 
     async def _append(self, kind: str, fields: Mapping[str, Any]) -> None:
         try:

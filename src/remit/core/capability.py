@@ -19,11 +19,19 @@ from remit.core.budget import Budget
 class Protocol(StrEnum):
     HTTPS = "https"
     HTTP = "http"
+    TCP = "tcp"
+    """Any bytes, unread."""
+    TLS = "tls-passthrough"
+    """TLS that is not intercepted: bound to the name in its handshake alone."""
+
+
+UNREAD = frozenset({Protocol.TCP, Protocol.TLS})
+"""What is carried without being read: no method, path or credential."""
 
 
 MAX_SHOWN = 6
 MAX_SHOWN_CHARACTERS = 100
-DEFAULT_PORT: Mapping[Protocol, int] = {Protocol.HTTPS: 443, Protocol.HTTP: 80}
+DEFAULT_PORT: Mapping[Protocol, int] = {Protocol.HTTPS: 443, Protocol.HTTP: 80, Protocol.TLS: 443}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +141,8 @@ def _missing(
         return f"is for {capability.protocol}, the request is {protocol}"
     if port not in capability.ports:
         return f"is for port {_listed(capability.ports)}, the request is for {port}"
+    if protocol in UNREAD:
+        return None
     if capability.methods and method not in capability.methods:
         return f"allows {_listed(capability.methods)}, not {method}"
     if websocket and not capability.websocket:

@@ -12,6 +12,8 @@ import hashlib
 import ipaddress
 from functools import lru_cache
 
+from remit.core.names import Address
+
 SOURCE4 = ipaddress.IPv4Network("100.64.0.0/10")
 SOURCE6 = ipaddress.IPv6Network("fd00:201:2::/96")
 VIRTUAL4 = ipaddress.IPv4Network("198.18.0.0/15")
@@ -36,6 +38,11 @@ def cell_of(address: str) -> int | None:
     network = SOURCE4 if parsed.version == 4 else SOURCE6
     number = int(parsed) - int(network.network_address)
     return number if parsed in network and 0 < number <= MAX_CELL else None
+
+
+def is_virtual(address: Address) -> bool:
+    """Whether the address stands for a name, and is nobody's."""
+    return address in VIRTUAL4 or address in VIRTUAL6
 
 
 def port_of(peer: str) -> int:

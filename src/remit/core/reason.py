@@ -34,7 +34,6 @@ class Reason(StrEnum):
     METHOD_INVALID = "method_invalid"
     HEADER_INVALID = "header_invalid"
     PATH_AMBIGUOUS = "path_ambiguous"
-    PROTOCOL_UNSUPPORTED = "protocol_unsupported"
     ROLE_INVALID = "role_invalid"
     ROLE_REVOKED = "role_revoked"
     NO_CAPABILITY = "no_capability"
@@ -116,11 +115,6 @@ MEANING: Mapping[Reason, Meaning] = {
         "The path means different things to different servers",
         "Send a plain path, or let the capability opt in with spec.allowAmbiguous.",
         "names",
-    ),
-    Reason.PROTOCOL_UNSUPPORTED: Meaning(
-        "This protocol is not governed yet",
-        "Use HTTP or HTTPS; a capability for other protocols does not exist.",
-        "capability",
     ),
     Reason.ROLE_INVALID: Meaning(
         "The role of this task is not valid", "Fix its manifest and run `remit apply`.", "capability"

@@ -20,6 +20,15 @@ FORBIDDEN_METHODS = frozenset({"CONNECT", "TRACE", "TRACK"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Opaque:
+    """A connection that is carried unread. `names`: of those that a virtual address may stand for, the ones that a
+    capability of the task covers; where there is none, one that the cell asked for."""
+
+    protocol: Protocol
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """What the boundary says of one request.
 
@@ -37,6 +46,7 @@ class Evidence:
     authority: str
     target: str
     headers: Mapping[str, str]
+    opaque: Opaque | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +71,8 @@ def read(evidence: Evidence) -> Request | Refusal:
     cell = flow.cell_of(evidence.peer.rpartition(":")[0].strip("[]"))
     if cell is None or evidence.peer != evidence.direct_peer:
         return Refusal(Reason.FLOW_UNKNOWN, f"the connection comes from {_shown(evidence.peer)}, which is no cell")
+    if evidence.opaque is not None:
+        return _connection(evidence, evidence.opaque, cell)
     protocol = Protocol.HTTPS if evidence.tls else Protocol.HTTP
     named = names.split_authority(evidence.authority, DEFAULT_PORT[protocol])
     if named is None:
@@ -98,6 +110,47 @@ def read(evidence: Evidence) -> Request | Refusal:
         flow=evidence.peer,
         cell=cell,
         headers=evidence.headers,
+    )
+
+
+def _connection(evidence: Evidence, opaque: Opaque, cell: int) -> Request | Refusal:
+    """A connection whose bytes nobody reads: its name is that of the handshake, or the one its address stands for."""
+    to, _, port = evidence.destination.rpartition(":")
+    to = to.strip("[]")
+    address = names.address_literal(to)
+    if address is None or not port.isdigit():
+        return Refusal(Reason.DESTINATION_MISMATCH, f"the connection went to {_shown(evidence.destination)}")
+    if opaque.protocol is Protocol.TLS:
+        host = names.canonical(evidence.sni)
+        if host is None or host != evidence.sni or names.address_literal(host) is not None:
+            return Refusal(
+                Reason.NAME_INVALID,
+                f"the TLS handshake named {_shown(evidence.sni or 'no host')}, which is no host name in canonical form",
+            )
+        if to not in flow.virtual(host):
+            return Refusal(
+                Reason.DESTINATION_MISMATCH,
+                f"the connection went to {_shown(to)}, not to the address that DNS in the cell gives for {host}",
+            )
+    elif not flow.is_virtual(address):
+        host = to
+    elif len(opaque.names) == 1 and to in flow.virtual(opaque.names[0]):
+        host = opaque.names[0]
+    else:
+        meant = "several names" if len(opaque.names) > 1 else "no name that this cell has asked for"
+        return Refusal(Reason.DESTINATION_MISMATCH, f"{_shown(to)} is the address of {meant}")
+    return Request(
+        method="CONNECT",
+        protocol=opaque.protocol,
+        host=host,
+        port=int(port),
+        path="",
+        query="",
+        target="/",
+        websocket=False,
+        flow=evidence.peer,
+        cell=cell,
+        headers={},
     )
 
 

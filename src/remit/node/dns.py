@@ -10,7 +10,7 @@ Rules: RFC 1035, RFC 6761 (localhost, invalid), RFC 7686 (onion), RFC 6891 (EDNS
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -65,27 +65,36 @@ class Quota:
         self._names_per_cell = names_per_cell
         self._cells_max = cells_max
         self._cells: OrderedDict[int, set[str]] = OrderedDict()
+        self._meant: dict[int, dict[str, list[str]]] = {}
 
     def admit(self, cell: int, name: str) -> bool:
         """Whether `cell` may know `name`: one it knows already, or one more within its quota."""
         known = self._cells.setdefault(cell, set())
         self._cells.move_to_end(cell)
         while len(self._cells) > self._cells_max:
-            self._cells.popitem(last=False)
+            self._meant.pop(self._cells.popitem(last=False)[0], None)
         if name in known:
             return True
         if len(known) >= self._names_per_cell:
             return False
         known.add(name)
+        meant = self._meant.setdefault(cell, {})
+        for address in flow.virtual(name):
+            meant.setdefault(address, []).append(name)
         return True
 
     def askers(self, name: str) -> list[int]:
         """The cells that have asked for `name` and not ended since."""
         return [cell for cell, known in self._cells.items() if name in known]
 
+    def asked(self, cell: int, address: str) -> Sequence[str]:
+        """The names with this virtual address that `cell` has asked for, in that order."""
+        return self._meant.get(cell, {}).get(address, ())
+
     def forget(self, cell: int) -> None:
         """The cell has ended; its number may be used again."""
         self._cells.pop(cell, None)
+        self._meant.pop(cell, None)
 
 
 def answer(query: bytes, admit: Callable[[str], bool]) -> Reply:

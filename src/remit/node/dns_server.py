@@ -2,11 +2,14 @@
 
 A frame is 4 bytes length of what follows, 4 bytes cell, 4 bytes query id, the DNS message; answers have the same shape,
 an empty message means that nothing is answered. The cell's number comes from the forwarder, never from the message.
+A frame whose cell has its highest bit set asks for a door instead: 2 bytes port, then the address (4 or 16 bytes); the
+answer is its name (`destinations.Destinations.door`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,6 +22,7 @@ log = logging.getLogger(__name__)
 
 FRAME_MAX = 8 + 65535
 SWEEP_S = 1.0
+DOOR = 1 << 31
 
 Knows = Callable[[int, str], bool]
 """Whether the role of the task in a cell has a capability for a host of that canonical name."""
@@ -26,10 +30,16 @@ Record = Callable[[Refused], Awaitable[None]]
 """Write a record of kind `dns`."""
 
 
-async def serve_dns(path: Path, knows: Knows, record: Record, *, quota: dns.Quota, mode: int = 0o660) -> None:
+Door = Callable[[int, str, int], bytes]
+"""`destinations.Destinations.door`."""
+
+
+async def serve_dns(
+    path: Path, knows: Knows, record: Record, *, quota: dns.Quota, door: Door, mode: int = 0o660
+) -> None:
     """Answer the forwarder on Unix socket `path` until cancelled. `mode`: the forwarder is another uid."""
     path.unlink(missing_ok=True)
-    desk = _Desk(knows, quota)
+    desk = _Desk(knows, quota, door)
     open_now: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -56,10 +66,19 @@ async def serve_dns(path: Path, knows: Knows, record: Record, *, quota: dns.Quot
 
 
 class _Desk:
-    def __init__(self, knows: Knows, quota: dns.Quota) -> None:
+    def __init__(self, knows: Knows, quota: dns.Quota, door: Door) -> None:
+        self._door = door
         self._knows = knows
         self._quota = quota
         self.ledger = Ledger()
+
+    def door(self, cell: int, asked: bytes) -> bytes:
+        try:
+            address = ipaddress.ip_address(asked[2:])
+        except ValueError:
+            log.error("the forwarder asked for a door to what is no address")
+            return b""
+        return self._door(cell, str(address), int.from_bytes(asked[:2], "big"))
 
     def answer(self, cell: int, query: bytes, now: float) -> bytes:
         reply = dns.answer(query, lambda name: self._quota.admit(cell, name))
@@ -79,7 +98,8 @@ async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
                 log.error("the forwarder sent a DNS frame of %d bytes", size)
                 return
             frame = await reader.readexactly(size)
-            message = desk.answer(int.from_bytes(frame[:4], "big"), frame[8:], loop.time())
+            cell = int.from_bytes(frame[:4], "big")
+            message = desk.door(cell ^ DOOR, frame[8:]) if cell & DOOR else desk.answer(cell, frame[8:], loop.time())
             writer.write((8 + len(message)).to_bytes(4, "big") + frame[:8] + message)
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):

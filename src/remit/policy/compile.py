@@ -14,7 +14,7 @@ from typing import Any
 
 from remit.core import names, paths
 from remit.core.budget import Budget
-from remit.core.capability import DEFAULT_PORT, Capability, Index, Protocol
+from remit.core.capability import DEFAULT_PORT, UNREAD, Capability, Index, Protocol
 from remit.core.credential import (
     BasicInjection,
     Credential,
@@ -62,13 +62,15 @@ def _capability(document: Document, credentials: Mapping[str, Credential]) -> Ca
     spec = document.spec
     if not isinstance(spec, specs.CapabilitySpec):
         return Capability(name=document.name, hosts=_hosts(document.raw), invalid=document.broken or "cannot be read")
-    protocol = Protocol(spec.protocol)
+    protocol = Protocol.TLS if spec.tls == "passthrough" else Protocol(spec.protocol)
     credential = credentials.get(spec.credential) if spec.credential is not None else None
     invalid = None
     if spec.credential is not None and credential is None:
         invalid = f"credential {spec.credential} does not exist"
     elif credential is not None and credential.invalid is not None:
         invalid = f"credential {credential.name} is invalid: {credential.invalid}"
+    elif credential is not None and protocol in UNREAD:
+        invalid = "a credential cannot be put into what is carried unread"
     elif credential is not None and protocol is Protocol.HTTP:
         invalid = "a credential never travels in the clear"
     return Capability(

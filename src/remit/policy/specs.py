@@ -87,9 +87,16 @@ class CapabilitySpec(Model):
     """What may be reached, and how."""
 
     description: Description = ""
-    protocol: Literal["https", "http"] = "https"
+    protocol: Literal["https", "http", "tcp"] = Field(
+        default="https", description="tcp: any bytes, by host and port alone (databases, queues, SSH)"
+    )
+    tls: Literal["intercept", "passthrough"] = Field(
+        default="intercept", description="passthrough: for clients that pin certificates, by the handshake's name alone"
+    )
     hosts: list[Host] = Field(min_length=1, max_length=MAX_LISTED)
-    ports: list[Port] = Field(default_factory=list, max_length=64, description="Default: the protocol's own (443, 80)")
+    ports: list[Port] = Field(
+        default_factory=list, max_length=64, description="Default: the protocol's own (443, 80); tcp needs them"
+    )
     methods: list[Method] = Field(default_factory=list, max_length=64, description="Default: any method")
     paths: list[PathPattern] = Field(default_factory=lambda: ["/**"], min_length=1, max_length=MAX_LISTED)
     credential: Name | None = None
@@ -108,6 +115,10 @@ class CapabilitySpec(Model):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
+        if self.tls == "passthrough" and self.protocol != "https":
+            raise fault("expected protocol: https together with tls: passthrough")
+        if self.protocol == "tcp" or self.tls == "passthrough":
+            self._unread()
         if self.websocket and self.credential:
             raise fault("expected no credential together with websocket: true (a WebSocket cannot be scrubbed)")
         for pattern in self.paths:
@@ -115,6 +126,22 @@ class CapabilitySpec(Model):
             if missing:
                 raise fault(f"expected allowAmbiguous: [{missing}], without which {pattern} never matches")
         return self
+
+    def _unread(self) -> None:
+        """What is not read can neither be matched more closely nor be given a credential."""
+        what = "protocol: tcp" if self.protocol == "tcp" else "tls: passthrough"
+        if self.protocol == "tcp" and not self.ports:
+            raise fault("expected ports together with protocol: tcp")
+        given = {
+            "credential": self.credential,
+            "methods": self.methods,
+            "allowAmbiguous": self.allow_ambiguous,
+            "websocket": self.websocket,
+            "paths": self.paths != ["/**"],
+        }
+        for name, value in given.items():
+            if value:
+                raise fault(f"expected no {name} together with {what}: what is carried is not read")
 
 
 class SealedSource(Model):

@@ -1,0 +1,71 @@
+"""The check of opaque connections: the one decision, asked about a connection instead of a request.
+
+What is on this socket comes from the listener inside Envoy (`tunnels`), never from an agent: its path says what the
+connection is. A refusal is answered with 200 as well, and with the header that sends the connection to `refuse`: a
+denial that ends in a closed socket explains nothing. A 200 without an address dials nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from remit.boundary import check, check_server
+from remit.boundary.check_server import Refuse
+from remit.boundary.tunnels import REFUSED, TLS_PATH
+from remit.control.decide import Denied, Permitted
+from remit.core import flow
+from remit.core.capability import Protocol
+from remit.core.errors import Invalid
+from remit.core.reason import Reason, Refusal
+from remit.core.request import Evidence, Opaque
+
+Names = Callable[[int, str, int], tuple[str, ...]]
+"""The names that a cell may mean by an address and a port (`node.destinations`)."""
+
+
+async def serve_tunnel(
+    path: Path, decide: Callable[[Evidence], Awaitable[Permitted | Denied]], refuse: Refuse, names: Names, most: int
+) -> None:
+    """Answer Envoy on Unix socket `path` (mode 0600) until cancelled. At most `most` decisions wait at once."""
+
+    async def decided(evidence: Evidence) -> Permitted | Denied:
+        return await decide(opened(evidence, names))
+
+    await check_server.serve_check(path, decided, refuse, most, render)
+
+
+def opened(evidence: Evidence, names: Names) -> Evidence:
+    """The evidence of a connection: what is carried, and by which names its destination may be meant."""
+    if evidence.target == TLS_PATH:
+        return dataclasses.replace(evidence, opaque=Opaque(protocol=Protocol.TLS))
+    address, _, port = evidence.destination.rpartition(":")
+    cell = flow.cell_of(evidence.peer.rpartition(":")[0].strip("[]"))
+    meant = names(cell, address.strip("[]"), int(port)) if cell is not None and port.isdigit() else ()
+    return dataclasses.replace(evidence, opaque=Opaque(protocol=Protocol.TCP, names=meant))
+
+
+def render(answer: Permitted | Denied) -> bytes:
+    """The answer to Envoy."""
+    if isinstance(answer, Permitted):
+        return check.render(answer)
+    stated = {"reason": answer.refusal.reason.value, "detail": answer.refusal.detail, "record": answer.record}
+    said = base64.b64encode(json.dumps(stated).encode())
+    return b"HTTP/1.1 200 OK\r\n%b: %b\r\nx-remit-record: %b\r\ncontent-length: 0\r\n\r\n" % (
+        REFUSED.encode(),
+        said,
+        answer.record.encode(),
+    )
+
+
+def read_refusal(text: str) -> Denied:
+    """The refusal that `render` wrote. `Invalid`: it is none."""
+    try:
+        said = json.loads(base64.b64decode(text, validate=True))
+        refusal = Refusal(Reason(said["reason"]), str(said["detail"]))
+        return Denied(record=str(said["record"]), refusal=refusal)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Invalid("a refused connection came without its reason") from error
