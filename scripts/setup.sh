@@ -13,7 +13,10 @@ python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 
 # command to look for : Debian package that has it
 needed=(bwrap:bubblewrap nft:nftables ip:iproute2 curl:curl)
-[ "$kind" = dev ] && needed+=(wrk:wrk h2load:nghttp2-client psql:postgresql-client redis-server:redis-server sshd:openssh-server ssh:openssh-client)
+[ "$kind" = dev ] && needed+=(
+  wrk:wrk h2load:nghttp2-client psql:postgresql-client
+  pg_ctlcluster:postgresql redis-server:redis-server sshd:openssh-server ssh:openssh-client
+)
 missing=()
 for pair in "${needed[@]}"; do
   PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")

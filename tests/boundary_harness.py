@@ -106,8 +106,17 @@ class Boundary:
 
     # -- the decision ------------------------------------------------------------------------------------------------
 
-    def permit(self, evidence: Evidence, **changes: object) -> Permitted:
-        """Dial the upstream with a credential; `changes` replace fields."""
+    def permit(self, evidence: Evidence, **changes: object) -> Permitted | Denied:
+        """Dial the upstream with a credential; `changes` replace fields. What is carried unread needs `carry`."""
+        if evidence.opaque is not None:
+            return self.deny(evidence)
+        return self._permitted(evidence, changes)
+
+    def carry(self, **changes: object) -> Script:
+        """Permit connections that are carried unread."""
+        return lambda evidence: self._permitted(evidence, {"headers": (), "target": b"/", **changes})
+
+    def _permitted(self, evidence: Evidence, changes: dict[str, object]) -> Permitted:
         fields: dict[str, object] = {
             "record": f"r-{next(self._records)}",
             "headers": ((b"authorization", SECRET),),

@@ -85,7 +85,7 @@ def refusing(reason: Reason = Reason.NO_CAPABILITY) -> object:
 def test_a_permitted_connection_carries_bytes_both_ways_and_its_end(
     boundary: Boundary, greeter: Greeter, door: str
 ) -> None:
-    boundary.script = boundary.permit_with(record=f"r-tcp-{door}", headers=(), pin_port=greeter.port, target=b"/")
+    boundary.script = boundary.carry(record=f"r-tcp-{door}", pin_port=greeter.port)
     with boundary.connect("db.test", 7000, tls=False, door=boundary.door(door)) as sock:
         sock.sendall(b"\x00abcdef")
         assert exactly(sock, 11) == b"220 hello\r\n"
@@ -104,7 +104,7 @@ def test_a_permitted_connection_carries_bytes_both_ways_and_its_end(
 
 
 def test_a_server_may_speak_first_on_any_port(boundary: Boundary, greeter: Greeter) -> None:
-    boundary.script = boundary.permit_with(headers=(), pin_port=greeter.port, target=b"/")
+    boundary.script = boundary.carry(pin_port=greeter.port)
     with boundary.connect("db.test", 7001, tls=False, door=boundary.door("tcp")) as sock:
         assert exactly(sock, 11) == b"220 hello\r\n"
 
@@ -126,14 +126,14 @@ def test_nothing_is_dialled_before_the_decision_nor_after_a_refusal(
 
 
 def test_a_permit_without_an_address_dials_nothing(boundary: Boundary, greeter: Greeter) -> None:
-    boundary.script = boundary.permit_with(headers=(), pin="localhost", pin_port=greeter.port, target=b"/")
+    boundary.script = boundary.carry(pin="localhost", pin_port=greeter.port)
     with boundary.connect("db.test", 7002, tls=False, door=boundary.door("tcp")) as sock:
         assert read_all(sock) == b""
     assert greeter.connections == 0
 
 
 def test_the_end_of_a_flow_is_the_end_of_its_upstream_connection(boundary: Boundary, greeter: Greeter) -> None:
-    boundary.script = boundary.permit_with(headers=(), pin_port=greeter.port, target=b"/")
+    boundary.script = boundary.carry(pin_port=greeter.port)
     sock = boundary.connect("db.test", 7003, tls=False, door=boundary.door("tcp"))
     assert exactly(sock, 3) == b"220"
     sock.close()
@@ -208,7 +208,7 @@ def passing(boundary: Boundary, evidence: Evidence) -> Permitted | Denied:
     found = read(evidence)
     if isinstance(found, Refusal):
         return Denied(record="r-refused", refusal=found)
-    return boundary.permit(evidence, headers=(), pin_port=boundary.upstream.port, target=b"/", record="r-passed")
+    return boundary.carry(pin_port=boundary.upstream.port, record="r-passed")(evidence)
 
 
 def test_tls_that_is_passed_through_shows_the_client_the_upstreams_own_certificate(boundary: Boundary) -> None:

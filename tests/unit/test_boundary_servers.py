@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import stat
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -243,6 +243,10 @@ async def test_without_a_refusal_a_connection_is_closed_unread(tmp_path: Path, d
         writer.close()
 
 
+Ask = Callable[[str], Awaitable[Any]]
+
+
+@pytest.fixture
 async def ask(tmp_path: Path) -> AsyncIterator[Ask]:
     """Asks a running service for one name on a stream of its own, which stays open."""
     now = datetime.now(UTC)
