@@ -22,8 +22,10 @@ from remit.audit.journal import Journal
 from remit.boundary import check_server
 from remit.broker import sealed
 from remit.broker.secrets import Broker
+from remit.control.budgets import Budgets
 from remit.control.decide import Decider
 from remit.control.knowledge import Knowledge
+from remit.control.openings import Openings
 from remit.core import flow
 from remit.core.claims import Claims
 from remit.core.snapshot import Snapshot
@@ -85,6 +87,8 @@ async def _measured(directory: Path, seconds: float) -> dict[str, float]:
     journal = Journal(
         directory / "audit", segment_bytes=64 << 20, signer=head.Signer(directory / "head.key"), now=clock.now
     )
+    budgets = Budgets(clock=clock, journal=journal, cut=_nothing_to_cut)
+    knowledge.on_change(budgets.update)
     claims = Claims(trust_domain="remit.local", role="bench", task=TASK, jti="j", issued=0, expires=1 << 40)
     verifier = Verifier(trust_domain="remit.local", clock=clock, connection_max_s=3600)
     verifier._known[TOKEN] = verifying._Known(claims, "k")
@@ -95,6 +99,8 @@ async def _measured(directory: Path, seconds: float) -> dict[str, float]:
         resolver=Resolver(_Nowhere(), {HOST: "127.0.0.1"}, time.monotonic),
         secrets=broker,
         journal=journal,
+        openings=Openings(),
+        budgets=budgets,
     )
     path = directory / "check.sock"
     serving = asyncio.ensure_future(check_server.serve_check(path, decider.check, decider.refuse, 4096))
@@ -118,6 +124,10 @@ async def _measured(directory: Path, seconds: float) -> dict[str, float]:
     await policies.close()
     journal.close()
     return {"check_cpu_us": cpu / count * 1e6, "check_per_s": count / wall}
+
+
+async def _nothing_to_cut(*_: Any) -> None:
+    """Stands for the forwarder."""
 
 
 class _Nowhere:
