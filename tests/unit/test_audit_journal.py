@@ -4,7 +4,7 @@ import asyncio
 import errno
 import json
 import os
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from audit_log import DECISION, content, filled, journal
 
 from remit.audit import head, record, segments, verify
 from remit.audit.journal import Journal
+from remit.audit.syncs import Syncs
 from remit.control.ports import Entry
 from remit.core.errors import Conflict, Unavailable
 
@@ -248,20 +249,59 @@ async def test_the_journal_does_not_go_on_where_a_segment_is_missing(tmp_path: P
         pass
 
 
-async def test_a_slow_disk_does_not_hold_up_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.pwrite
+@pytest.mark.parametrize("offered", [True, False])
+async def test_a_slow_disk_does_not_hold_up_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offered: bool
+) -> None:
+    """With the kernel's own syncs, and on a system that offers none."""
+    start, sync = Syncs.start, os.fdatasync
+    released = threading.Event()
 
-    def slow(descriptor: int, data: bytes, at: int) -> int:
-        time.sleep(0.05)
-        return real(descriptor, data, at)
+    def slow(descriptor: int) -> None:
+        released.wait(10)
+        sync(descriptor)
+
+    def late(syncs: Syncs, descriptor: int, done: Callable[[OSError | None], None]) -> None:
+        waiting = asyncio.get_running_loop().run_in_executor(None, released.wait, 10)
+        waiting.add_done_callback(lambda _: start(syncs, descriptor, done))
+
+    if not offered:
+        monkeypatch.setattr(Syncs, "offered", lambda loop: None)
+    with journal(tmp_path, 1 << 20) as log:
+        monkeypatch.setattr(os, "fdatasync", slow)
+        monkeypatch.setattr(Syncs, "start", late)
+        written = asyncio.ensure_future(log.append(log.new_id(), ENTRY))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not written.done()
+        released.set()
+        await written
+        monkeypatch.undo()
+    verified(tmp_path)
+
+
+async def test_a_system_without_asynchronous_syncs_writes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "fs.aio-max-nr")
+
+    monkeypatch.setattr("caio.linux_aio.Context", none)
+    await filled(tmp_path)
+    verified(tmp_path)
+
+
+async def test_a_sync_that_fails_refuses_its_records_and_what_was_durable_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(syncs: Syncs, descriptor: int, done: Callable[[OSError | None], None]) -> None:
+        asyncio.get_running_loop().call_soon(done, OSError(errno.EIO, "Input/output error"))
 
     with journal(tmp_path, 1 << 20) as log:
-        monkeypatch.setattr(os, "pwrite", slow)
-        written = asyncio.ensure_future(log.append(log.new_id(), ENTRY))
-        turns = 0
-        while not written.done():
-            await asyncio.sleep(0.001)
-            turns += 1
-        assert turns > 10
-        monkeypatch.setattr(os, "pwrite", real)
-    verified(tmp_path)
+        await log.append(log.new_id(), ENTRY)
+        with monkeypatch.context() as broken:
+            broken.setattr(Syncs, "start", failing)
+            with pytest.raises(Unavailable, match="Input/output error"):
+                await log.append(log.new_id(), ENTRY)
+        await healed(log)
+    assert verified(tmp_path).records >= 3

@@ -1,8 +1,8 @@
 """The only writer of the log: nothing is permitted before its record is on the disk.
 
-Records that arrive together, or while one sync runs, share a write (group commit). One thread writes; the event loop
-assembles the lines, so that the thread needs the interpreter lock as little as possible. Writing in the loop saves the
-way to the thread and back (an eighth of a check's processor time), but stands still while others use the disk.
+Records that arrive together, or while one sync runs, share a write (group commit). The event loop hands their lines to
+the kernel and hears when they are durable (`audit.syncs`); what takes longer (a new segment, a disk that refused) is a
+thread's work.
 A disk that refuses makes every waiting record `Unavailable`, which denies the requests they stand for; the journal then
 refuses at once until a probe of the disk succeeds. What was acknowledged is never touched by that. A record that was
 refused may still be in the log after a crash: the log can hold more than was acknowledged, never less.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ from typing import Any
 
 from remit.audit import head, record, replay, segments
 from remit.audit.segments import Position
+from remit.audit.syncs import Syncs
 from remit.audit.writer import Writer
 from remit.control import ports
 from remit.core.errors import Conflict, Unavailable
@@ -79,6 +81,7 @@ class Journal:
         self._writer = Writer(directory, segment_bytes, self._own)
         self._end = segments.EMPTY
         self._waiting: list[_Waiter] = []
+        self._flying: list[_Waiter] = []
         self._busy = self._scheduled = self._closing = False
         self._failed: str | None = None
         self._last_us = 0
@@ -89,6 +92,7 @@ class Journal:
         except BaseException:
             os.close(self._lock)
             raise
+        self._syncs = Syncs.offered(self._loop)
         self._jobs: queue.SimpleQueue[_Batch | tuple[int, str] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="audit", daemon=True)
         self._thread.start()
@@ -118,8 +122,10 @@ class Journal:
             return
         self._closing = True
         self._failed = self._failed or "the audit log is closed"
-        self._settle(self._waiting)
-        self._waiting = []
+        if self._syncs is not None:
+            self._syncs.close()
+        self._settle(self._flying + self._waiting)
+        self._flying = self._waiting = []
         self._jobs.put(None)
         self._thread.join(CLOSE_S)
         os.close(self._lock)
@@ -141,12 +147,27 @@ class Journal:
             self._loop.call_soon(self._send)
 
     def _send(self) -> None:
-        """Hand the next batch to the thread: all that waits, bounded."""
+        """Write the next batch: all that waits, bounded."""
         self._scheduled = False
         if self._busy or self._failed is not None or not self._waiting:
             return
         self._busy = True
-        self._jobs.put(self._batch(self._take(MAX_BATCH)))
+        batch = self._batch(self._take(MAX_BATCH))
+        if batch.begins or self._syncs is None:
+            self._jobs.put(batch)
+            return
+        self._flying = batch.waiters
+        try:
+            descriptor = self._writer.put(batch.data)
+            self._syncs.start(descriptor, functools.partial(self._synced, batch))
+        except OSError as error:
+            self._synced(batch, error)
+
+    def _synced(self, batch: _Batch, error: OSError | None) -> None:
+        self._flying = []
+        if error is None:
+            self._writer.keep(len(batch.data), batch.end)
+        self._done(batch, error)
 
     def _take(self, most: int) -> list[_Waiter]:
         size = count = 0
@@ -184,7 +205,7 @@ class Journal:
         return record.body(self.new_id(), record.stamp(self._now()), kind, fields)
 
     def _done(self, batch: _Batch, error: Exception | None) -> None:
-        """In the loop: the thread has written `batch`, or could not."""
+        """In the loop: `batch` is written, or could not be."""
         self._busy = False
         if error is None:
             self._end = batch.end

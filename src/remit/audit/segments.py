@@ -146,7 +146,7 @@ class Segment:
         self.offset = offset
         self._file = path(directory, number)
         self._dirty = offset
-        flags = os.O_RDWR | os.O_DSYNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
         self._descriptor = os.open(self._file, flags | (0 if offset else os.O_CREAT | os.O_TRUNC), 0o640)
         try:
             os.posix_fallocate(self._descriptor, 0, max(size, offset))
@@ -156,19 +156,35 @@ class Segment:
             self.abandon(remove=not offset)
             raise
 
-    def write(self, data: bytes) -> None:
-        """Durable on return. After an `OSError` nothing of `data` counts, and `clean` must succeed before the next."""
+    @property
+    def descriptor(self) -> int:
+        return self._descriptor
+
+    def put(self, data: bytes) -> None:
+        """Hand `data` to the kernel, which does not make it durable: sync `descriptor`, then say so to `keep`. After an
+        `OSError`, here or from the sync, nothing of it counts, and `clean` must succeed before the next one.
+        """
         if os.fstat(self._descriptor).st_nlink == 0:
             raise OSError(errno.ENOENT, "the open segment was removed")
         self._dirty = max(self._dirty, self.offset + len(data))
         self._put(data, self.offset)
-        self.offset += len(data)
+
+    def keep(self, size: int) -> None:
+        """The last `size` bytes that were `put` are durable."""
+        self.offset += size
         self._dirty = self.offset
+
+    def write(self, data: bytes) -> None:
+        """`put`, durable on return."""
+        self.put(data)
+        os.fdatasync(self._descriptor)
+        self.keep(len(data))
 
     def clean(self, behind: int = 0) -> None:
         """Make zeros of what failed writes (or a crash, up to offset `behind`) left; proves that writes work."""
         until = max(self._dirty, behind, self.offset + 1)
         self._put(bytes(until - self.offset), self.offset)
+        os.fdatasync(self._descriptor)
         self._dirty = self.offset
 
     def finish(self) -> None:

@@ -1,6 +1,7 @@
-"""What the journal's thread does to the files: write a batch, begin a segment, mend what a refusing disk left.
+"""What the journal does to the files: write a batch, begin a segment, mend what a refusing disk left.
 
-Every method may block and raises `OSError`. The journal sees to it that only one thread at a time is in here.
+Every method but `keep` may block and raises `OSError`; `put` only while the kernel has no room for what is written.
+The journal sees to it that only one thread at a time is in here.
 """
 
 from __future__ import annotations
@@ -59,6 +60,18 @@ class Writer:
                 old.finish()
         else:
             self._segment.write(data)
+        self._end = end
+
+    def put(self, data: bytes) -> int:
+        """Hand lines to the kernel, which has yet to be asked for their durability; the descriptor to sync."""
+        assert self._segment is not None
+        self._segment.put(data)
+        return self._segment.descriptor
+
+    def keep(self, size: int, end: Position) -> None:
+        """The `size` bytes that were `put` are durable: the log ends at `end`."""
+        assert self._segment is not None
+        self._segment.keep(size)
         self._end = end
 
     def heal(self, acknowledged: tuple[int, str]) -> Position:
