@@ -233,6 +233,8 @@ class _Outside:
         status, answer = 200, {}
         if target == "/v1/tasks":
             status, answer = self._task(body)
+        elif target.endswith("/pruned") and (self._directory / "unrecorded").exists():
+            status, answer = 503, {"detail": "nothing was changed: the action could not be recorded"}
         elif target.endswith("/token"):
             answer = {"token": f"renewed-{time.time_ns()}", "expires": 0}
         content = json.dumps(answer).encode()
@@ -334,7 +336,7 @@ def _main(part: str, directory: Path) -> None:
     if part == "outside":
         work = _outside(directory)
     elif part == "cells":
-        from remit.cell import daemon
+        from remit.cell import daemon, retention
 
         work = daemon.serve(
             cells_socket=run / "cells.sock",
@@ -346,6 +348,7 @@ def _main(part: str, directory: Path) -> None:
             ca_certificate=directory / "ca.pem",
             forward_uid=FORWARD_UID if os.geteuid() == 0 else os.geteuid(),
             token_ttl_s=_ttl(directory),
+            kept=retention.Retention(age_s=1e9, total_bytes=1 << 40),
             path="",
             stage_dir=directory / "run/stage",
             ready=(directory / "ready").touch,

@@ -66,6 +66,12 @@ class Settings:
     connection_max_s: float = _described(3600.0, "Longest life of a connection of a cell.")
     policy_timeout_s: float = _described(0.25, "Time one evaluation of the policies may take.")
     check_pending_max: int = _described(2048, "Requests that may wait for a decision at once; more are refused.")
+    retention_s: float = _described(
+        30 * 86400.0, "How long the output and workspace of an ended task are kept; unmerged changes are kept longer."
+    )
+    retention_bytes: int = _described(
+        20 << 30, "Disk that ended tasks may take together; the oldest go first, those with unmerged changes never."
+    )
     audit_segment_bytes: int = _described(64 << 20, "Size of one audit segment.")
 
     @property

@@ -247,3 +247,22 @@ def test_tokens_of_operators_go_with_them(store: Store) -> None:
         assert unit.operators.remove_tokens("bob") == 1
         assert unit.operators.remove_tokens("bob") == 0
         assert unit.operators.get("bob") == operator("bob")
+
+
+def test_pruning_forgets_what_ended_and_nothing_that_runs(store: Store) -> None:
+    day = timedelta(days=1)
+    rows = {
+        "oldaaaaaaa": (State.EXITED, NOW - 40 * day),
+        "keptaaaaaa": (State.EXITED, NOW - 40 * day),
+        "namedaaaaa": (State.FAILED, NOW),
+        "freshaaaaa": (State.STOPPED, NOW),
+        "runningaaa": (State.RUNNING, None),
+    }
+    with store.unit() as unit:
+        for number, (name, (state, ended)) in enumerate(rows.items(), 1):
+            unit.tasks.add(task(name, cell=number, state=state, ended=ended))
+    with store.unit() as unit:
+        named = ["t-namedaaaaa", "t-runningaaa", "t-unknownaaa"]
+        assert unit.tasks.prune(named, ended_before=NOW - 30 * day, kept=["t-keptaaaaaa"]) == 2
+    with store.unit() as unit:
+        assert {one.id for one in unit.tasks.all()} == {"t-keptaaaaaa", "t-freshaaaaa", "t-runningaaa"}

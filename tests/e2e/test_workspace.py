@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from instance import Instance
+from instance import Instance, wait_for
 
 pytestmark = pytest.mark.xdist_group("instance")
 
@@ -182,3 +182,36 @@ def test_a_directory_that_is_no_workspace_is_named(remit: Instance, path: str) -
     assert done.returncode in (2, 4)
     assert f"error: {path} " in done.stderr or f"workspace {path} " in done.stderr
     assert "hint: " in done.stderr
+
+
+def test_what_ended_is_pruned_and_what_is_not_merged_stays(remit: Instance, work: Path) -> None:
+    remit.run("nothing", "echo", "hello", check=True)
+    quiet = max(remit.tasks("--all"), key=lambda task: task["created"])["id"]
+    remit.run("nothing", "sh", "-c", "echo work > new.txt", options=["--workspace", str(work)], check=True)
+    busy = max(remit.tasks("--all"), key=lambda task: task["created"])["id"]
+
+    def due() -> dict[str, dict[str, object]]:
+        found = json.loads(remit.cli("prune", "--dry-run", "--older-than", "0", "--json").stdout)
+        assert found["dry_run"] is True
+        return {one["task"]: one for kind in ("pruned", "kept") for one in found[kind]}
+
+    wait_for(lambda: {quiet, busy} <= set(due()), "both are over")
+    assert due()[busy]["why"] == "its changes are not merged"
+    done = remit.cli("prune", "--older-than", "0")
+    assert f"remit diff {busy}" in done.stderr or busy in done.stdout
+    left = {task["id"] for task in remit.tasks("--all")}
+    assert quiet not in left
+    assert busy in left
+    gone = remit.cli("logs", quiet, check=False)
+    assert (gone.returncode, gone.stderr.count("error: ")) == (4, 1), gone.stderr
+    (record,) = [one for one in remit.audit(kind="operator") if one["action"] == "task.prune"]
+    assert quiet in record["tasks"]
+    remit.cli("prune", "--older-than", "0", "--unmerged")
+    assert busy not in {task["id"] for task in remit.tasks("--all")}
+
+
+@pytest.mark.parametrize("options", [("--older-than", "soon"), ("--total", "much")])
+def test_what_is_no_age_or_size_is_told(remit: Instance, options: tuple[str, str]) -> None:
+    done = remit.cli("prune", *options, check=False)
+    assert done.returncode == 2
+    assert options[1] in done.stderr

@@ -39,6 +39,16 @@ class Failed(BaseModel):
     detail: str = Field(default="", max_length=4096)
 
 
+class Pruned(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    operator: str = Field(max_length=128, description="Who asked `cells` to prune.")
+    tasks: list[str] = Field(max_length=1000, description="Of these, everything is about to be removed.")
+    kept: list[str] = Field(description="Of these, something is kept.")
+    size_bytes: int = Field(ge=0, alias="bytes")
+    older_than_s: float = Field(ge=0, lt=1e11)
+
+
 class TaskView(BaseModel):
     """Times are RFC 3339."""
 
@@ -89,6 +99,19 @@ async def created(body: Create, found: Annotated[Services, Depends(services)]) -
         environment=dict(done.environment),
         limits=dict(done.limits),
     )
+
+
+@router.post("/pruned", summary="Report that ended tasks are about to be pruned")
+async def pruned(body: Pruned, found: Annotated[Services, Depends(services)]) -> dict[str, Any]:
+    """Recorded, then forgotten here. For `cells`: people use `remit prune`."""
+    record, forgotten = await found.tasks.pruned(
+        body.tasks,
+        kept=body.kept,
+        size_bytes=body.size_bytes,
+        older_than_s=body.older_than_s,
+        operator=body.operator,
+    )
+    return {"record": record, "forgotten": forgotten}
 
 
 @router.get("/{task}", summary="Show a task")

@@ -6,7 +6,7 @@ import asyncio
 import os
 
 from remit.app import identities
-from remit.cell import daemon
+from remit.cell import daemon, retention
 from remit.node.notify import Notifier
 from remit.settings import Settings, environment
 
@@ -25,6 +25,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
                 forward_uid=who.forward if who else os.geteuid(),
                 control_uid=who.control if who else os.geteuid(),
                 token_ttl_s=settings.token_ttl_s,
+                kept=retention.Retention(age_s=settings.retention_s, total_bytes=settings.retention_bytes),
                 stage_dir=settings.run_dir / "stage",
                 path=environment().get("PATH", ""),
                 ready=ready.set,

@@ -14,7 +14,7 @@ import logging
 import os
 import pwd
 import resource
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from remit.cell import (
     limits,
     machine,
     process,
+    prune,
     request,
+    retention,
     session,
     stage,
     stored,
@@ -58,8 +60,13 @@ class Daemon:
         link: forward_link.ForwardLink,
         token_ttl_s: float,
         control_uid: int,
+        kept: retention.Retention,
     ) -> None:
         self._control_uid = control_uid
+        self._kept = kept
+        self._reading: set[str] = set()
+        self._going: set[str] = set()
+        self._pruning = asyncio.Lock()
         self._site, self._control, self._link, self._ttl_s = site, control, link, token_ttl_s
         self._running: dict[str, tasks.Task] = {}
         self._bound: dict[object, Path] = {}
@@ -76,6 +83,7 @@ class Daemon:
             "logs": self._logs,
             "diff": self._diff,
             "merge": self._merge,
+            "prune": self._prune,
         }
 
     async def client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -209,6 +217,56 @@ class Daemon:
                 await connection.send(wire.STDOUT, data)
         await connection.tell(event="done")
 
+    @contextlib.contextmanager
+    def _read(self, name: str) -> Iterator[None]:
+        """Inside, what is left of the task is not pruned."""
+        if name in self._going:
+            raise NotFound(f"task {name} is being pruned", hint="remit ps --all")
+        self._reading.add(name)
+        try:
+            yield
+        finally:
+            self._reading.discard(name)
+
+    async def _prune(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        asked = request.prune(message, self._kept)
+        plan = await self.prune(asked, _name(connection.user))
+        await connection.tell(event="pruned", dry_run=asked.dry_run, **prune.told(plan))
+
+    async def prune(self, asked: request.Prune, operator: str) -> retention.Plan:
+        """Forget ended tasks; what it did, or would do. `Unavailable`: it could not be recorded, nothing is gone."""
+        cells, shared = self._site.cells, self._site.stage.root
+        async with self._pruning:
+            busy = {*self._running, *self._reading}
+            found = [name for name in prune.names(cells, starting=self._starting > 0) if name not in busy]
+            plan = await asyncio.to_thread(
+                prune.find, cells, shared, found, asked.kept, unmerged_too=asked.unmerged_too
+            )
+            if asked.dry_run or not plan.gone:
+                return plan
+            try:
+                self._going = {one.task for one, _ in plan.gone} - self._reading
+                plan = plan.only(self._going)
+                await prune.tell(self._control, plan, asked.kept, operator, busy | self._reading)
+                await asyncio.to_thread(prune.remove, cells, plan)
+            finally:
+                self._going = set()
+            return plan
+
+    async def keep_pruned(self) -> None:
+        """Until cancelled: what is due goes, a while after the start and then every hour."""
+        wait_s = prune.FIRST_S
+        while True:
+            await asyncio.sleep(wait_s)
+            wait_s = prune.EVERY_S
+            try:
+                plan = await self.prune(request.Prune(kept=self._kept), "remit")
+            except (RemitError, OSError) as error:
+                log.error("ended tasks were not pruned: %s", error)
+                continue
+            if plan.stays:
+                log.warning("%d tasks are due but keep unmerged changes: remit prune --dry-run", len(plan.stays))
+
     async def _over(self, name: str) -> tasks.Task | None:
         """The task if it still runs; one whose command is gone is waited for."""
         task = self._running.get(name)
@@ -221,7 +279,8 @@ class Daemon:
         name = request.task(message)
         running = await self._over(name)
         live = running.cell.layers if running is not None else None
-        answer = await stored.diff(self._site.cells, self._site.stage.root, name, live)
+        with self._read(name):
+            answer = await stored.diff(self._site.cells, self._site.stage.root, name, live)
         await connection.tell(event="diff", **answer)
 
     async def _merge(self, connection: wire.Connection, message: dict[str, Any]) -> None:
@@ -231,9 +290,10 @@ class Daemon:
         paths = message.get("paths")
         if paths is not None and not (isinstance(paths, list) and all(isinstance(path, str) for path in paths)):
             raise Invalid("paths is not a list of paths")
-        answer = await stored.merge_changes(
-            self._site.cells, self._site.stage.root, name, paths, force=message.get("force") is True
-        )
+        with self._read(name):
+            answer = await stored.merge_changes(
+                self._site.cells, self._site.stage.root, name, paths, force=message.get("force") is True
+            )
         await connection.tell(event="merged", **answer)
 
     async def end(self) -> None:
@@ -263,6 +323,7 @@ async def serve(
     forward_uid: int,
     control_uid: int,
     token_ttl_s: float,
+    kept: retention.Retention,
     ca_certificate: Path | None = None,
     stage_dir: Path | None = None,
     path: str = "",
@@ -295,10 +356,12 @@ async def serve(
         )
         link = forward_link.ForwardLink(forward_socket, forward_uid)
         link.start()
-        daemon = Daemon(site, control_client.ControlClient(control_socket), link, token_ttl_s, control_uid)
+        daemon = Daemon(site, control_client.ControlClient(control_socket), link, token_ttl_s, control_uid, kept)
+        pruning = asyncio.ensure_future(daemon.keep_pruned())
         try:
             await _listen(daemon, cells_socket, control_uid, ready)
         finally:
+            pruning.cancel()
             with contextlib.suppress(Exception):
                 await daemon.end()
             link.stop()

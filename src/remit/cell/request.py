@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from remit.cell import environment
+from remit.cell import environment, retention
 from remit.core import claims
 from remit.core.errors import Invalid
 from remit.core.task import TASK_ID
@@ -106,3 +106,24 @@ def task(message: Mapping[str, Any]) -> str:
     if not isinstance(wanted, str) or not TASK_ID.fullmatch(wanted):
         raise Invalid(f"{str(wanted)[:80]!r} is no task id", hint="remit ps")
     return wanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prune:
+    kept: retention.Retention
+    unmerged_too: bool = False
+    dry_run: bool = False
+
+
+def prune(message: Mapping[str, Any], usual: retention.Retention) -> Prune:
+    """What is not asked for is as the settings say."""
+    age, total = message.get("age_s", usual.age_s), message.get("total_bytes", usual.total_bytes)
+    if not isinstance(age, int | float) or isinstance(age, bool) or not 0 <= age < float("inf"):
+        raise Invalid("age_s is not a number of seconds", hint="remit prune --older-than 7d")
+    if not isinstance(total, int) or isinstance(total, bool) or total < 0:
+        raise Invalid("total_bytes is not a number of bytes", hint="remit prune --total 10Gi")
+    return Prune(
+        kept=retention.Retention(age_s=float(age), total_bytes=total),
+        unmerged_too=message.get("unmerged") is True,
+        dry_run=message.get("dry_run") is True,
+    )

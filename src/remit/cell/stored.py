@@ -33,7 +33,7 @@ def logs(cells: Path, task: str) -> Iterator[bytes]:
     return output.stored(cells / task)
 
 
-def _copied(cells: Path, task: str) -> tuple[dict[str, Any], Path]:
+def copied(cells: Path, task: str) -> tuple[dict[str, Any], Path]:
     note = _note(cells, task)
     if note.get("mode") == "bind":
         raise Conflict(f"task {task} wrote into its workspace directly (--bind)", hint="git diff shows what changed")
@@ -44,7 +44,7 @@ def _copied(cells: Path, task: str) -> tuple[dict[str, Any], Path]:
 
 async def diff(cells: Path, stage: Path, task: str, live: Path | None) -> dict[str, Any]:
     """`live`: where the layers of a task that still runs are mounted."""
-    _, lower = _copied(cells, task)
+    _, lower = copied(cells, task)
 
     def work() -> dict[str, Any]:
         with workspace.reopened(cells / task, stage) if live is None else contextlib.nullcontext(live) as layers:
@@ -55,7 +55,7 @@ async def diff(cells: Path, stage: Path, task: str, live: Path | None) -> dict[s
 
 
 async def merge_changes(cells: Path, stage: Path, task: str, paths: list[str] | None, *, force: bool) -> dict[str, Any]:
-    note, lower = _copied(cells, task)
+    note, lower = copied(cells, task)
     owner = (int(note["owner"][0]), int(note["owner"][1]))
 
     def work() -> dict[str, Any]:

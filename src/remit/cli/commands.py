@@ -79,6 +79,7 @@ _PLAIN: tuple[Callable[..., None], ...] = (
     tasks.stop,
     tasks.diff,
     tasks.merge,
+    tasks.prune,
     audit.why,
     explain.explain,
     revoke.revoke,

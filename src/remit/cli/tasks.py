@@ -10,11 +10,15 @@ from __future__ import annotations
 import codecs
 import os
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from remit.cli import cells, client, options, output
+from remit.core.errors import Invalid
+from remit.policy import quantity
 
 _COLUMNS = ("id", "role", "state", "created", "exit", "command")
 STOP_GRACE_S = 10.0
@@ -107,6 +111,53 @@ def merge(
         if not force:
             output.say(f"hint: remit diff {task}; remit merge --force {task} takes these too where that is safe")
         raise typer.Exit(5)
+
+
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would go.")] = False,
+    older_than: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Such as 7d or 12h, or 0 for all. Default: setting retention_s.")
+    ] = None,
+    total: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Such as 5Gi, of all together. Default: setting retention_bytes."),
+    ] = None,
+    unmerged: Annotated[bool, typer.Option("--unmerged", help="Also changes that nobody has merged.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Remove what is left of ended tasks: output, workspaces, their lines in `ps`. Runs by itself every hour."""
+    request: dict[str, Any] = {"op": "prune", "dry_run": dry_run, "unmerged": unmerged}
+    if older_than is not None:
+        request["age_s"] = 0 if older_than == "0" else _quantity(quantity.duration_s, older_than, "--older-than")
+    if total is not None:
+        request["total_bytes"] = 0 if total == "0" else _quantity(quantity.size_bytes, total, "--total")
+    answer = cells.ask(request, timeout_s=600.0)
+    gone, kept = answer.get("pruned", []), answer.get("kept", [])
+    if as_json:
+        output.line({name: value for name, value in answer.items() if name != "event"})
+        return
+    outcome = "would go" if dry_run else "pruned"
+    rows = [*((one, f"{outcome}: {one['why']}") for one in gone), *((one, f"kept: {one['why']}") for one in kept)]
+    output.table(
+        ("task", "last written", "size", "outcome"),
+        [(one["task"], _day(one["last"]), f"{one['bytes'] >> 20} MiB", what) for one, what in rows],
+        empty="nothing is due",
+    )
+    if kept:
+        output.say(f"hint: remit diff {kept[0]['task']}; remit merge {kept[0]['task']}; or remit prune --unmerged")
+    if answer.get("more"):
+        output.say(f"hint: {answer['more']} more are due: run it again")
+
+
+def _quantity(read: Callable[[str], float], text: str, option: str) -> float:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise Invalid(f"{option} {text!r}: {error}", hint="remit prune --help") from error
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%MZ")
 
 
 def full_id(prefix: str) -> str:

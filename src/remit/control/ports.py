@@ -4,7 +4,7 @@ contract suite in `tests/contract` that both pass.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -86,3 +86,7 @@ class Tasks(Protocol):
     def save(self, task: Task) -> None: ...
 
     def all(self, *, alive_only: bool = False) -> Sequence[Task]: ...
+
+    def prune(self, tasks: Collection[str], *, ended_before: datetime, kept: Collection[str]) -> int:
+        """Forget `tasks`, and every task that ended before and is not `kept`; how many. Never one that still runs."""
+        ...

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -183,6 +183,25 @@ class Lifecycle:
         with self._store.unit() as unit:
             unit.advance_epoch(self._clock.now())
         await self._publisher.publish()
+
+    async def pruned(
+        self, tasks: Sequence[str], *, kept: Collection[str], size_bytes: int, older_than_s: float, operator: str
+    ) -> tuple[str, int]:
+        """What is left of `tasks` is about to be removed: (the record's id, how many tasks were forgotten here).
+
+        Those are `tasks`, and all others that ended `older_than_s` ago and of which nothing is `kept`.
+        `Conflict`: one of them has not ended.
+        """
+        with self._store.unit() as unit:
+            alive = {task.id for task in unit.current_tasks()}
+        for name in tasks:
+            if name in alive:
+                raise Conflict(f"task {name} has not ended: it is not pruned", hint="remit ps")
+        detail = f"{len(tasks)} ended tasks pruned, {size_bytes} bytes"
+        record = await self._recorder.before("task.prune", operator, detail, tasks=list(tasks), bytes=size_bytes)
+        with self._store.unit() as unit:
+            before = self._clock.now() - timedelta(seconds=older_than_s)
+            return record, unit.tasks.prune(tasks, ended_before=before, kept=kept)
 
     def _move(self, task_id: str, event: Event, *, code: int | None = None) -> Task:
         with self._store.unit() as unit:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, insert, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
@@ -14,7 +14,7 @@ from remit.control.ports_control import Document, Head, Revocation, RevocationKi
 from remit.core import budget
 from remit.core.errors import Conflict, NotFound
 from remit.core.flow import MAX_CELL
-from remit.core.task import ALIVE, State, Task
+from remit.core.task import ALIVE, TRANSITIONS, State, Task
 from remit.store import tables
 from remit.store.operators import Operators
 
@@ -83,6 +83,12 @@ class Tasks:
         if alive_only:
             query = query.where(t.c.state.in_([state.value for state in ALIVE]))
         return [_task(row) for row in self._connection.execute(query)]
+
+    def prune(self, tasks: Collection[str], *, ended_before: datetime, kept: Collection[str]) -> int:
+        t = tables.tasks
+        over = [state.value for state, moves in TRANSITIONS.items() if not moves]
+        due = or_(t.c.id.in_(tasks), and_(t.c.ended < _text(ended_before), t.c.id.not_in(kept)))
+        return self._connection.execute(delete(t).where(t.c.state.in_(over), due)).rowcount
 
 
 class Revocations:

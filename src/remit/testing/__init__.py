@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -104,6 +104,13 @@ class MemoryTasks:
     def all(self, *, alive_only: bool = False) -> Sequence[Task]:
         tasks = sorted(self._rows.values(), key=lambda task: (task.created, task.id))
         return [task for task in tasks if not alive_only or task.state in ALIVE]
+
+    def prune(self, tasks: Collection[str], *, ended_before: datetime, kept: Collection[str]) -> int:
+        old = [t.id for t in self._rows.values() if t.ended and t.ended < ended_before and t.id not in kept]
+        gone = [t.id for t in self._rows.values() if not TRANSITIONS[t.state] and (t.id in tasks or t.id in old)]
+        for name in gone:
+            del self._rows[name]
+        return len(gone)
 
 
 class MemoryRevocations:
