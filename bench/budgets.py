@@ -70,6 +70,7 @@ def burst(rig: Rig, upstream: Counting, *, kill: bool) -> dict[str, int]:
                 time.sleep(0.001)
             os.kill(before, signal.SIGKILL)
             wait_until(lambda: rig.pids().get("decide") not in (None, before), "a new decision service")
+            wait_until(lambda: resolves(rig), "names in cells")
         said, problem = process.communicate(timeout=180)
     found = re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", said)
     if found is None and kill:
@@ -77,6 +78,13 @@ def burst(rig: Rig, upstream: Counting, *, kill: bool) -> dict[str, int]:
     if found is None:
         raise RuntimeError(f"h2load: {said[-500:]}{problem[-500:]}")
     return dict(zip(("2xx", "3xx", "4xx", "5xx"), map(int, found.groups()), strict=True))
+
+
+def resolves(rig: Rig) -> bool:
+    try:
+        return bool(rig.in_cell("getent", "hosts", "api.bench.example"))
+    except RuntimeError:
+        return False
 
 
 def permits(rig: Rig) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from remit import testing
 from remit.api import link as module
 from remit.api.link import NodeLink
+from remit.control.budgets import Budgets
 from remit.control.knowledge import Knowledge
 from remit.control.pending import Pending
 from remit.control.ports_control import RevocationKind
@@ -280,3 +281,49 @@ async def test_the_node_says_which_flows_are_open(bench: Bench) -> None:
 async def test_a_node_that_is_away_says_nothing_of_flows(bench: Bench) -> None:
     with pytest.raises(Unavailable):
         await bench.link.using(RevocationKind.CREDENTIAL, "k")
+
+
+class Asked:
+    """What a cut asks of `cells`."""
+
+    def __init__(self) -> None:
+        self.cuts: list[tuple[str, list[int] | None]] = []
+
+    async def cut(self, task: str, ports: Sequence[int] | None = None) -> int:
+        self.cuts.append((task, None if ports is None else list(ports)))
+        return 1
+
+    async def cut_everything(self) -> int:
+        return 0
+
+    async def running(self) -> frozenset[str]:
+        return frozenset()
+
+
+async def test_what_the_node_may_not_let_go_on_is_cut_and_what_is_used_is_told(tmp_path: Path) -> None:
+    bench, cells = Bench(tmp_path), Asked()
+    bench.link = NodeLink(store=bench.store, clock=bench.clock, cells=cells)
+    node = bench.node()
+    budgets = Budgets(clock=bench.clock, journal=bench.journal, cut=node.cut)
+    node.keeps(budgets)
+    node.cut("t-aaaaaaaaaa", 1)
+    async with bench.link.listening(bench.socket, bench.publisher.current), running(node):
+        await until(lambda: bench.link.connected)
+        assert await bench.link.usage() == []
+        node.cut("t-aaaaaaaaaa", 1024)
+        node.cut("t-aaaaaaaaaa", None)
+        await until(lambda: len(cells.cuts) == 2)
+        assert cells.cuts == [("t-aaaaaaaaaa", [1024]), ("t-aaaaaaaaaa", None)], "the first was not heard"
+        fields = {"action": "budget.raise", "budget": "role/r/requests", "by": 5}
+        await bench.link.record("operator", fields)
+        assert bench.journal.entries[-1][1].fields["charged_at"] > 0
+        with pytest.raises(Unavailable, match="without a budget"):
+            await bench.link.record("operator", {**fields, "by": "many"})
+        bench.journal.full = True
+        with pytest.raises(Unavailable, match="full"):
+            await bench.link.record("operator", fields)
+
+
+async def test_a_node_that_is_away_says_nothing_of_budgets(bench: Bench) -> None:
+    with pytest.raises(Unavailable):
+        await bench.link.usage()

@@ -354,3 +354,39 @@ def test_rotating_the_issuer_names_the_new_key(plane: Plane, remit: Remit) -> No
     code, out, _ = remit("issuer", "rotate", "--json")
     assert code == 0
     assert records(out)[0]["kid"] in plane.issuer.public_keys()
+
+
+USED = {
+    "budget": "role/devops/requests/1h", "scope": "role", "task": None, "quantity": "requests", "per": "1h",
+    "window": "sliding", "limit": 100, "raised": 0, "used": 40, "left": 60, "returns": None,
+}  # fmt: skip
+
+
+def test_budgets_are_shown_and_raised_with_a_reason(remit: Remit, plane: Plane) -> None:
+    plane.node.budgets = [
+        USED,
+        {**USED, "budget": "task/t-aaaaaaaaaa/requests", "scope": "task", "task": "t-aaaaaaaaaa"},
+    ]
+    code, out, _ = remit("budget", "show", "role/devops", "--json")
+    assert (code, [json.loads(line)["budget"] for line in out.splitlines()]) == (0, [USED["budget"]])
+    assert "t-aaaaaaaaaa" in remit("budget", "show", "t-aaaaaaaaaa")[1]
+    assert remit("budget", "raise", USED["budget"], "--by", "10")[0] == 2
+    code, out, _ = remit("budget", "raise", USED["budget"], "--by", "10", "--reason", "a reason", "--json")
+    assert (code, json.loads(out)["budget"]["budget"]) == (0, USED["budget"])
+    kind, fields = plane.node.records[-1]
+    assert (kind, fields["action"], fields["by"], fields["why"]) == ("operator", "budget.raise", 10, "a reason")
+    for arguments, said in (
+        (("role/devops/requests", "--by", "10", "--reason", "x"), "did you mean role/devops/requests/1h"),
+        ((USED["budget"], "--by", "lots", "--reason", "x"), "expected a number of requests"),
+        ((USED["budget"], "--by", "10", "--reason", " "), "needs a reason"),
+    ):
+        code, _, problem = remit("budget", "raise", *arguments)
+        assert code != 0
+        assert said in problem
+
+
+def test_budgets_of_a_node_that_is_away_are_not_known(remit: Remit, plane: Plane) -> None:
+    plane.node.connected = False
+    code, _, problem = remit("budget", "show")
+    assert code == 6
+    assert "no node is connected" in problem

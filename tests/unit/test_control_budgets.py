@@ -237,6 +237,22 @@ async def test_a_stream_is_cut_when_the_time_of_its_task_is_over_until_it_is_rai
     assert await one.reason() == "permitted"
 
 
+async def test_a_child_spends_what_its_parents_have() -> None:
+    parent = Task(
+        id="t-bbbbbbbbbb", role="r", state=State.RUNNING, cell=2, created=NOW,
+        budgets=(Budget(quantity=Quantity.REQUESTS, limit=2), Budget(quantity=Quantity.TIME, limit=60)),
+    )  # fmt: skip
+    known = knowing(own=(Budget(quantity=Quantity.REQUESTS, limit=9),))
+    child = dataclasses.replace(known.tasks[TASK], parent=parent.id)
+    one = world(dataclasses.replace(known, tasks={TASK: child, parent.id: parent}))
+    assert [await one.reason() for _ in range(3)] == ["permitted", "permitted", "budget_exhausted"]
+    assert one.used()[f"task/{parent.id}/requests"] == 2
+    one.budgets.raised("r-1", {"budget": f"task/{parent.id}/requests", "by": 5})
+    assert await one.reason() == "permitted"
+    one.clock.advance(61)
+    assert await one.reason() == "budget_exhausted"
+
+
 async def test_a_warning_is_written_once_when_four_fifths_are_used() -> None:
     one = world(knowing("[{requests: 10}]"))
     for _ in range(10):

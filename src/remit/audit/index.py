@@ -24,7 +24,7 @@ FIELDS = (
 """What every listed record has, in this order; others follow."""
 
 _COLUMNS = ("kind", "task", "role", "decision", "reason", "capability", "credential", "host")
-_UNLISTED = ("completion", segments.HEADER_KIND, replay.CHECKPOINT)
+_UNLISTED = ("completion", segments.HEADER_KIND, replay.CHECKPOINT, "reservation")
 """Kinds that are only listed when asked for: a completion is part of its decision."""
 MAX_LIMIT = 1000
 VERSION = 2

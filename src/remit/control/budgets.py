@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from remit.control.ports import Clock, Entry, Journal
 from remit.core import budget as budgets
 from remit.core import flow
-from remit.core.budget import Line, Quantity
+from remit.core.budget import Budget, Line, Quantity
 from remit.core.capability import Capability
 from remit.core.decision import Candidate
 from remit.core.errors import Unavailable
@@ -33,8 +33,8 @@ from remit.core.task import ALIVE, Task
 
 log = logging.getLogger(__name__)
 
-KIND, CHECKPOINT = "budget", "checkpoint"
-"""Kinds of record: warnings and reservations that grew; the ledger as it was when a segment began."""
+KIND, RESERVATION, CHECKPOINT = "budget", "reservation", "checkpoint"
+"""Kinds of record: warnings; reservations that grew; the ledger as it was when a segment began."""
 RAISE = "budget.raise"
 MARKS = (b'"charged_at":', b'"kind":"checkpoint"')
 """One of these stands in every line that `Budgets.fold` needs."""
@@ -42,6 +42,8 @@ PART_BYTES = 16 << 10
 CHECKPOINT_BYTES = 256 << 10
 """A larger ledger is not written into a segment: the log is then added up from an earlier one."""
 SWEEP_S = 1.0
+MAX_DEPTH = 16
+"""Tasks in one line of descent."""
 CUTS_OF_TASK = 3
 """How often the flows of a task are cut when its time is over: a request may just have been permitted."""
 
@@ -100,7 +102,7 @@ class Budgets:
             )
             fields = {"event": "warning", "budget": crossed.line.account, "used": crossed.used, "limit": crossed.limit}
             whose = {"task": candidate.task.id, "role": candidate.role.name, "record": charge.record}
-            await self._write({**whose, **fields, "detail": detail})
+            await self._write(KIND, {**whose, **fields, "detail": detail})
 
     def give_back(self, charge: Charge) -> Mapping[str, Any]:
         """Undo a charge whose request is not let through. What to write into the next record about it."""
@@ -134,8 +136,8 @@ class Budgets:
         self._ledger.extend(record, totals, now)
         if ends and task is not None:
             self._cut(task.id, flow.port_of(peer))
-        told = {"event": "counted", "record": record, "task": task.id if task else None, "reserved": totals}
-        await self._write({**told, "cut": ends, "charged_at": self._ledger.now(now)})
+        told = {"record": record, "task": task.id if task else None, "reserved": totals}
+        await self._write(RESERVATION, {**told, "cut": ends, "charged_at": self._ledger.now(now)})
 
     def ended(self, record: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """A request is over: settled. What to add to the record of its end."""
@@ -250,15 +252,15 @@ class Budgets:
         elif kind == "completion" and "charged_at" in found:
             out, into = found.get("bytes_out"), found.get("bytes_in")
             self._ledger.count(found["record"], out, into, ended=True, clock_ms=found["charged_at"])
-        elif kind == KIND and found.get("event") == "counted":
+        elif kind == RESERVATION:
             self._ledger.extend(found["record"], found["reserved"], found["charged_at"])
         elif kind == "operator" and found.get("action") == RAISE:
             self._ledger.raise_(record, found["budget"], found["by"], found["charged_at"])
             self._ledger.confirm(record)
 
-    async def _write(self, fields: Mapping[str, Any]) -> None:
+    async def _write(self, kind: str, fields: Mapping[str, Any]) -> None:
         try:
-            await self._journal.append(self._journal.new_id(), Entry(kind=KIND, fields=fields))
+            await self._journal.append(self._journal.new_id(), Entry(kind=kind, fields=fields))
         except Unavailable as error:
             log.error("not recorded (budget): %s", error.detail)
 
@@ -269,17 +271,13 @@ class Budgets:
     def _lines(self, candidate: Candidate) -> tuple[Line, ...]:
         """The budgets that apply, in the order in which they are named: the task's, the role's, the capability's."""
         role, capability, task = candidate.role, candidate.capability, candidate.task
-        if not (role.budgets or capability.budgets or task.budgets):
+        if not (role.budgets or capability.budgets or task.budgets or task.parent):
             return ()
         known = self._applying.get((task.id, capability.name))
         if known is not None and known[0] is role and known[1] is capability and known[2] is task:
             return known[3]
-        owned = (
-            (f"task/{task.id}", task.budgets),
-            (f"role/{role.name}", role.budgets),
-            (f"capability/{capability.name}", capability.budgets),
-        )
-        lines = budgets.applying(owned, task.id)
+        owned = ((f"role/{role.name}", role.budgets), (f"capability/{capability.name}", capability.budgets))
+        lines = budgets.applying((*self._tree(task), *owned), task.id)
         self._applying[task.id, capability.name] = (role, capability, task, lines)
         return lines
 
@@ -291,22 +289,36 @@ class Budgets:
     def _any_of(self, task: Task) -> tuple[Line, ...]:
         """Every budget that can apply to a request of `task`."""
         role = self._snapshot.rules.roles.get(task.role) or Role(name=task.role)
-        owned = [(f"task/{task.id}", task.budgets), (f"role/{role.name}", role.budgets)]
+        owned = [*self._tree(task), (f"role/{role.name}", role.budgets)]
         return budgets.applying([*owned, *((f"capability/{c.name}", c.budgets) for c in role.capabilities)], task.id)
+
+    def _tree(self, task: Task) -> list[tuple[str, Sequence[Budget]]]:
+        """What the task has of its own, and what the tasks have that it descends from: a child spends of both."""
+        owned: list[tuple[str, Sequence[Budget]]] = []
+        one: Task | None = task
+        while one is not None and len(owned) < MAX_DEPTH:
+            owned.append((f"task/{one.id}", one.budgets))
+            one = self._snapshot.tasks.get(one.parent) if one.parent is not None else None
+        return owned
 
     def _late(self, task: Task, lines: Sequence[Line]) -> Shortage | None:
         """The first budget of time that is over."""
         for line in lines:
             if line.budget.quantity is Quantity.TIME:
                 now = self._ledger.now(self._now())
-                limit, used = line.budget.limit + self._ledger.raised(line.account, now), _age_s(task, now)
+                limit, used = line.budget.limit + self._ledger.raised(line.account, now), self._age_s(line, task, now)
                 if used >= limit:
                     return Shortage(line=line, limit=limit, used=used, returns_ms=None)
         return None
 
+    def _age_s(self, line: Line, task: Task, now_ms: int) -> int:
+        """Of the task whose own the budget is."""
+        whose = self._snapshot.tasks.get(budgets.owner_task(line.account) or "") or task
+        return max(0, now_ms // 1000 - math.floor(whose.created.timestamp()))
+
     def _view(self, line: Line, task: Task, now: int) -> Mapping[str, Any]:
         standing, quantity = self._ledger.standing(line, now), line.budget.quantity
-        used = _age_s(task, now) if quantity is Quantity.TIME else standing.used
+        used = self._age_s(line, task, now) if quantity is Quantity.TIME else standing.used
         raised = self._ledger.raised(line.account, now)
         return {
             "budget": line.account,
@@ -339,10 +351,6 @@ def _length(request: Request) -> int | None:
     """Of the body, where the request says it and Envoy holds it to that."""
     text = request.headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
-
-
-def _age_s(task: Task, now_ms: int) -> int:
-    return max(0, now_ms // 1000 - math.floor(task.created.timestamp()))
 
 
 def _time(moment_ms: int | None) -> str | None:

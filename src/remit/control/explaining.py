@@ -53,6 +53,8 @@ class Explaining:
         kind = record.get("kind")
         if kind == "operator":
             return [f"{record.get('operator') or 'Someone'} did this at {record.get('time')}: {record.get('detail')}."]
+        if kind == "budget":
+            return [f"A warning, at {record.get('time')}: {record.get('detail')}."]
         lines = [_asked(record)]
         try:
             reason = Reason(str(record.get("reason")))
