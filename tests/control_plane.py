@@ -22,6 +22,7 @@ from remit.control.operators import Operating
 from remit.control.pending import Pending
 from remit.control.ports_control import Store
 from remit.control.publish import Publisher
+from remit.control.reaching import Reaching
 from remit.control.recording import Recorder
 from remit.control.revocation import Revoking
 from remit.control.secrets import Secrets
@@ -76,8 +77,9 @@ def build(directory: Path, store: Store | None = None) -> Plane:
     issuer = Issuer(directory=directory / "issuer", clock=clock, retain_s=4200)
     reserve = testing.MemoryReserve()
     pending = Pending(reserve, clock.now())
-    publisher = Publisher(store=store, node=node, issuer=issuer, clock=clock, pending=pending)
     recorder, catalog = Recorder(node), Catalog()
+    reaching = Reaching(store=store, cells=cells, catalog=catalog)
+    publisher = Publisher(store=store, node=node, issuer=issuer, clock=clock, pending=pending, reaching=reaching)
     publisher.begin()
     services = Services(
         manifests=Manifests(store=store, publisher=publisher, recorder=recorder, clock=clock),

@@ -17,6 +17,9 @@ from governed import SECRET, manifests
 from instance import REMIT, Instance, asking, refused, wait_for
 from upstreams import NAMES, Upstreams
 
+from remit.app import identities
+from remit.settings import Settings
+
 pytestmark = pytest.mark.xdist_group("lifecycle")
 
 LEASE_S = 6
@@ -83,6 +86,9 @@ def left_behind(instance: Instance, task: str, theirs: set[str]) -> list[str]:
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     groups = [str(path) for path in Path("/sys/fs/cgroup").rglob(f"*{task}")]
     files = [str(path) for path in instance.run_dir.rglob("*") if not path.is_dir()]
+    who = identities.of(Settings(state_dir=instance.state, run_dir=instance.run_dir))
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout.split()
+    files += [who.fence] if who is not None and who.fence in tables else []
     return [*(line for line in mounts if any(mark in line for mark in marks)), *groups, *files]
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from remit.api import cells
 from remit.api import cells as module
 from remit.api.cells import CellsClient
+from remit.cell import daemon
 from remit.core.errors import Unavailable
 
 
@@ -86,3 +90,8 @@ async def test_silence_is_unavailable(tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(Unavailable, match="did not answer in"):
             await CellsClient(tmp_path / "c").running()
         done.set()
+
+
+def test_what_the_control_plane_asks_is_what_cells_answer_it() -> None:
+    asked = set(re.findall(r'"op": "([a-z-]+)"', inspect.getsource(cells)))
+    assert asked == daemon.FOR_CONTROL

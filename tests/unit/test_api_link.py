@@ -15,10 +15,12 @@ from remit import testing
 from remit.api import link as module
 from remit.api.link import NodeLink
 from remit.control.budgets import Budgets
+from remit.control.catalog import Catalog
 from remit.control.knowledge import Knowledge
 from remit.control.pending import Pending
 from remit.control.ports_control import RevocationKind
 from remit.control.publish import Publisher
+from remit.control.reaching import Reaching
 from remit.core import frame
 from remit.core.errors import Unavailable
 from remit.node.link import Link
@@ -40,6 +42,7 @@ class Bench:
             issuer=testing.MemoryIssuer(),
             clock=self.clock,
             pending=Pending(testing.MemoryReserve(), self.clock.now()),
+            reaching=Reaching(store=self.store, cells=testing.MemoryCells(), catalog=Catalog()),
         )
         self.knowledge = Knowledge(lease_s=30, monotonic=lambda: 0.0)
         self.journal = testing.MemoryJournal()

@@ -31,3 +31,17 @@ def test_a_named_range_is_dialled_and_no_other() -> None:
 def test_metadata_is_refused_even_where_a_range_names_it(text: str) -> None:
     everything = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
     assert "never dialled" in (addresses.refusal(ipaddress.ip_address(text), everything) or "")
+
+
+@pytest.mark.parametrize("text", ["11.0.0.1", "::ffff:11.0.0.1", "2a00::1"])
+def test_the_nodes_own_addresses_want_a_range_however_public(text: str) -> None:
+    own = frozenset({ipaddress.ip_address("11.0.0.1"), ipaddress.ip_address("2a00::1")})
+    address = ipaddress.ip_address(text)
+    said = addresses.refusal(address, (), own)
+    assert said is not None and "this node's own address" in said
+    assert addresses.refusal(address, (ipaddress.ip_network(text),), own) is None
+
+
+def test_special_ranges_are_what_the_registries_say() -> None:
+    for network in addresses.SPECIAL:
+        assert all(addresses.refusal(address) for address in (network[0], network[-1])), network

@@ -13,9 +13,11 @@ import pytest
 
 from remit import testing
 from remit.api.link import NodeLink
+from remit.control.catalog import Catalog
 from remit.control.knowledge import Knowledge
 from remit.control.pending import Pending
 from remit.control.publish import Publisher
+from remit.control.reaching import Reaching
 from remit.core.errors import Unavailable
 from remit.node import link
 
@@ -52,6 +54,7 @@ async def control(tmp_path: Path) -> AsyncIterator[tuple[NodeLink, testing.Memor
         issuer=testing.MemoryIssuer(),
         clock=clock,
         pending=Pending(testing.MemoryReserve(), clock.now()),
+        reaching=Reaching(store=store, cells=testing.MemoryCells(), catalog=Catalog()),
     )
     publisher.begin()
     async with far.listening(tmp_path / "node.sock", publisher.current):

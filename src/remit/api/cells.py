@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from remit.control.ports_control import Reach
 from remit.core.errors import Unavailable
 
 TIMEOUT_S = 5.0
@@ -39,6 +40,11 @@ class CellsClient:
         if answer.get("event") != "done" or not isinstance(closed, int):
             raise _unexpected(answer)
         return closed
+
+    async def reach(self, opened: Reach) -> None:
+        answer = await self._ask({"op": "reach", "open": sorted(opened)})
+        if answer.get("event") != "done":
+            raise _unexpected(answer)
 
     async def running(self) -> frozenset[str]:
         answer = await self._ask({"op": "list"})

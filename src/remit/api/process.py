@@ -39,12 +39,12 @@ async def serve(
     """Run until cancelled. `ready` is called once both sockets accept. `Unavailable`: one of them cannot be opened."""
     publisher.begin()
     async with link.listening(node_socket, publisher.current), asyncio.TaskGroup() as group:
-        group.create_task(_reconcile(services.tasks, cells))
+        group.create_task(_reconcile(services.tasks, cells, publisher))
         group.create_task(_settle(services.revoking))
         await server.serve(services, control_socket=control_socket, port=api_port, token_file=token_file, ready=ready)
 
 
-async def _reconcile(tasks: Lifecycle, cells: Cells) -> None:
+async def _reconcile(tasks: Lifecycle, cells: Cells, publisher: Publisher) -> None:
     """A task whose cell is gone (a reboot, a killed `cells`) must not keep its authority."""
     while True:
         try:
@@ -54,6 +54,7 @@ async def _reconcile(tasks: Lifecycle, cells: Cells) -> None:
             log.debug("cells cannot be asked what runs: %s", error)
             await asyncio.sleep(RETRY_S)
             continue
+        await publisher.keep_reach()
         await asyncio.sleep(RECONCILE_S)
 
 

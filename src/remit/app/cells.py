@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 
 from remit.app import identities
 from remit.cell import daemon, retention
+from remit.node import fence
 from remit.node.notify import Notifier
 from remit.settings import Settings, environment
 
@@ -23,6 +25,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
                 ca_bundle=settings.ca_bundle,
                 ca_certificate=settings.ca_certificate,
                 forward_uid=who.forward if who else os.geteuid(),
+                opens=partial(fence.opened, who.fence) if who else None,
                 control_uid=who.control if who else os.geteuid(),
                 token_ttl_s=settings.token_ttl_s,
                 kept=retention.Retention(age_s=settings.retention_s, total_bytes=settings.retention_bytes),

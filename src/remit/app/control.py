@@ -19,6 +19,7 @@ from remit.control.manifests import Manifests
 from remit.control.operators import Operating
 from remit.control.pending import Pending
 from remit.control.publish import Publisher
+from remit.control.reaching import Reaching
 from remit.control.recording import Recorder
 from remit.control.revocation import Revoking
 from remit.control.secrets import Secrets
@@ -61,8 +62,9 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
     cells = CellsClient(settings.cells_socket)
     link = NodeLink(store=store, clock=clock, cells=cells)
     pending = Pending(FileReserve(settings.control_dir / "revocations.reserve"), clock.now())
-    publisher = Publisher(store=store, node=link, issuer=issuer, clock=clock, pending=pending)
     recorder, catalog = Recorder(link), Catalog()
+    reaching = Reaching(store=store, cells=cells, catalog=catalog)
+    publisher = Publisher(store=store, node=link, issuer=issuer, clock=clock, pending=pending, reaching=reaching)
     audit = Reader(directory=settings.audit_dir, file=settings.control_dir / "audit-index.db")
     services = Services(
         manifests=Manifests(store=store, publisher=publisher, recorder=recorder, clock=clock),

@@ -33,6 +33,11 @@ class Identities:
     control: int
     envoy: int
 
+    @property
+    def fence(self) -> str:
+        """Name of the kernel's table of rules on Envoy."""
+        return f"remit_{self.envoy:x}"
+
 
 def of(settings: Settings) -> Identities | None:
     """Those of an instance, the same at every start; None without root, where everything has the user's own.

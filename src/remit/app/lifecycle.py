@@ -16,7 +16,7 @@ from typing import Any
 
 from remit.app import boundary_files, identities, layout, programs, store_files
 from remit.core.errors import Conflict, RemitError, Unavailable
-from remit.node import doctor
+from remit.node import doctor, fence
 from remit.node.supervisor import Supervisor
 from remit.settings import Settings, environment
 
@@ -143,15 +143,18 @@ def _supervise(settings: Settings, progress: int) -> None:
         }
         _rewrite(lock, {"pid": os.getpid(), "state": states.get("remit", "starting"), "processes": parts})
 
-    supervisor = Supervisor(
-        programs.programs(settings, identities.of(settings), environment().get("PATH", programs.PATH)), told
-    )
+    who = identities.of(settings)
+    if who is not None:
+        fence.load(who.fence, who.envoy, control_port=settings.api_port)
+    supervisor = Supervisor(programs.programs(settings, who, environment().get("PATH", programs.PATH)), told)
     try:
         asyncio.run(supervisor.run(lambda: told("remit", "up")))
     finally:
         # Envoy leaves its sockets behind.
         for left in (settings.proxy_socket, settings.envoy_admin, settings.supervisor_file):
             left.unlink(missing_ok=True)
+        if who is not None:
+            fence.remove(who.fence)
         os.close(lock)
 
 

@@ -46,7 +46,8 @@ MAX_GRACE_S = 300.0
 END_S = 3.0
 """The processes are dead at once; this is for control and the forwarder, which may be ending as well."""
 
-FOR_CONTROL = frozenset({"cut", "list"})
+Opens = Callable[[list[tuple[str, int]]], None]
+FOR_CONTROL = frozenset({"cut", "cut-everything", "list", "reach"})
 """What the control plane may ask for itself: it starts and stops nothing."""
 
 
@@ -61,8 +62,9 @@ class Daemon:
         token_ttl_s: float,
         control_uid: int,
         kept: retention.Retention,
+        opens: Opens | None,
     ) -> None:
-        self._control_uid = control_uid
+        self._control_uid, self._opens = control_uid, opens
         self._kept = kept
         self._reading: set[str] = set()
         self._going: set[str] = set()
@@ -80,6 +82,7 @@ class Daemon:
             "cut": self._cut,
             "cut-everything": self._cut_everything,
             "list": self._list,
+            "reach": self._reach,
             "logs": self._logs,
             "diff": self._diff,
             "merge": self._merge,
@@ -202,6 +205,16 @@ class Daemon:
     async def _cut_everything(self, connection: wire.Connection, message: dict[str, Any]) -> None:
         await connection.tell(event="done", closed=await self._link.cut_everything())
 
+    async def _reach(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        asked = message.get("open")
+        if not isinstance(asked, list) or not all(
+            isinstance(one, list) and len(one) == 2 and type(one[0]) is str and type(one[1]) is int for one in asked
+        ):
+            raise Invalid("open is not a list of ranges and ports")
+        if self._opens is not None:
+            await asyncio.to_thread(self._opens, [(one[0], one[1]) for one in asked])
+        await connection.tell(event="done")
+
     async def _list(self, connection: wire.Connection, message: dict[str, Any]) -> None:
         found = [task.view() for task in self._running.values() if not task.over.is_set()]
         await connection.tell(event="list", cells=found)
@@ -322,6 +335,7 @@ async def serve(
     ca_bundle: Path,
     forward_uid: int,
     control_uid: int,
+    opens: Opens | None = None,
     token_ttl_s: float,
     kept: retention.Retention,
     ca_certificate: Path | None = None,
@@ -333,6 +347,7 @@ async def serve(
 
     `stage_dir`: a directory that every uid can walk to (default: one in /run, named after `cells_dir`).
     `control_uid`: of the control plane, which may ask `FOR_CONTROL` and nothing else.
+    `opens`: lets Envoy dial (range, port) from now on; None where no rule of the kernel keeps it from anything.
     `path`: PATH in which toolchains are looked for when a client sends none. `ready` is called when it accepts.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -356,7 +371,8 @@ async def serve(
         )
         link = forward_link.ForwardLink(forward_socket, forward_uid)
         link.start()
-        daemon = Daemon(site, control_client.ControlClient(control_socket), link, token_ttl_s, control_uid, kept)
+        client = control_client.ControlClient(control_socket)
+        daemon = Daemon(site, client, link, token_ttl_s, control_uid, kept, opens)
         pruning = asyncio.ensure_future(daemon.keep_pruned())
         try:
             await _listen(daemon, cells_socket, control_uid, ready)

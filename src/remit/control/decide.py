@@ -164,7 +164,7 @@ class Decider:
         except Unavailable as error:
             return Refusal(Reason.NAME_UNRESOLVED, error.detail)
         facts.snapshot = snapshot
-        permit = decision.grant(snapshot, candidate, opinion, found)
+        permit = decision.grant(snapshot, candidate, opinion, found, self._resolver.own())
         if isinstance(permit, Refusal):
             return permit
         injected = await self._injected(permit)

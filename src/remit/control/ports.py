@@ -31,6 +31,10 @@ class Resolver(Protocol):
         """
         ...
 
+    def own(self) -> frozenset[Address]:
+        """The addresses of this node: a name that resolves to one of them leads back here."""
+        ...
+
 
 class Verifier(Protocol):
     def verify(self, token: bytes) -> Claims | Refusal:

@@ -222,8 +222,16 @@ class Node(Protocol):
         ...
 
 
+Reach = frozenset[tuple[str, int]]
+"""(address range, port)"""
+
+
 class Cells(Protocol):
     """The privileged process that runs cells."""
+
+    async def reach(self, opened: Reach) -> None:
+        """Let Envoy dial exactly `opened` of special-use space and of the node itself. `Unavailable`: unchanged."""
+        ...
 
     async def cut(self, task: str, ports: Sequence[int] | None = None) -> int:
         """Close the open connections of a task now, or those that `ports` name; how many. 0 where it has no cell."""

@@ -16,6 +16,7 @@ from typing import Any
 from remit.control.pending import Pending
 from remit.control.ports import Clock
 from remit.control.ports_control import Issuer, Node, RevocationKind, Store, Unit
+from remit.control.reaching import Reaching
 from remit.core.errors import Unavailable
 from remit.core.snapshot import Revoked
 from remit.policy import snapshot as snapshots
@@ -28,12 +29,15 @@ ENDED_KEPT = timedelta(minutes=10)
 class Publisher:
     """Pushes the store's state to the node."""
 
-    def __init__(self, *, store: Store, node: Node, issuer: Issuer, clock: Clock, pending: Pending) -> None:
+    def __init__(
+        self, *, store: Store, node: Node, issuer: Issuer, clock: Clock, pending: Pending, reaching: Reaching
+    ) -> None:
         self._store = store
         self._pending = pending
         self._node = node
         self._issuer = issuer
         self._clock = clock
+        self._reaching = reaching
         self._pushing = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
 
@@ -50,6 +54,7 @@ class Publisher:
             wanted = max(unit.epoch(), self._pending.epoch)
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S), self._pushing:
+                await self._reaching.keep()
                 if self._node.acked_epoch < wanted:
                     await self._node.publish(self.current())
         except TimeoutError as error:
@@ -69,6 +74,10 @@ class Publisher:
             await self.publish()
         except Unavailable:
             return  # the node gets the whole state when it connects again
+
+    async def keep_reach(self) -> None:
+        """Tell the node's kernel what capabilities open, where it does not know. Never raises."""
+        await self._reaching.keep()
 
     def begin(self) -> None:
         """Start a new epoch, so that nodes take this database's word over what they remember of another."""

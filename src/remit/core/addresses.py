@@ -37,7 +37,7 @@ NEVER: tuple[Network, ...] = tuple(
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
 _COMPATIBLE = ipaddress.ip_network("::/96")
-_UNICAST6 = ipaddress.ip_network("2000::/3")
+UNICAST6 = ipaddress.ip_network("2000::/3")
 _SPECIAL = tuple(
     ipaddress.ip_network(n)
     for n in ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
@@ -63,9 +63,30 @@ def embedded(address: Address) -> Address:
     return address
 
 
+SPECIAL: tuple[Network, ...] = tuple(
+    ipaddress.ip_network(n)
+    for n in (
+        *("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24"),
+        *("192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4"),
+    )
+)
+"""Special-use IPv4 space as ranges; of IPv6, everything outside `UNICAST6` is special."""
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
+def on_the_wire(network: Network) -> Network:
+    """The range as the kernel sees it: a socket that dials an IPv4-mapped address sends IPv4 (RFC 4291 §2.5.5.2)."""
+    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
+        low = int(network.network_address) & 0xFFFFFFFF
+        return ipaddress.IPv4Network((low, network.prefixlen - 96))
+    return network
+
+
 @lru_cache(maxsize=4096)
-def refusal(address: Address, allowed: tuple[Network, ...] = ()) -> str | None:
-    """Why `address` must not be dialled, or None. `allowed`: ranges the capability names explicitly."""
+def refusal(address: Address, allowed: tuple[Network, ...] = (), own: frozenset[Address] = frozenset()) -> str | None:
+    """Why `address` must not be dialled, or None. `allowed`: ranges the capability names explicitly; `own`: the
+    node's addresses.
+    """
     real = embedded(address)
     for network in NEVER:
         if real in network or address in network:
@@ -73,6 +94,8 @@ def refusal(address: Address, allowed: tuple[Network, ...] = ()) -> str | None:
     for network in allowed:
         if address in network:
             return None
+    if address in own or real in own:
+        return f"{address} is this node's own address and the capability names no range that holds it"
     if real is not address:
         return f"{address} carries another address ({real}); dial that one"
     if _special(address):
@@ -83,6 +106,6 @@ def refusal(address: Address, allowed: tuple[Network, ...] = ()) -> str | None:
 def _special(address: Address) -> bool:
     if not address.is_global or address.is_multicast or address.is_reserved:
         return True
-    if address.version == 6 and address not in _UNICAST6:
+    if address.version == 6 and address not in UNICAST6:
         return True
     return any(address in network for network in _SPECIAL)

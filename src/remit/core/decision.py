@@ -125,13 +125,22 @@ def judge(candidate: Candidate, opinion: Opinion) -> Refusal | None:
     return None
 
 
-def grant(snapshot: Snapshot, candidate: Candidate, opinion: Opinion, found: tuple[Address, ...]) -> Permit | Refusal:
-    """Steps address and credential. `found`: what the name resolves to now; one forbidden address refuses them all."""
+def grant(
+    snapshot: Snapshot,
+    candidate: Candidate,
+    opinion: Opinion,
+    found: tuple[Address, ...],
+    own: frozenset[Address] = frozenset(),
+) -> Permit | Refusal:
+    """Steps address and credential. `found`: what the name resolves to now; one forbidden address refuses them all.
+
+    `own`: the addresses of the node that dials.
+    """
     request = candidate.request
     if not found:
         return Refusal(Reason.NAME_UNRESOLVED, f"{request.host} has no address")
     for address in found:
-        why = addresses.refusal(address, candidate.capability.addresses)
+        why = addresses.refusal(address, candidate.capability.addresses, own)
         if why is not None:
             return Refusal(Reason.ADDRESS_REFUSED, f"{request.host}: {why}")
     credential = candidate.credential

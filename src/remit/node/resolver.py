@@ -26,6 +26,7 @@ import dns.resolver
 from remit.core import names
 from remit.core.errors import Invalid, Unavailable
 from remit.core.names import Address
+from remit.node.own_addresses import OwnAddresses
 
 TIMEOUT_S = 0.8
 """Under the second that Envoy gives a whole check."""
@@ -60,6 +61,7 @@ class Resolver:
         self._source = source
         self._static = {_host(name): (_address(name, text),) for name, text in static.items()}
         self._monotonic = monotonic
+        self.own = OwnAddresses(monotonic)
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._asked: dict[str, asyncio.Task[tuple[Address, ...]]] = {}
 

@@ -20,6 +20,7 @@ from remit.control.ports_control import (
     Document,
     Flows,
     Head,
+    Reach,
     Revocation,
     RevocationKind,
     SealedSecret,
@@ -269,7 +270,13 @@ class MemoryCells:
 
     def __init__(self) -> None:
         self.flows: dict[str, int] = {}
+        self.reached: Reach = frozenset()
         self.available = True
+
+    async def reach(self, opened: Reach) -> None:
+        if not self.available:
+            raise Unavailable("the cells process does not answer", hint="remit status")
+        self.reached = opened
 
     async def cut(self, task: str, ports: Sequence[int] | None = None) -> int:
         if not self.available:

@@ -36,9 +36,13 @@ class StaticResolver:
 
     def __init__(self, table: Mapping[str, tuple[Address, ...]] | None = None) -> None:
         self.table = dict(table or {})
+        self.nodes_own: frozenset[Address] = frozenset()
 
     async def addresses(self, host: str) -> tuple[Address, ...]:
         return self.table.get(host, ())
+
+    def own(self) -> frozenset[Address]:
+        return self.nodes_own
 
 
 class StaticVerifier:
