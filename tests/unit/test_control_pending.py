@@ -11,9 +11,11 @@ import pytest
 from control_plane import MANIFESTS, Plane
 
 from remit import testing
+from remit.control.catalog import Catalog
 from remit.control.pending import Pending
 from remit.control.ports_control import RevocationKind
 from remit.control.publish import Publisher
+from remit.control.reaching import Reaching
 from remit.core.errors import Unavailable
 
 
@@ -85,7 +87,10 @@ async def test_a_restart_on_a_full_disk_still_knows_what_was_revoked(full: Plane
     await full.services.revoking.revoke(RevocationKind.CAPABILITY, "github", operator="ann")
     again = Pending(full.reserve, full.clock.now())
     full.store.full = False  # type: ignore[attr-defined]
-    publisher = Publisher(store=full.store, node=full.node, issuer=full.issuer, clock=full.clock, pending=again)
+    reaching = Reaching(store=full.store, cells=testing.MemoryCells(), catalog=Catalog())
+    publisher = Publisher(
+        store=full.store, node=full.node, issuer=full.issuer, clock=full.clock, pending=again, reaching=reaching
+    )
     publisher.begin()
     assert publisher.current()["revoked"]["capabilities"] == ["github"]
     assert publisher.current()["epoch"] >= full.node.acked_epoch
