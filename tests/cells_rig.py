@@ -343,6 +343,7 @@ def _main(part: str, directory: Path) -> None:
             forward_socket=run / "forward/forward.sock",
             control_socket=run / "control.sock",
             control_uid=os.geteuid(),
+            opens=lambda _: None,
             cells_dir=directory / "state/cells",
             ca_bundle=directory / "bundle.pem",
             ca_certificate=directory / "ca.pem",

@@ -62,7 +62,7 @@ class Daemon:
         token_ttl_s: float,
         control_uid: int,
         kept: retention.Retention,
-        opens: Opens | None,
+        opens: Opens,
     ) -> None:
         self._control_uid, self._opens = control_uid, opens
         self._kept = kept
@@ -206,13 +206,7 @@ class Daemon:
         await connection.tell(event="done", closed=await self._link.cut_everything())
 
     async def _reach(self, connection: wire.Connection, message: dict[str, Any]) -> None:
-        asked = message.get("open")
-        if not isinstance(asked, list) or not all(
-            isinstance(one, list) and len(one) == 2 and type(one[0]) is str and type(one[1]) is int for one in asked
-        ):
-            raise Invalid("open is not a list of ranges and ports")
-        if self._opens is not None:
-            await asyncio.to_thread(self._opens, [(one[0], one[1]) for one in asked])
+        await asyncio.to_thread(self._opens, request.reach(message))
         await connection.tell(event="done")
 
     async def _list(self, connection: wire.Connection, message: dict[str, Any]) -> None:
@@ -335,7 +329,7 @@ async def serve(
     ca_bundle: Path,
     forward_uid: int,
     control_uid: int,
-    opens: Opens | None = None,
+    opens: Opens,
     token_ttl_s: float,
     kept: retention.Retention,
     ca_certificate: Path | None = None,
@@ -347,7 +341,7 @@ async def serve(
 
     `stage_dir`: a directory that every uid can walk to (default: one in /run, named after `cells_dir`).
     `control_uid`: of the control plane, which may ask `FOR_CONTROL` and nothing else.
-    `opens`: lets Envoy dial (range, port) from now on; None where no rule of the kernel keeps it from anything.
+    `opens`: lets Envoy dial exactly these (range, port) from now on, of what a rule of the kernel keeps it from.
     `path`: PATH in which toolchains are looked for when a client sends none. `ready` is called when it accepts.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -127,3 +127,13 @@ def prune(message: Mapping[str, Any], usual: retention.Retention) -> Prune:
         unmerged_too=message.get("unmerged") is True,
         dry_run=message.get("dry_run") is True,
     )
+
+
+def reach(message: dict[str, Any]) -> list[tuple[str, int]]:
+    """The (address range, port) pairs of `open`; whether they are such is not looked at. `Invalid` for no list."""
+    asked = message.get("open")
+    if not isinstance(asked, list) or not all(
+        isinstance(one, list) and len(one) == 2 and type(one[0]) is str and type(one[1]) is int for one in asked
+    ):
+        raise Invalid("open is not a list of ranges and ports")
+    return [(one[0], one[1]) for one in asked]
