@@ -237,6 +237,15 @@ async def test_a_stream_is_cut_when_the_time_of_its_task_is_over_until_it_is_rai
     assert await one.reason() == "permitted"
 
 
+async def test_each_time_that_is_over_cuts_on_its_own() -> None:
+    one = world(knowing("[{time: 2m}]", of_capability="[{time: 1m}]"))
+    for seconds, cuts in ((61, 3), (60, 6)):
+        one.clock.advance(seconds)
+        for _ in range(5):
+            one.budgets.sweep()
+        assert one.cuts == [(TASK, None)] * cuts
+
+
 async def test_a_child_spends_what_its_parents_have() -> None:
     parent = Task(
         id="t-bbbbbbbbbb", role="r", state=State.RUNNING, cell=2, created=NOW,

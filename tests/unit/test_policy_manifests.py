@@ -243,3 +243,54 @@ def test_schema_and_parser_agree(kind: str, spec: dict[str, Any], valid: bool) -
         assert not valid
     else:
         assert valid
+
+
+BUDGETED = """apiVersion: remit.dev/v1alpha1
+kind: Role
+metadata: {name: r}
+spec:
+  budgets:
+    - {requests: 100, per: 1h}
+    - {bytesOut: 10Mi, time: 30m}
+    - {requests: 5, per: 60m, each: task}
+    - {requests: 1000, per: 1d, window: calendar}
+"""
+
+
+def test_budgets_become_accounts() -> None:
+    (role,) = compiler.rules(manifests.parse(BUDGETED, "m")).roles.values()
+    assert {one.account("role/r", "t-1"): one.limit for one in role.budgets} == {
+        "role/r/requests/1h": 100,
+        "role/r/bytesOut": 10 << 20,
+        "role/r/task/t-1/time": 1800,
+        "role/r/task/t-1/requests/1h": 5,
+        "role/r/requests/1d/calendar": 1000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("written", "field", "expected"),
+    [
+        ("{per: 1h}", "spec.budgets[0]", "at least one of requests, bytesOut, bytesIn, time"),
+        ("{time: 5m, per: 1h}", "spec.budgets[0]", "time without per"),
+        ("{requests: 1, window: calendar}", "spec.budgets[0]", "per together with window"),
+        ("{requests: 1, per: 7h, window: calendar}", "spec.budgets[0]", "divides a day"),
+        ("{requests: 1, per: 400d}", "spec.budgets[0]", "at most 366 days"),
+        ("{requests: -1}", "spec.budgets[0].requests", "greater than or equal to 0"),
+        ("{bytesIn: 900000Ti}", "spec.budgets[0]", "fewer bytes"),
+        ("{requests: 1, each: role}", "spec.budgets[0].each", "task"),
+        ("{request: 1}", "spec.budgets[0].request", "unknown field"),
+    ],
+)
+def test_a_budget_that_means_nothing_is_told_with_its_line(written: str, field: str, expected: str) -> None:
+    text = BUDGETED.partition("    - ")[0] + f"    - {written}\n"
+    with pytest.raises(manifests.ManifestError) as caught:
+        manifests.parse(text, "m.yaml")
+    problem = caught.value.problems[0]
+    assert (problem.line, problem.field) == (6, field)
+    assert expected in problem.expected
+
+
+def test_two_budgets_in_one_account_are_refused_at_the_second() -> None:
+    (problem,) = compiler.check(manifests.parse(BUDGETED + "    - {requests: 1, per: 60m}\n", "m"))
+    assert (problem.line, problem.field) == (10, "spec.budgets[4].requests")

@@ -61,12 +61,15 @@ class Budgets:
         self._clock, self._journal, self._cut = clock, journal, cut
         self._ledger = Ledger()
         self._snapshot = Snapshot()
-        self._over: dict[str, int] = {}
+        self._over: dict[tuple[str, str], int] = {}
+        """By (task, account): how often its time has been found to be over."""
+        self._timed: dict[str, tuple[Line, ...]] = {}
         self._applying: dict[tuple[str, str], tuple[Role, Capability, Task, tuple[Line, ...]]] = {}
 
     def update(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._applying.clear()
+        self._timed.clear()
         self._ledger.now(self._now())
         self._ledger.forget(task.id for task in snapshot.tasks.values() if task.state in ALIVE)
 
@@ -86,7 +89,7 @@ class Budgets:
         lines = self._lines(candidate)
         if not lines:
             return None
-        if self._ledger.full:
+        if self._ledger.full and any(line.budget.quantity in budgets.BYTES for line in lines):
             return Refusal(Reason.OVERLOADED, "too many requests with budgets of bytes are open")
         late = self._late(candidate.task, lines)
         charge = late or self._ledger.reserve(record, lines, _length(candidate.request), self._now())
@@ -147,17 +150,19 @@ class Budgets:
 
     def sweep(self) -> None:
         """Cut the connections of tasks whose time is over. To be called every second."""
-        now = self._ledger.now(self._now())
-        alive = [task for task in self._snapshot.tasks.values() if task.state in ALIVE]
-        for task in alive:
-            done = self._over.get(task.id, 0)
-            if done < CUTS_OF_TASK and self._late(task, self._of_task(task)) is not None:
-                self._over[task.id] = done + 1
-                self._cut(task.id, None)
-            elif done and self._late(task, self._of_task(task)) is None:
-                del self._over[task.id]  # raised
-        self._over = {name: done for name, done in self._over.items() if name in self._snapshot.tasks}
-        self._ledger.now(now)
+        over: dict[tuple[str, str], int] = {}
+        for task in self._snapshot.tasks.values():
+            if task.state not in ALIVE:
+                continue
+            if task.id not in self._timed:
+                lines = (line for line in self._any_of(task) if line.budget.quantity is Quantity.TIME)
+                self._timed[task.id] = tuple(lines)
+            for line in self._timed[task.id]:
+                if self._late(task, (line,)) is not None:
+                    done = over[task.id, line.account] = self._over.get((task.id, line.account), 0) + 1
+                    if done <= CUTS_OF_TASK:
+                        self._cut(task.id, None)
+        self._over = over
 
     # -- operators ---------------------------------------------------------------------------------------------------
 
