@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 from instance import Instance, wait_for
@@ -33,14 +34,15 @@ for worker in range(4):
 """
 
 
-def served(process_output: object, count: int) -> None:
+def served(load: subprocess.Popen[str], count: int) -> None:
     """Read until `count` requests were answered with 200."""
-    found = 0
-    for line in process_output:  # type: ignore[attr-defined]
-        found += line.strip() == "200"
-        if found == count:
+    assert load.stdout is not None and load.stderr is not None
+    said = Counter[str]()
+    for line in load.stdout:
+        said[line.strip()] += 1
+        if said["200"] == count:
             return
-    raise AssertionError("the load ended")
+    raise AssertionError(f"the load ended with {load.wait(10)} after {said}: {load.stderr.read()[-2000:]}")
 
 
 @pytest.mark.parametrize(
@@ -54,12 +56,11 @@ def test_the_node_recovers_and_every_request_that_went_through_has_its_record(
     kind = f"{part}-{number.name.lower()}"
     base = f"https://api.up.example:{upstreams.https_port}"
     with remit.running("agent", sys.executable, "-c", LOAD, base, kind) as load:
-        assert load.stdout is not None
-        served(load.stdout, 20)
+        served(load, 20)
         before = remit.pids()[part]
         os.kill(before, number)
         wait_for(lambda: remit.pids().get(part) not in (None, before), f"a new {part}", 20)
-        served(load.stdout, 20)
+        served(load, 20)
     reached = {one["path"] for one in upstreams.seen if one["path"].startswith(f"/v1/{kind}/")}
     recorded = {r["path"] for r in remit.audit(decision="permit") if str(r["path"]).startswith(f"/v1/{kind}/")}
     assert reached

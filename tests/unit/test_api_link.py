@@ -21,6 +21,7 @@ from remit.control.pending import Pending
 from remit.control.ports_control import RevocationKind
 from remit.control.publish import Publisher
 from remit.control.reaching import Reaching
+from remit.control.recording import Recorder
 from remit.core import frame
 from remit.core.errors import Unavailable
 from remit.node.link import Link
@@ -174,6 +175,20 @@ async def test_without_a_node_nothing_is_promised(bench: Bench) -> None:
         await bench.publisher.publish()
     with pytest.raises(Unavailable, match="no node is connected"):
         await bench.link.record("operator", {})
+
+
+async def test_an_action_waits_for_a_node_that_is_starting_again(bench: Bench) -> None:
+    acting = asyncio.ensure_future(Recorder(bench.link).before("x", "root", "y"))
+    await asyncio.sleep(0)
+    assert not acting.done()
+    async with running(bench.node()):
+        assert (await acting).startswith("r-")
+
+
+async def test_an_action_is_refused_where_no_node_comes_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETURN_S", 0.01)
+    with pytest.raises(Unavailable, match=r"nothing was changed.*no node is connected"):
+        await Recorder(bench.link).before("x", "root", "y")
 
 
 async def test_an_ack_of_an_older_epoch_is_not_enough(bench: Bench) -> None:

@@ -26,6 +26,8 @@ PING_S = 5.0
 SILENCE_S = 20.0
 """A node that answers no ping for this long is taken for gone; it is below the default lease of 30 s."""
 RECORD_TIMEOUT_S = 5.0
+RETURN_S = 5.0
+"""A node that died is back within two seconds; whoever can wait does for so long."""
 FLOWS_TIMEOUT_S = 1.0
 """Whoever asks cuts more than it must when no answer comes: better soon than exactly."""
 IN_MAX_BYTES = 1 << 20
@@ -74,6 +76,7 @@ class NodeLink:
         self._cutting: set[asyncio.Task[None]] = set()
         self._clock = clock
         self._peer: _Peer | None = None
+        self._arrived = asyncio.Event()
         self._ids = itertools.count(1)
 
     @property
@@ -83,6 +86,12 @@ class NodeLink:
     @property
     def acked_epoch(self) -> int:
         return self._peer.acked if self._peer is not None else 0
+
+    async def returned(self) -> None:
+        """See `control.ports_control.Node.returned`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RETURN_S):
+                await self._arrived.wait()
 
     async def publish(self, snapshot: Mapping[str, Any]) -> None:
         """See `control.ports_control.Node.publish`. The caller bounds the time."""
@@ -193,6 +202,7 @@ class NodeLink:
                         if self._peer is not None and self._peer is not peer:
                             await self._peer.end()
                         self._peer = peer
+                        self._arrived.set()
                         await peer.send({"type": "snapshot", "snapshot": dict(current())})
                         pinging = pinging or asyncio.ensure_future(_ping(peer))
                     else:
@@ -204,6 +214,7 @@ class NodeLink:
                 pinging.cancel()
             if self._peer is peer:
                 self._peer = None
+                self._arrived.clear()
             await peer.end()
 
     async def _received(self, peer: _Peer, message: dict[str, Any]) -> None:

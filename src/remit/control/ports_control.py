@@ -205,6 +205,10 @@ class Node(Protocol):
     @property
     def acked_epoch(self) -> int: ...
 
+    async def returned(self) -> None:
+        """Returns as soon as a node is connected, and after a few seconds in any case: it may be starting again."""
+        ...
+
     async def publish(self, snapshot: Mapping[str, Any]) -> None:
         """Returns when the node has the snapshot, or a later one, in force. `Unavailable`: it did not say so."""
         ...

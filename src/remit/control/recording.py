@@ -21,6 +21,7 @@ class Recorder:
 
     async def before(self, action: str, operator: str, detail: str, **facts: Any) -> str:
         """Record what is about to happen. `Unavailable`: it must not."""
+        await self._node.returned()
         try:
             return await self._node.record("operator", _fields(action, operator, detail, facts))
         except Unavailable as error:

@@ -240,6 +240,9 @@ class MemoryNode:
         self.open: dict[tuple[RevocationKind, str], Flows] | None = None
         self.budgets: Sequence[Mapping[str, Any]] = ()
 
+    async def returned(self) -> None:
+        """It is there, or it does not come back."""
+
     async def publish(self, snapshot: Mapping[str, Any]) -> None:
         self._here()
         self.snapshots.append(snapshot)
