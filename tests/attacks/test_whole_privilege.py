@@ -108,9 +108,20 @@ def test_each_reads_its_own_files_and_what_was_made_for_it(whole: Whole, process
         ),
         (
             "envoy",
-            {"decide/check.sock", "decide/sds.sock", "decide/refuse.sock", "admin/envoy.sock", "boundary/proxy.sock"},
+            {
+                "decide/check.sock",
+                "decide/sds.sock",
+                "decide/refuse.sock",
+                "admin/envoy.sock",
+                "boundary/proxy.sock",
+                "boundary/tcp.sock",
+                "boundary/tls.sock",
+            },
         ),
-        ("forward", {"boundary/proxy.sock", "dns/dns.sock", "forward/forward.sock"}),
+        (
+            "forward",
+            {"boundary/proxy.sock", "boundary/tcp.sock", "boundary/tls.sock", "dns/dns.sock", "forward/forward.sock"},
+        ),
     ],
 )
 def test_each_connects_only_to_what_it_works_with(whole: Whole, process: str, reaches: set[str]) -> None:

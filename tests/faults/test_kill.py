@@ -48,7 +48,7 @@ def served(load: subprocess.Popen[str], count: int) -> None:
 @pytest.mark.parametrize(
     ("part", "number"),
     [(part, signal.SIGKILL) for part in ("envoy", "decide", "control", "forward")]
-    + [(part, signal.SIGSTOP) for part in ("decide", "control", "forward")],
+    + [(part, signal.SIGSTOP) for part in ("envoy", "decide", "control", "forward")],
 )
 def test_the_node_recovers_and_every_request_that_went_through_has_its_record(
     remit: Instance, upstreams: Upstreams, part: str, number: signal.Signals

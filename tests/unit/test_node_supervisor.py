@@ -13,6 +13,7 @@ import pytest
 from instance import wait_for
 
 from remit.core.errors import Unavailable
+from remit.node import supervisor as supervising
 from remit.node.supervisor import Program, Supervisor
 
 SAYS_WHY = """
@@ -23,6 +24,7 @@ sys.exit(1)
 """
 ALONE = """
 import asyncio, sys
+from remit.node import supervisor as supervising
 from remit.node.supervisor import Program, Supervisor
 stubborn = "import os, sys, time; os.write(int(sys.argv[-1]), b'R'); print(os.getpid(), flush=True); time.sleep(1000)"
 program = Program(name="one", argv=[sys.executable, "-c", stubborn], environment={})
@@ -73,3 +75,43 @@ def running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+async def test_a_process_that_does_not_answer_is_stalled_and_started_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that cannot beat by itself (Envoy) is asked."""
+    monkeypatch.setattr(supervising, "STALL_S", 0.6)
+    serving = (
+        "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); time.sleep(1000)"
+    )
+    path, said, asked = tmp_path / "s", [], 0
+
+    async def probe() -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 2:
+            raise OSError("no answer")
+
+    silent = Program(
+        name="envoy",
+        argv=[
+            sys.executable,
+            "-c",
+            f"import os, contextlib\nwith contextlib.suppress(OSError): os.unlink({str(path)!r})\n{serving}",
+            str(path),
+        ],
+        environment={},
+        notifies=False,
+        socket=path,
+        probe=probe,
+    )
+    supervisor = Supervisor([silent], lambda name, state: said.append(state))
+    running = asyncio.ensure_future(supervisor.run(lambda: None))
+    async with asyncio.timeout(30):
+        while said.count("ready") < 2:
+            await asyncio.sleep(0.02)
+    supervisor.stop()
+    await running
+    assert said[:4] == ["starting", "ready", "stalled", "died (-9)"]
+    assert supervisor.restarts() == {"envoy": 1}

@@ -74,7 +74,10 @@ def _prepare(settings: Settings, who: Identities | None) -> None:
         _directory(path, 0o700)
         if who is not None:
             _given(path, owner, group, modes.get(path, 0o2750 if owner != group else 0o700))
-    version.write_text(VERSION + "\n")
+    if not version.exists() or version.read_text().strip() != VERSION:
+        fresh = version.with_name(f".version.{os.getpid()}")  # several `up` may come here at once
+        fresh.write_text(VERSION + "\n")
+        fresh.replace(version)
 
 
 def _directory(path: Path, mode: int) -> None:

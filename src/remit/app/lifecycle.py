@@ -151,7 +151,7 @@ def _supervise(settings: Settings, progress: int) -> None:
         asyncio.run(supervisor.run(lambda: told("remit", "up")))
     finally:
         # Envoy leaves its sockets behind.
-        for left in (settings.proxy_socket, settings.envoy_admin, settings.supervisor_file):
+        for left in (*settings.proxy_socket.parent.glob("*.sock"), settings.envoy_admin, settings.supervisor_file):
             left.unlink(missing_ok=True)
         if who is not None:
             fence.remove(who.fence)

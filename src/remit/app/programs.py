@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 
 from remit.app.identities import Identities
 from remit.boundary import envoy
@@ -47,6 +48,7 @@ def programs(settings: Settings, who: Identities | None, caller_path: str) -> li
             environment={"PATH": PATH},
             notifies=False,
             socket=settings.proxy_socket,
+            probe=partial(envoy.alive, settings.envoy_admin),
             log=settings.log_dir / "envoy.log",
             umask=0o027,
             user=who.envoy if who else None,

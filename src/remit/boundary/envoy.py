@@ -88,12 +88,26 @@ def write_upstream_cas(path: Path, files: Sequence[Path]) -> None:
 
 async def reopen_logs(admin_socket: Path) -> None:
     """Tell a running Envoy to open its access log anew. Raises `OSError` or `TimeoutError` where it does not answer."""
+    status = await _asked(admin_socket, "POST /reopen_logs")
+    if b" 200 " not in status:
+        raise OSError(f"Envoy answered {status[:64]!r}")
+
+
+async def alive(admin_socket: Path) -> None:
+    """Returns when Envoy's main thread answers. Raises `OSError` or `TimeoutError` where it does not.
+
+    Its workers are watched by Envoy itself, which ends when one of them stands still (`resources.STALL_S`).
+    """
+    if not await _asked(admin_socket, "GET /ready"):
+        raise OSError("Envoy hung up")
+
+
+async def _asked(admin_socket: Path, what: str) -> bytes:
+    """The status line of the answer; empty where there is none."""
     async with asyncio.timeout(ADMIN_TIMEOUT_S):
         reader, writer = await asyncio.open_unix_connection(str(admin_socket))
         try:
-            writer.write(b"POST /reopen_logs HTTP/1.1\r\nhost: admin\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-            status = await reader.readline()
+            writer.write(f"{what} HTTP/1.1\r\nhost: admin\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode())
+            return await reader.readline()
         finally:
             writer.close()
-    if b" 200 " not in status:
-        raise OSError(f"Envoy answered {status[:64]!r}")

@@ -19,6 +19,9 @@ Json = dict[str, Any]
 TOKEN_TLV = 0xE0
 NO_SNI = "no-sni.invalid"
 """The name asked of SDS for a handshake without SNI: clients of `https://<address>/` see a certificate for it."""
+STALL_S = 5.0
+"""A worker thread that stood still for this long ends Envoy, which is then started anew. The main thread is asked by
+the supervisor."""
 
 _RUNTIME = {"re2.max_program_size.error_level": 1000, "re2.max_program_size.warn_level": 1000}
 """The list of header names the check may not set compiles to more than Envoy's 100 instructions."""
@@ -74,6 +77,7 @@ def bootstrap(layout: Layout) -> Json:
             ],
         },
         "overload_manager": _overload(layout),
+        "watchdogs": {"worker_watchdog": {"kill_timeout": f"{STALL_S:g}s"}},
         "layered_runtime": {"layers": [{"name": "fixed", "static_layer": _RUNTIME}]},
         "stats_config": {
             # Statistics per secret and per cluster member would grow with every name an agent tries.

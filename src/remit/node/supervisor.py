@@ -16,7 +16,7 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,13 +36,18 @@ STEADY_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """One process. `argv` gets `--notify-fd N` appended where it `notifies`; else it is ready when `socket` accepts."""
+    """One process. `argv` gets `--notify-fd N` appended where it `notifies`.
+
+    Else it is ready when `socket` accepts, and is asked by `probe` whether it lives, which raises `OSError` or
+    `TimeoutError` where it does not answer.
+    """
 
     name: str
     argv: Sequence[str]
     environment: dict[str, str]
     notifies: bool = True
     socket: Path | None = None
+    probe: Callable[[], Awaitable[None]] | None = None
     log: Path | None = None
     umask: int = 0o022
     user: int | None = None
@@ -214,10 +219,27 @@ class Supervisor:
                 await self._end(program.name)
 
     async def _watch(self, child: _Child) -> int:
+        asking = asyncio.ensure_future(self._ask(child))
+        try:
+            return await self._ended(child)
+        finally:
+            asking.cancel()
+
+    async def _ask(self, child: _Child) -> None:
+        """What a process that beats says by itself."""
+        child.beat = max(child.beat, time.monotonic())
+        while child.program.probe is not None:
+            with contextlib.suppress(OSError, TimeoutError):
+                await child.program.probe()
+                child.beat = time.monotonic()
+            await asyncio.sleep(notify.INTERVAL_S)
+
+    async def _ended(self, child: _Child) -> int:
+        watched = child.program.notifies or child.program.probe is not None
         while True:
             with contextlib.suppress(TimeoutError):
                 return await asyncio.wait_for(asyncio.shield(child.process.wait()), notify.INTERVAL_S)
-            if child.program.notifies and time.monotonic() - child.beat > STALL_S:
+            if watched and time.monotonic() - child.beat > STALL_S:
                 self._told(child.program.name, "stalled")
                 child.process.kill()
 
