@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socketserver
+import sys
+import threading
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +28,13 @@ ROLES = {
     "each": "{requests: 1, each: task}",
     "told": "{requests: 10, per: 1h}",
     "plenty": "{requests: 1000}",
+    "chatty": "{bytesOut: 2Ki}",
+    "carried": "{bytesIn: 2Ki}",
+}
+CAPABILITIES = {
+    "spend": "hosts: [api.up.example], ports: [{https}], paths: [/**]",
+    "chat": "hosts: [ws.up.example], ports: [{ws}], paths: [/chat], websocket: true",
+    "carry": "protocol: tcp, hosts: [other.up.example], ports: [{tcp}]",
 }
 
 BURST = """
@@ -53,19 +65,71 @@ result = {"seconds": time.monotonic() - began, "said": said}
 """
 
 
+CHAT = """
+import ssl, sys, time, websockets.sync.client as ws
+sent = 0
+try:
+    with ws.connect(f"wss://ws.up.example:{sys.argv[1]}/chat", ssl=ssl.create_default_context()) as chat:
+        for _ in range(600):
+            chat.send("x" * 100)
+            chat.recv()
+            sent += 1
+            time.sleep(0.02)
+except Exception as error:
+    print("ended", file=sys.stderr)
+print(sent)
+"""
+
+CARRY = """
+import time
+sock, got = connect(host, port, tls=False), 0
+try:
+    for _ in range(600):
+        sock.sendall(b"x" * 100)
+        more = sock.recv(65536)
+        got += len(more)
+        if not more: break
+        time.sleep(0.02)
+    ended = "closed"
+except OSError as error:
+    ended = "reset"
+result = got
+"""
+
+
 @pytest.fixture(scope="module")
-def budgeted(whole: Whole) -> Whole:
-    port = whole.upstreams.https_port
+def echoing() -> Iterator[int]:
+    """The port of a TCP server that says everything back."""
+
+    class Echo(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                while data := self.request.recv(65536):
+                    self.request.sendall(data)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield int(server.server_address[1])
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def budgeted(whole: Whole, echoing: int) -> Whole:
+    ports = {"https": whole.upstreams.https_port, "ws": whole.upstreams.ws_port, "tcp": echoing}
     texts = [
-        "apiVersion: remit.dev/v1alpha1\nkind: Capability\nmetadata: {name: spend}\n"
-        f"spec: {{hosts: [api.up.example], ports: [{port}], paths: [/**], addresses: [127.0.0.0/8]}}\n",
         "apiVersion: remit.dev/v1alpha1\nkind: Policy\nmetadata: {name: thrifty}\nspec:\n  rego: |\n"
         "    package remit.thrifty\n    import rego.v1\n"
         '    deny contains {"msg": "keep eight"} if {\n      some one in input.usage\n      one.left <= 8\n    }\n',
     ]
     texts += [
+        f"apiVersion: remit.dev/v1alpha1\nkind: Capability\nmetadata: {{name: {name}}}\n"
+        f"spec: {{{spec.format(**ports)}, addresses: [127.0.0.0/8]}}\n"
+        for name, spec in CAPABILITIES.items()
+    ]
+    texts += [
         f"apiVersion: remit.dev/v1alpha1\nkind: Role\nmetadata: {{name: {name}}}\n"
-        f"spec: {{capabilities: [spend], policies: [{'thrifty' if name == 'told' else ''}], budgets: [{budget}]}}\n"
+        f"spec: {{capabilities: [spend, chat, carry], policies: [{'thrifty' if name == 'told' else ''}], budgets: [{budget}]}}\n"
         for name, budget in ROLES.items()
     ]
     whole.remit.apply("---\n".join(texts))
@@ -147,6 +211,23 @@ def test_a_stream_is_cut_when_its_bytes_are_used_up_and_what_it_moved_is_charged
         wait_for(lambda: shown(budgeted, "role/inward")["left"] == 0, "the stream is charged")
         status, problem, _ = get(budgeted, cell, "/v1/x")
     assert (status, problem["reason"], problem["budget"]) == (429, "budget_exhausted", "role/inward/bytesIn")
+
+
+def test_a_websocket_is_cut_when_its_bytes_are_used_up(budgeted: Whole) -> None:
+    port = str(budgeted.upstreams.ws_port)
+    done = budgeted.remit.run("chatty", sys.executable, "-c", CHAT, port)
+    assert 15 < int(done.stdout) < 590, done.stderr
+    wait_for(lambda: shown(budgeted, "role/chatty")["left"] == 0, "what it said is charged")
+    assert budgeted.remit.run("chatty", sys.executable, "-c", CHAT, port).stdout == "0\n"
+
+
+def test_an_opaque_connection_is_cut_when_its_bytes_are_used_up(budgeted: Whole, echoing: int) -> None:
+    with budgeted.attacker("carried") as cell:
+        got = cell.do(CARRY, host="other.up.example", port=echoing)
+        assert 2000 < got < 59_000
+        wait_for(lambda: shown(budgeted, "role/carried")["left"] == 0, "what it carried is charged")
+        assert cell.do(CARRY, host="other.up.example", port=echoing) == 0
+    assert budgeted.audit(role="carried", reason="budget_exhausted")
 
 
 def test_a_body_that_does_not_fit_is_not_begun_and_one_that_fits_is_settled(budgeted: Whole) -> None:
