@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING
 from remit.app.clock import SystemClock
 from remit.audit import head, replay
 from remit.audit.journal import Journal
-from remit.boundary import ca, check_server, completions, envoy, leaf_ration, refuse, sds, sds_server, tunnel_check
+from remit.boundary import (
+    ca,
+    ca_renewal,
+    check_server,
+    completions,
+    envoy,
+    leaf_ration,
+    refuse,
+    sds,
+    sds_server,
+    tunnel_check,
+)
 from remit.broker.sealed import Opener
 from remit.broker.secrets import Broker
 from remit.control.budgets import MARKS, Budgets
@@ -103,6 +114,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
 
     try:
         async with asyncio.TaskGroup() as group:
+            group.create_task(ca_renewal.follow(settings.ca_dir, leaves.use))
             group.create_task(sds_server.serve_sds(settings.sds_socket, leaves, clock.now))
             group.create_task(
                 check_server.serve_check(

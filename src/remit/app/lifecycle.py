@@ -11,10 +11,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from remit.app import boundary_files, identities, layout, programs, store_files
+from remit.app.clock import SystemClock
+from remit.boundary import ca_renewal
 from remit.core.errors import Conflict, RemitError, Unavailable
 from remit.node import doctor, fence
 from remit.node.supervisor import Supervisor
@@ -148,7 +151,7 @@ def _supervise(settings: Settings, progress: int) -> None:
         fence.load(who.fence, who.envoy, control_port=settings.api_port)
     supervisor = Supervisor(programs.programs(settings, who, environment().get("PATH", programs.PATH)), told)
     try:
-        asyncio.run(supervisor.run(lambda: told("remit", "up")))
+        asyncio.run(_run(settings, supervisor, lambda: told("remit", "up")))
     finally:
         # Envoy leaves its sockets behind.
         for left in (*settings.proxy_socket.parent.glob("*.sock"), settings.envoy_admin, settings.supervisor_file):
@@ -156,6 +159,14 @@ def _supervise(settings: Settings, progress: int) -> None:
         if who is not None:
             fence.remove(who.fence)
         os.close(lock)
+
+
+async def _run(settings: Settings, supervisor: Supervisor, up: Callable[[], None]) -> None:
+    renewing = asyncio.ensure_future(ca_renewal.keep(settings.root_ca_dir, settings.ca_dir, SystemClock().now))
+    try:
+        await supervisor.run(up)
+    finally:
+        renewing.cancel()
 
 
 def _lock(path: Path) -> int:

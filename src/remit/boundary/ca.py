@@ -133,8 +133,10 @@ class Authority:
         )
 
 
-def ensure(root_directory: Path, node_directory: Path, now: datetime) -> None:
+def ensure(root_directory: Path, node_directory: Path, now: datetime) -> bool:
     """Create what is missing: the root in one directory, a node's intermediate in another. Idempotent.
+
+    Whether a new intermediate was signed.
 
     The root's certificate is `remit-ca.pem` (0644); keys are 0600. Raises `Unavailable` where files cannot be written.
     """
@@ -144,19 +146,22 @@ def ensure(root_directory: Path, node_directory: Path, now: datetime) -> None:
         root_key, root = _root(root_directory, now)
         if not _node_is_good(node_directory, root, now):
             _make_node(node_directory, root_key, root, now)
+            return True
     except OSError as error:
         raise Unavailable(f"the certificate authority cannot be set up: {error}", hint="remit doctor") from error
+    return False
 
 
 def load(node_directory: Path) -> Authority:
     """The node's intermediate. Raises `Unavailable` where it is missing or damaged."""
     try:
-        return Authority(
-            _read_key(node_directory / NODE_KEY),
-            x509.load_pem_x509_certificate((node_directory / NODE_CERTIFICATE).read_bytes()),
-        )
+        key = _read_key(node_directory / NODE_KEY)
+        certificate = x509.load_pem_x509_certificate((node_directory / NODE_CERTIFICATE).read_bytes())
+        if certificate.public_key() != key.public_key():
+            raise ValueError("its key and its certificate do not belong together")
     except (OSError, ValueError) as error:
         raise Unavailable(f"the node's certificate authority cannot be read: {error}", hint="remit doctor") from error
+    return Authority(key, certificate)
 
 
 def write_bundle(path: Path, root_directory: Path, system_bundle: Path) -> None:

@@ -62,6 +62,10 @@ class Desk:
             return None
         return self._minter.leaf(name, now)
 
+    def use(self, minter: Minter) -> None:
+        """Leaves come from `minter` from now on; what Envoy holds is good until it is due."""
+        self._minter = minter
+
     def hold(self, name: str, stream: Stream) -> None:
         """Note that Envoy holds `name` on `stream`; where that is one too many, the oldest is taken back."""
         self._held[name] = stream

@@ -67,6 +67,7 @@ class Spool:
             return
         temporary = self._mark_path.with_name(f".{self._mark_path.name}.new")
         try:
+            temporary.touch(mode=0o600)
             temporary.write_text(json.dumps({"inode": mark.inode, "offset": mark.offset}))
             temporary.replace(self._mark_path)
         except OSError as error:
