@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -197,3 +198,8 @@ def test_a_denial_is_a_problem_and_sets_nothing(reason: Reason) -> None:
     problem = json.loads(body)
     assert set(problem) == {"type", "title", "status", "detail", "reason", "record", "next"}
     assert (problem["reason"], problem["record"], problem["detail"]) == (reason.value, "r-2", "be\r\ncause")
+
+
+def test_only_what_is_counted_is_marked() -> None:
+    assert b"x-remit-metered" not in check.render(PERMITTED)
+    assert b"\r\nx-remit-metered: yes\r\n" in check.render(dataclasses.replace(PERMITTED, metered=True))

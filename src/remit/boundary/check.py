@@ -167,6 +167,7 @@ def _shown(text: bytes, limit: int = 120) -> str:
     return ascii(text[:limit].decode("latin-1"))[1:-1]
 
 
+_METERED = f"{replies.METERED}: {replies.METERED_VALUE}\r\n".encode()
 _PERMIT = (
     b"HTTP/1.1 200 OK\r\nx-remit-record: %b\r\nx-remit-pin: %b\r\nx-remit-pin-port: %d\r\n"
     b"x-remit-pool: %b\r\n%bcontent-length: 0\r\n\r\n"
@@ -180,7 +181,7 @@ def render(answer: Permitted | Denied) -> bytes:
     pin = _dialable(answer.pin)
     if pin is None:
         return problem(answer.record, Refusal(Reason.ADDRESS_REFUSED, "the host has no address that can be dialled"))
-    lines = []
+    lines = [_METERED] if answer.metered else []
     if answer.target is not None:
         if not _TARGET.fullmatch(answer.target):
             why = "the path cannot be sent as it would have to be"

@@ -21,7 +21,7 @@ MAX_CONCURRENT_STREAMS = 128
 STREAM_WINDOW_BYTES = 1 << 20
 CONNECTION_WINDOW_BYTES = 4 << 20
 POOL = "remit.pool"
-METADATA = "envoy.filters.http.ext_authz"
+METADATA = replies.METADATA
 
 _TOKEN = "%FILTER_STATE(envoy.network.proxy_protocol.tlv:FIELD:token)%"  # noqa: S105 - a format, not a password
 IDENTITY = (
@@ -33,7 +33,7 @@ IDENTITY = (
     ("x-remit-length", "%REQ(CONTENT-LENGTH)%"),
 )
 """One header for what is the same on a whole connection: the decision service reads it once. `check.parse` reads it."""
-METADATA_HEADERS = ("x-remit-record", "x-remit-pin", "x-remit-pin-port", "x-remit-pool")
+METADATA_HEADERS = ("x-remit-record", "x-remit-pin", "x-remit-pin-port", "x-remit-pool", replies.METERED)
 
 _SET_TARGET = f"""
 function envoy_on_request(handle)
@@ -64,7 +64,7 @@ def manager(*, tls: bool, spool: str, connection_max_s: float, idle_s: float) ->
         stat_prefix=chain,
         codec_type="AUTO",
         local_reply_config=replies.local_reply(),
-        access_log=[replies.access_log(spool)],
+        access_log=replies.access_log(spool),
         access_log_options={"access_log_flush_interval": f"{replies.INTERIM_S}s"},
         **_who_is_asking(chain),
         **_limits(connection_max_s, idle_s),

@@ -12,10 +12,13 @@ from typing import Any
 
 Json = dict[str, Any]
 
-_RECORD = "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:x-remit-record)%"
+METADATA = "envoy.filters.http.ext_authz"
+_RECORD = f"%DYNAMIC_METADATA({METADATA}:x-remit-record)%"
 
-INTERIM_S = 1
-"""How often a request that runs says how many bytes it has moved: budgets are exact to that."""
+INTERIM_S = 0.1
+"""How often a request whose bytes are counted says how many it has moved: budgets are exact to that."""
+METERED, METERED_VALUE = "x-remit-metered", "yes"
+"""Header of the check's answer to a request whose bytes are counted."""
 
 _LINE: Json = {
     "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
@@ -61,15 +64,32 @@ _TUNNEL: Json = {
 }
 
 
-def tunnel_log(spool: str) -> Json:
-    """JSON lines to file `spool`, one a connection that was carried unread when it ends, and one every
-    `INTERIM_S` while it runs."""
-    return _file(spool, _TUNNEL)
+def tunnel_log(spool: str) -> list[Json]:
+    """JSON lines to file `spool`, one a connection that was carried unread when it ends; see `access_log`."""
+    return _endings_and_meter(spool, _TUNNEL)
 
 
-def access_log(spool: str) -> Json:
-    """JSON lines to file `spool`, one a request when it ends, and one every `INTERIM_S` while it runs."""
-    return _file(spool, _LINE)
+def access_log(spool: str) -> list[Json]:
+    """JSON lines to file `spool`: one a request when it ends, and one every `INTERIM_S` while it runs where the check
+    said that its bytes are counted."""
+    return _endings_and_meter(spool, _LINE)
+
+
+def _endings_and_meter(spool: str, line: Json) -> list[Json]:
+    periodic = {"types": ["DownstreamPeriodic"]}
+    metered = {
+        "matcher": {
+            "filter": METADATA,
+            "path": [{"key": METERED}],
+            "value": {"string_match": {"exact": METERED_VALUE}},
+        },
+        "match_if_key_not_found": False,
+    }
+    counted = {"filters": [{"log_type_filter": periodic}, {"metadata_filter": metered}]}
+    return [
+        {**_file(spool, line), "filter": {"log_type_filter": {**periodic, "exclude": True}}},
+        {**_file(spool, line), "filter": {"and_filter": counted}},
+    ]
 
 
 def handshake_log(spool: str) -> Json:

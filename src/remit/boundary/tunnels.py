@@ -64,7 +64,7 @@ def inner_listener(*, spool: str, idle_s: float) -> Json:
         stat_prefix="tunnel",
         codec_type="HTTP2",
         http2_protocol_options={"max_concurrent_streams": 1 << 20},
-        access_log=[replies.tunnel_log(spool)],
+        access_log=replies.tunnel_log(spool),
         access_log_options={"access_log_flush_interval": f"{replies.INTERIM_S}s"},
         generate_request_id=False,
         stream_idle_timeout=f"{idle_s:g}s",

@@ -35,7 +35,7 @@ class Permitted:
     """Dial `pin` (an address literal) at `pin_port`, with these headers set.
 
     `target`: what to send instead of the agent's request target, if anything. `pool` names who may share the upstream
-    connection.
+    connection. `metered`: its bytes are counted while it runs.
     """
 
     record: str
@@ -44,6 +44,7 @@ class Permitted:
     pin_port: int
     target: bytes | None
     pool: str
+    metered: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +116,7 @@ class Decider:
                 await self._budgets.recorded(charge, permit.candidate)
             if self._knowledge.snapshot is facts.snapshot and self._knowledge.refusal() is None:
                 self._openings.opened(record, permit)
-                return self._permitted(record, permit, injected)
+                return self._permitted(record, permit, injected, metered=charge is not None and charge.bytes)
             returned = self._budgets.give_back(charge) if charge is not None else {}
             # What became known while the record was written may take the permit back: decide again.
         facts.returned = returned
@@ -191,7 +192,7 @@ class Decider:
             refusal = Refusal(Reason.AUDIT_UNAVAILABLE, error.detail)
         return Denied(record=record, refusal=refusal)
 
-    def _permitted(self, record: str, permit: Permit, injected: Injected) -> Permitted:
+    def _permitted(self, record: str, permit: Permit, injected: Injected, *, metered: bool) -> Permitted:
         asked = permit.candidate.request
         return Permitted(
             record=record,
@@ -200,6 +201,7 @@ class Decider:
             pin_port=asked.port,
             target=injected.target,
             pool=self._openings.pool(permit.candidate.task.id, permit.credential.name if permit.credential else ""),
+            metered=metered,
         )
 
 

@@ -66,6 +66,8 @@ class Charge:
     record: str
     at_ms: int
     amounts: Mapping[str, int]
+    bytes: bool = False
+    """Whether bytes are among it, which are counted while the request runs."""
     crossed: tuple[Shortage, ...] = ()
 
 
@@ -148,7 +150,8 @@ class Ledger:
             if before * 5 < limit * 4 <= (before + take) * 5:
                 crossed.append(Shortage(line=line, limit=limit, used=before + take, returns_ms=None))
         self.charge(record, amounts, now)
-        return Charge(record=record, at_ms=now, amounts=amounts, crossed=tuple(crossed))
+        counted = record in self._open
+        return Charge(record=record, at_ms=now, amounts=amounts, bytes=counted, crossed=tuple(crossed))
 
     def charge(self, record: str, amounts: Mapping[str, int], at_ms: int) -> None:
         """Take these amounts, whatever is left. A record whose charge is in here is not charged again."""
