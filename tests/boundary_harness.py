@@ -28,20 +28,24 @@ from boundary_upstreams import Echo, TestAuthority
 
 from remit.boundary import ca, envoy
 from remit.boundary.check_server import serve_check
+from remit.boundary.hold_server import serve_hold
 from remit.boundary.leaf_ration import Ration, nobody
 from remit.boundary.refuse import serve_refuse
 from remit.boundary.resources import Layout
 from remit.boundary.sds import Desk
 from remit.boundary.sds_server import serve_sds
 from remit.boundary.tunnel_check import serve_tunnel
-from remit.control.decide import Denied, Permitted
+from remit.control.decide import Denied, Held, Permitted
+from remit.control.holding import Body
 from remit.core import flow
+from remit.core.grant import Question
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Evidence, read
 
 SECRET = b"Bearer real-secret"
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
-Script = Callable[[Evidence], Permitted | Denied | Awaitable[Permitted | Denied]]
+Answer = Permitted | Denied | Held
+Script = Callable[[Evidence], Answer | Awaitable[Answer]]
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = 10.0) -> object:
@@ -83,6 +87,8 @@ class Boundary:
         self.script: Script = self.permit
         self.meant = {address: (name,) for name in ("db.test", "api.test") for address in flow.virtual(name)}
         """What a cell means by a virtual address."""
+        self.held: list[tuple[Evidence, Body]] = []
+        self.hold_script: Script = self.permit
         self.upstream, self.plain, self.wrong, self.strange = Echo(), Echo(), Echo(), Echo()
         self.authority = TestAuthority(self.directory)
         self._records = itertools.count(1)
@@ -94,6 +100,7 @@ class Boundary:
         self.layout = Layout(
             proxy_socket=str(self.directory / "p.sock"),
             check_socket=str(self.directory / "c.sock"),
+            hold_socket=str(self.directory / "h.sock"),
             sds_socket=str(self.directory / "s.sock"),
             tunnel_socket=str(self.directory / "t.sock"),
             tcp_socket=str(self.directory / "tcp.sock"),
@@ -133,14 +140,39 @@ class Boundary:
     def deny(self, evidence: Evidence) -> Denied:
         return Denied(record=f"r-{next(self._records)}", refusal=Refusal(Reason.NO_CAPABILITY, "nothing covers it"))
 
+    def hold(self, evidence: Evidence) -> Held:
+        """Send the request to the second check."""
+        asked = Question(
+            task="t-aaaaaaaaaa",
+            role="devops",
+            method=evidence.method,
+            protocol="https",
+            host="api.test",
+            port=443,
+            path=evidence.target,
+            target=evidence.target,
+            websocket=False,
+            body="",
+            body_bytes=0,
+            capability="api",
+            credential=None,
+            reasons=("capability api asks",),
+        )
+        return Held(question=asked)
+
     def governed(self, evidence: Evidence) -> Permitted | Denied:
         """Permit what `core.request.read` can read as one request; deny the rest with its reason."""
         found = read(evidence)
         return Denied(record="r-governed", refusal=found) if isinstance(found, Refusal) else self.permit(evidence)
 
-    async def _decide(self, evidence: Evidence) -> Permitted | Denied:
+    async def _decide(self, evidence: Evidence) -> Permitted | Denied | Held:
         self.seen.append(evidence)
         answer = self.script(evidence)
+        return answer if isinstance(answer, Permitted | Denied | Held) else await answer
+
+    async def _hold(self, evidence: Evidence, body: Body) -> Permitted | Denied:
+        self.held.append((evidence, body))
+        answer = self.hold_script(evidence)
         return answer if isinstance(answer, Permitted | Denied) else await answer
 
     async def _refuse(self, refusal: Refusal, *, token: bytes = b"", flow: str = "", **facts: object) -> Denied:
@@ -159,12 +191,14 @@ class Boundary:
         self.run(self.wrong.start(self.authority.server_context("wrong.test")))
         self.run(self.strange.start(stranger.server_context("api.test")))
         self.serve_check()
+        self.serve_hold()
         self.serve_sds()
         self.serve_refuse()
         self.serve_tunnel()
         for path in (
             self.layout.check_socket,
             self.layout.tunnel_socket,
+            self.layout.hold_socket,
             self.layout.sds_socket,
             self.layout.refuse_socket,
         ):
@@ -230,6 +264,11 @@ class Boundary:
         self.start("check", serve_check(Path(self.layout.check_socket), self._decide, self._refuse, 1024))
         until(Path(self.layout.check_socket).exists, "the check listens")
 
+    def serve_hold(self, pending_max: int = 1024) -> None:
+        """(Re)start the second check; back when it listens."""
+        self.start("hold", serve_hold(Path(self.layout.hold_socket), self._hold, self._refuse, pending_max))
+        until(Path(self.layout.hold_socket).exists, "the second check listens")
+
     def serve_refuse(self) -> None:
         """(Re)start the server for opaque connections; back when it listens."""
         self.start("refuse", serve_refuse(Path(self.layout.refuse_socket)))
@@ -250,7 +289,8 @@ class Boundary:
 
     def fresh(self) -> Boundary:
         """Forget what other tests did."""
-        self.script = self.permit
+        self.script = self.hold_script = self.permit
+        self.held.clear()
         for echo in self.echoes:
             echo.heads.clear()
             echo.go_on.clear()

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from remit import testing
 from remit.api import server
 from remit.api.services import Services
+from remit.control.approvals import Approvals
 from remit.control.catalog import Catalog
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
@@ -63,6 +64,7 @@ class Plane:
     audit: testing.MemoryAudit
     issuer: Issuer
     reserve: testing.MemoryReserve
+    rung: list[str]
 
 
 def build(directory: Path, store: Store | None = None) -> Plane:
@@ -81,7 +83,12 @@ def build(directory: Path, store: Store | None = None) -> Plane:
     reaching = Reaching(store=store, cells=cells, catalog=catalog)
     publisher = Publisher(store=store, node=node, issuer=issuer, clock=clock, pending=pending, reaching=reaching)
     publisher.begin()
+    rung: list[str] = []
+    approvals = Approvals(
+        store=store, publisher=publisher, recorder=recorder, catalog=catalog, clock=clock, ring=rung.append
+    )
     services = Services(
+        approvals=approvals,
         manifests=Manifests(store=store, publisher=publisher, recorder=recorder, clock=clock),
         secrets=Secrets(
             store=store,
@@ -129,6 +136,7 @@ def build(directory: Path, store: Store | None = None) -> Plane:
         audit=audit,
         issuer=issuer,
         reserve=reserve,
+        rung=rung,
     )
 
 

@@ -72,6 +72,7 @@ class Settings:
     retention_bytes: int = _described(
         20 << 30, "Disk that ended tasks may take together; the oldest go first, those with unmerged changes never."
     )
+    hold_s: float = _described(60.0, "How long a request waits for a human before it is denied.")
     audit_segment_bytes: int = _described(64 << 20, "Size of one audit segment.")
 
     @property
@@ -100,6 +101,11 @@ class Settings:
     @property
     def check_socket(self) -> Path:
         return self.run_dir / "decide" / "check.sock"
+
+    @property
+    def hold_socket(self) -> Path:
+        """Where Envoy sends held requests, to wait."""
+        return self.run_dir / "decide" / "hold.sock"
 
     @property
     def sds_socket(self) -> Path:

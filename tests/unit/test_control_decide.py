@@ -13,6 +13,7 @@ import pytest
 from remit import testing
 from remit.control.budgets import Budgets
 from remit.control.decide import Decider, Denied, Permitted
+from remit.control.hearing import Answers
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.control.ports import Entry
@@ -99,6 +100,7 @@ class World:
         self.knowledge.on_change(self.openings.update)
         claims = Claims(trust_domain="remit.local", role="r", task=TASK, jti="j", issued=0, expires=9)
         self.decider = Decider(
+            answers=Answers(self.clock),
             knowledge=self.knowledge,
             verifier=testing.StaticVerifier({b"good": claims}),
             policies=testing.StaticPolicies(opinion),
@@ -149,7 +151,6 @@ CASES: dict[str, tuple[World, Evidence, str]] = {
         "capability_revoked",
     ),
     "a policy that objects": (World(knowing(), opinion=OPINION_NO), asking(), "policy_denied"),
-    "a policy that holds": (World(knowing(), opinion=Opinion(holds=(("p", "look"),))), asking(), "policy_held"),
     "a policy that fails": (World(knowing(), opinion=Opinion(failure="broke")), asking(), "policy_failed"),
     "a name without an address": (World(knowing(), found=()), asking(), "name_unresolved"),
     "one forbidden address among good ones": (

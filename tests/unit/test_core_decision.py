@@ -90,13 +90,15 @@ def test_a_pending_task_has_authority() -> None:
         (Opinion(), None),
         (Opinion(notes={"a": "b"}, headers={"x": "y"}), None),
         (Opinion(denials=(("p", "no"),)), Reason.POLICY_DENIED),
-        (Opinion(holds=(("p", "wait"),)), Reason.POLICY_HELD),
+        (Opinion(holds=(("p", "wait"),)), None),
         (Opinion(denials=(("p", "no"),), holds=(("p", "wait"),)), Reason.POLICY_DENIED),
         (Opinion(denials=(("p", "no"),), failure="late"), Reason.POLICY_FAILED),
         (Opinion(failure=""), Reason.POLICY_FAILED),
     ],
 )
-def test_any_objection_refuses_and_a_failure_is_one(opinion: Opinion, reason: Reason | None) -> None:
+def test_any_objection_refuses_and_a_failure_is_one_and_a_hold_is_asked_about(
+    opinion: Opinion, reason: Reason | None
+) -> None:
     found = decision.judge(candidate(known()), opinion)
     assert (found.reason if found else None) is reason
 

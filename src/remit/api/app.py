@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from remit.api import (
     access,
+    approvals,
     audit,
     budgets,
     explain,
@@ -41,7 +42,19 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     problems.install(app)
-    for module in (status, secrets, tasks, revocations, budgets, explain, audit, issuer, operators, manifests):
+    for module in (
+        status,
+        secrets,
+        tasks,
+        revocations,
+        budgets,
+        explain,
+        audit,
+        issuer,
+        operators,
+        approvals,
+        manifests,
+    ):
         app.include_router(module.router)
     app.include_router(manifests.late)
     app.add_middleware(guard.BodyLimit)

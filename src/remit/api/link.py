@@ -11,14 +11,16 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from remit.control.ports import Clock
 from remit.control.ports_control import Cells, Flows, Head, RevocationKind, Store
 from remit.core import frame
-from remit.core.errors import Invalid, Unavailable
+from remit.core.errors import Invalid, RemitError, Unavailable
+
+Answers = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ RETURN_S = 5.0
 FLOWS_TIMEOUT_S = 1.0
 """Whoever asks cuts more than it must when no answer comes: better soon than exactly."""
 IN_MAX_BYTES = 1 << 20
+ASKED_MAX = 1024
+"""Questions under way; the node takes silence for no answer, and asks again."""
 CUTTING_MAX = 256
 """Cuts under way that the node asked for; it asks again for what was left out."""
 READ_BYTES = 1 << 16
@@ -74,6 +78,8 @@ class NodeLink:
         self._store = store
         self._cells = cells
         self._cutting: set[asyncio.Task[None]] = set()
+        self._asked: set[asyncio.Task[None]] = set()
+        self._answers: Answers | None = None
         self._clock = clock
         self._peer: _Peer | None = None
         self._arrived = asyncio.Event()
@@ -163,6 +169,24 @@ class NodeLink:
         except Unavailable as error:
             log.error("connections of task %s were not cut: %s", task, error.detail)  # the node asks again
 
+    def answers(self, answers: Answers) -> None:
+        """Questions of the node are answered by `answers`: message in, answer out."""
+        self._answers = answers
+
+    def ring(self, task: str) -> None:
+        """Tell the node that held requests of `task` have something to learn. Where it is away, it asks by itself."""
+        if self._peer is not None:
+            self._peer.writer.write(frame.encode({"type": "ring", "task": task}))
+
+    async def _answer(self, peer: _Peer, message: dict[str, Any]) -> None:
+        """Not in the loop that reads: an answer may wait for a record, which comes in by that loop."""
+        try:
+            answer = dict(await self._answers(message)) if self._answers is not None else {"error": "nobody answers"}
+        except RemitError as error:
+            answer = {"error": error.detail}
+        with contextlib.suppress(OSError):
+            await peer.send({**answer, "type": "answer", "id": message["id"]})
+
     @contextlib.asynccontextmanager
     async def listening(self, socket: Path, current: Callable[[], Mapping[str, Any]]) -> AsyncIterator[None]:
         """Accept the node on `socket` (0660: its directory says who connects) inside the block.
@@ -250,7 +274,11 @@ class NodeLink:
                 usage = peer.usages.get(number)
                 if usage is not None and not usage.done():
                     usage.set_result(found)
-            case {"type": "pong" | "cut"}:
+            case {"type": "question" | "use", "id": int()} if len(self._asked) < ASKED_MAX:
+                asked_now = asyncio.ensure_future(self._answer(peer, message))
+                self._asked.add(asked_now)
+                asked_now.add_done_callback(self._asked.discard)
+            case {"type": "pong" | "cut" | "question" | "use"}:
                 return
             case _:
                 raise Invalid(f"the node sent a message of unknown type or shape: {ascii(message.get('type'))[:40]}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from remit.api import server
 from remit.api.link import NodeLink
 from remit.api.services import Services
+from remit.control.approvals import Approvals
 from remit.control.ports_control import Cells
 from remit.control.publish import Publisher
 from remit.control.revocation import Revoking
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 RECONCILE_S = 10.0
 SETTLE_S = 1.0
+SWEEP_S = 2.0
 RETRY_S = 0.5
 """While `cells` does not answer: after a start, what it no longer runs must not keep its authority for long."""
 
@@ -41,7 +43,18 @@ async def serve(
     async with link.listening(node_socket, publisher.current), asyncio.TaskGroup() as group:
         group.create_task(_reconcile(services.tasks, cells, publisher))
         group.create_task(_settle(services.revoking))
+        group.create_task(_sweep(services.approvals))
         await server.serve(services, control_socket=control_socket, port=api_port, token_file=token_file, ready=ready)
+
+
+async def _sweep(approvals: Approvals) -> None:
+    """What nobody answered in time is over, also where nobody asks what became of it."""
+    while True:
+        try:
+            await approvals.sweep()
+        except Unavailable as error:
+            log.warning("approvals could not be looked through: %s", error)
+        await asyncio.sleep(SWEEP_S)
 
 
 async def _reconcile(tasks: Lifecycle, cells: Cells, publisher: Publisher) -> None:

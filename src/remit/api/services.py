@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from remit.control.approvals import Approvals
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
 from remit.control.operators import Operating
@@ -30,6 +31,7 @@ class Services:
     spending: Spending
     status: Status
     operating: Operating
+    approvals: Approvals
     audit: Audit
     store: Store
     version: str

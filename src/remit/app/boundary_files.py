@@ -41,6 +41,8 @@ def write(settings: Settings) -> None:
         tunnel_socket=str(settings.tunnel_socket),
         tcp_socket=str(settings.tcp_socket),
         tls_socket=str(settings.tls_socket),
+        hold_socket=str(settings.hold_socket),
+        hold_s=settings.hold_s,
         sds_socket=str(settings.sds_socket),
         refuse_socket=str(settings.refuse_socket),
         admin_socket=str(settings.envoy_admin),

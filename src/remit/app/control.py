@@ -13,6 +13,7 @@ from remit.api.services import Services
 from remit.app.clock import SystemClock
 from remit.audit.reader import Reader
 from remit.broker import sealed
+from remit.control.approvals import Approvals
 from remit.control.catalog import Catalog
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
@@ -66,7 +67,12 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
     reaching = Reaching(store=store, cells=cells, catalog=catalog)
     publisher = Publisher(store=store, node=link, issuer=issuer, clock=clock, pending=pending, reaching=reaching)
     audit = Reader(directory=settings.audit_dir, file=settings.control_dir / "audit-index.db")
+    approvals = Approvals(
+        store=store, publisher=publisher, recorder=recorder, catalog=catalog, clock=clock, ring=link.ring
+    )
+    link.answers(approvals.answer)
     services = Services(
+        approvals=approvals,
         manifests=Manifests(store=store, publisher=publisher, recorder=recorder, clock=clock),
         secrets=Secrets(
             store=store,

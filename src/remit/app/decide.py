@@ -18,6 +18,7 @@ from remit.boundary import (
     check_server,
     completions,
     envoy,
+    hold_server,
     leaf_ration,
     refuse,
     sds,
@@ -28,6 +29,8 @@ from remit.broker.sealed import Opener
 from remit.broker.secrets import Broker
 from remit.control.budgets import MARKS, Budgets
 from remit.control.decide import Decider
+from remit.control.hearing import Answers
+from remit.control.holding import Holding
 from remit.control.knowledge import Knowledge
 from remit.control.observing import Observer
 from remit.control.openings import Openings
@@ -36,6 +39,7 @@ from remit.core.task import ALIVE
 from remit.identity.verifier import Verifier
 from remit.node import destinations, dns, dns_server, link, privilege
 from remit.node import resolver as resolving
+from remit.node.asking import Asking
 from remit.node.dns_ledger import Refused
 from remit.node.notify import Notifier
 from remit.node.policy_worker import Worker
@@ -73,6 +77,8 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     budgets = Budgets(clock=clock, journal=journal, cut=upward.cut)
     budgets.fold(replay.since_checkpoint(settings.audit_dir, MARKS))
     upward.keeps(budgets)
+    asking = Asking()
+    upward.asks(asking)
     knowledge.on_change(budgets.update)
     verifier = Verifier(trust_domain=settings.trust_domain, clock=clock, connection_max_s=settings.connection_max_s)
     policies = Worker(timeout_s=settings.policy_timeout_s)
@@ -104,7 +110,17 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
         journal=journal,
         openings=openings,
         budgets=budgets,
+        answers=Answers(clock),
     )
+    holding = Holding(
+        decider=decider,
+        knowledge=knowledge,
+        desk=asking,
+        journal=journal,
+        clock=clock,
+        hold_s=settings.hold_s,
+    )
+    asking.on_news(holding.ring)
     observer = Observer(knowledge=knowledge, journal=journal, openings=openings, budgets=budgets)
 
     async def name_refused(refused: Refused) -> None:
@@ -121,6 +137,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
                     settings.check_socket, decider.check, decider.refuse, settings.check_pending_max
                 )
             )
+            group.create_task(hold_server.serve_hold(settings.hold_socket, holding.check, decider.refuse))
             group.create_task(
                 tunnel_check.serve_tunnel(
                     settings.tunnel_socket, decider.check, decider.refuse, meant.names, settings.check_pending_max

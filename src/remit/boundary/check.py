@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from remit.boundary import header_names, replies
-from remit.control.decide import Denied, Permitted
+from remit.control.decide import Denied, Held, Permitted
 from remit.core import names
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Evidence
@@ -151,7 +151,7 @@ def _ambiguous(found: dict[bytes, bytes]) -> str | None:
         return "the request names no host, or several"
     if b"transfer-encoding" in found:
         return "the request describes its own framing"
-    if b"x-envoy-auth-partial-body" in found:
+    if found.get(b"x-envoy-auth-partial-body", b"false") != b"false":  # Envoy says so itself; an agent cannot
         return "the request was shown in part only"
     if found.get(b"te", b"trailers").lower() != b"trailers":
         return "header te offers more than trailers"
@@ -174,10 +174,16 @@ _PERMIT = (
 )
 
 
-def render(answer: Permitted | Denied) -> bytes:
+HOLD = b"HTTP/1.1 200 OK\r\nx-remit-hold: hold\r\ncontent-length: 0\r\n\r\n"
+"""Names no address, so nothing can be dialled by it: it sends the request to the second check (`hold_server`)."""
+
+
+def render(answer: Permitted | Denied | Held) -> bytes:
     """The answer to Envoy. A permit that cannot be written as headers becomes a denial under the same record."""
     if isinstance(answer, Denied):
         return problem(answer.record, answer.refusal)
+    if isinstance(answer, Held):
+        return HOLD
     pin = _dialable(answer.pin)
     if pin is None:
         return problem(answer.record, Refusal(Reason.ADDRESS_REFUSED, "the host has no address that can be dialled"))

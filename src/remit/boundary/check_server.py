@@ -16,7 +16,7 @@ from typing import Protocol, cast
 import httptools
 
 from remit.boundary import check, eager
-from remit.control.decide import Denied, Permitted
+from remit.control.decide import Denied, Held, Permitted
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Evidence
 
@@ -27,8 +27,8 @@ HEAD_MAX = 128 << 10
 NO_RECORD = ""
 
 Lines = list[tuple[bytes, bytes]]
-Decide = Callable[[Evidence], Awaitable[Permitted | Denied]]
-Render = Callable[[Permitted | Denied], bytes]
+Decide = Callable[[Evidence], Awaitable[Permitted | Denied | Held]]
+Render = Callable[[Permitted | Denied | Held], bytes]
 
 
 class Refuse(Protocol):
@@ -95,7 +95,7 @@ class Desk:
             said = self._render(Denied(record=NO_RECORD, refusal=Refusal(Reason.NOT_READY, "the check failed")))
         answer(said)
 
-    async def _decided(self, method: bytes, target: bytes, raw: Lines) -> Permitted | Denied:
+    async def _decided(self, method: bytes, target: bytes, raw: Lines) -> Permitted | Denied | Held:
         read = check.parse(method, target, raw)
         if isinstance(read, Evidence):
             return await self._decide(read)

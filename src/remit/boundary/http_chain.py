@@ -10,11 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 from remit.boundary import header_names, replies
+from remit.boundary.hold_server import BODY_MAX_BYTES
 
 Json = dict[str, Any]
 
 TYPE = "type.googleapis.com/envoy.extensions."
 CHECK_TIMEOUT = "1s"
+HOLD_MARGIN_S = 5.0
+"""The decision service ends a hold itself, with a reason; Envoy only when that did not happen."""
 MAX_REQUEST_HEADERS_KB = 60
 MAX_HEADERS = 100
 MAX_CONCURRENT_STREAMS = 128
@@ -33,7 +36,14 @@ IDENTITY = (
     ("x-remit-length", "%REQ(CONTENT-LENGTH)%"),
 )
 """One header for what is the same on a whole connection: the decision service reads it once. `check.parse` reads it."""
-METADATA_HEADERS = ("x-remit-record", "x-remit-pin", "x-remit-pin-port", "x-remit-pool", replies.METERED)
+METADATA_HEADERS = (
+    "x-remit-record",
+    "x-remit-pin",
+    "x-remit-pin-port",
+    "x-remit-pool",
+    "x-remit-hold",
+    replies.METERED,
+)
 
 _SET_TARGET = f"""
 function envoy_on_request(handle)
@@ -55,7 +65,7 @@ def typed(name: str, type_name: str, **fields: Any) -> Json:
     return {"name": name, "typed_config": {"@type": TYPE + type_name, **fields}}
 
 
-def manager(*, tls: bool, spool: str, connection_max_s: float, idle_s: float) -> Json:
+def manager(*, tls: bool, spool: str, connection_max_s: float, idle_s: float, hold_s: float) -> Json:
     """The network filter that speaks HTTP/1.1 and HTTP/2 with a cell. `tls`: whether the connection was intercepted."""
     chain = "https" if tls else "http"
     return typed(
@@ -69,7 +79,7 @@ def manager(*, tls: bool, spool: str, connection_max_s: float, idle_s: float) ->
         **_who_is_asking(chain),
         **_limits(connection_max_s, idle_s),
         upgrade_configs=[{"upgrade_type": "websocket"}],
-        http_filters=_filters(),
+        http_filters=_filters(hold_s),
         route_config={
             "name": chain,
             "virtual_hosts": [{"name": "any", "domains": ["*"], "routes": _routes(tls)}],
@@ -122,11 +132,12 @@ def _limits(connection_max_s: float, idle_s: float) -> Json:
     }
 
 
-def _filters() -> list[Json]:
+def _filters(hold_s: float) -> list[Json]:
     own = _removed(header_names.OURS)
     return [
         _mutation("cell", request_mutations=own, response_mutations=own, response_trailers_mutations=own),
-        _check(),
+        _check("check", CHECK_TIMEOUT, stat_prefix="check"),
+        _check("hold", f"{hold_s + HOLD_MARGIN_S:g}s", **_only_held()),
         typed("envoy.filters.http.lua", "filters.http.lua.v3.Lua", default_source_code={"inline_string": _SET_TARGET}),
         pin(),
         # Only now: a route is not found without x-forwarded-proto, which Envoy itself has set.
@@ -151,10 +162,23 @@ def _removed(prefixes: tuple[str, ...], *names: str) -> list[Json]:
     ]
 
 
-def _check() -> Json:
+def _only_held() -> Json:
+    """Ask a second time only where the fast check said `hold`; with the body, so that an approval can be bound to it.
+
+    A request that was neither permitted nor held goes on without an address, and so nowhere.
+    """
+    held = {"filter": METADATA, "path": [{"key": "x-remit-hold"}], "value": {"string_match": {"exact": "hold"}}}
+    return {
+        "stat_prefix": "hold",
+        "filter_enabled_metadata": held,
+        "with_request_body": {"max_request_bytes": BODY_MAX_BYTES, "allow_partial_message": False},
+    }
+
+
+def _check(cluster: str, timeout: str, **more: Any) -> Json:
     """Ask the decision service; anything but its 200 in time is a denial."""
     return typed(
-        "envoy.filters.http.ext_authz",
+        "envoy.filters.http.ext_authz" if cluster == "check" else cluster,
         "filters.http.ext_authz.v3.ExtAuthz",
         transport_api_version="V3",
         failure_mode_allow=False,
@@ -166,7 +190,7 @@ def _check() -> Json:
             "disallow_expression": {"regex": header_names.disallowed()},
         },
         http_service={
-            "server_uri": {"uri": "http://check", "cluster": "check", "timeout": CHECK_TIMEOUT},
+            "server_uri": {"uri": f"http://{cluster}", "cluster": cluster, "timeout": timeout},
             "authorization_request": {
                 "headers_to_add": [{"key": key, "value": f"v={value}"} for key, value in IDENTITY]
             },
@@ -176,6 +200,7 @@ def _check() -> Json:
                 "dynamic_metadata_from_headers": {"patterns": [{"exact": name} for name in METADATA_HEADERS]},
             },
         },
+        **more,
     )
 
 

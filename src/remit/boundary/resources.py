@@ -33,6 +33,7 @@ class Layout:
 
     proxy_socket: str
     check_socket: str
+    hold_socket: str
     sds_socket: str
     tunnel_socket: str
     """The check of opaque connections."""
@@ -48,6 +49,7 @@ class Layout:
     """The forwarder, another uid, connects: the directory's group decides who else can."""
     connection_max_s: float = 3600.0
     idle_s: float = 600.0
+    hold_s: float = 60.0
     connect_timeout_s: float = 5.0
     connections_max: int = 50_000
     heap_bytes: int = 1 << 30
@@ -71,6 +73,7 @@ def bootstrap(layout: Layout) -> Json:
                 *upstreams.services(
                     check=layout.check_socket,
                     tunnel=layout.tunnel_socket,
+                    hold=layout.hold_socket,
                     sds=layout.sds_socket,
                     refuse=layout.refuse_socket,
                 ),
@@ -93,7 +96,11 @@ def _admin(socket: str | None) -> Json:
 def _listener(layout: Layout) -> Json:
     def http(tls: bool) -> Json:
         return http_chain.manager(
-            tls=tls, spool=layout.spool, connection_max_s=layout.connection_max_s, idle_s=layout.idle_s
+            tls=tls,
+            spool=layout.spool,
+            connection_max_s=layout.connection_max_s,
+            idle_s=layout.idle_s,
+            hold_s=layout.hold_s,
         )
 
     raw = {"transport_protocol": "raw_buffer"}

@@ -10,13 +10,13 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 from remit.boundary import check, check_server
 from remit.boundary.check_server import Refuse
 from remit.boundary.tunnels import REFUSED, TLS_PATH
-from remit.control.decide import Denied, Permitted
+from remit.control.decide import Denied, Held, Permitted
 from remit.core import flow
 from remit.core.capability import Protocol
 from remit.core.errors import Invalid
@@ -27,13 +27,17 @@ Names = Callable[[int, str, int], tuple[str, ...]]
 """The names that a cell may mean by an address and a port (`node.destinations`)."""
 
 
-async def serve_tunnel(
-    path: Path, decide: Callable[[Evidence], Awaitable[Permitted | Denied]], refuse: Refuse, names: Names, most: int
-) -> None:
+async def serve_tunnel(path: Path, decide: check_server.Decide, refuse: Refuse, names: Names, most: int) -> None:
     """Answer Envoy on Unix socket `path` (mode 0600) until cancelled. At most `most` decisions wait at once."""
 
     async def decided(evidence: Evidence) -> Permitted | Denied:
-        return await decide(opened(evidence, names))
+        answer = await decide(opened(evidence, names))
+        if not isinstance(answer, Held):
+            return answer
+        why = f"a connection that is carried unread cannot wait for a human: {'; '.join(answer.question.reasons)}"
+        refusal, asked = Refusal(Reason.APPROVAL_UNAVAILABLE, why), answer.question
+        facts: dict[str, object] = {"capability": asked.capability, "scheme": asked.protocol, "host": asked.host}
+        return await refuse(refusal, token=evidence.token, flow=evidence.peer, **facts, port=asked.port)
 
     await check_server.serve_check(path, decided, refuse, most, render)
 
@@ -48,9 +52,9 @@ def opened(evidence: Evidence, names: Names) -> Evidence:
     return dataclasses.replace(evidence, opaque=Opaque(protocol=Protocol.TCP, names=meant))
 
 
-def render(answer: Permitted | Denied) -> bytes:
+def render(answer: Permitted | Denied | Held) -> bytes:
     """The answer to Envoy."""
-    if isinstance(answer, Permitted):
+    if not isinstance(answer, Denied):
         return check.render(answer)
     stated = {"reason": answer.refusal.reason.value, "detail": answer.refusal.detail, "record": answer.record}
     said = base64.b64encode(json.dumps(stated).encode())

@@ -1,4 +1,4 @@
-"""Where Envoy may connect: the pinned addresses of upstreams, and the four sockets of the decision service.
+"""Where Envoy may connect: the pinned addresses of upstreams, and the five sockets of the decision service.
 
 An upstream is dialled at the address the decision screened, yet must prove the *name* the agent asked for: SNI and the
 certificate's names are checked against `:authority`. No session is kept, so a resumed one cannot skip that check.
@@ -36,14 +36,15 @@ def upstreams(*, ca_file: str, connect_timeout_s: float) -> list[Json]:
     ]
 
 
-def services(*, check: str, tunnel: str, sds: str, refuse: str) -> list[Json]:
+def services(*, check: str, hold: str, tunnel: str, sds: str, refuse: str) -> list[Json]:
     """Clusters for the decision service's Unix sockets, and for the listener inside Envoy."""
     check_cluster = _pipe("check", check, _http({"explicit_http_config": {"http_protocol_options": {}}}))
+    hold_cluster = _pipe("hold", hold, _http({"explicit_http_config": {"http_protocol_options": {}}}))
     sds_cluster = _pipe("sds", sds, _http({"explicit_http_config": {"http2_protocol_options": {}}}))
     http1: Json = {"explicit_http_config": {"http_protocol_options": {}}}
     tunnel_cluster = _pipe("check_tunnel", tunnel, _http(http1))
     refuse_cluster = _pipe("refuse", refuse, _http(http1))
-    return [check_cluster, tunnel_cluster, sds_cluster, refuse_cluster, _inner()]
+    return [check_cluster, hold_cluster, tunnel_cluster, sds_cluster, refuse_cluster, _inner()]
 
 
 def _inner() -> Json:

@@ -8,6 +8,7 @@ import typer
 
 from remit import __version__
 from remit.cli import (
+    approvals,
     audit,
     budget,
     errors,
@@ -93,6 +94,7 @@ for _command in _PLAIN:
 app.add_typer(budget.app, name="budget")
 app.add_typer(secrets.app, name="secret")
 app.add_typer(audit.app, name="audit")
+app.add_typer(approvals.app, name="approvals")
 app.add_typer(operators.app, name="operator")
 app.add_typer(lifecycle.issuer, name="issuer")
 

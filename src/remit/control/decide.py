@@ -13,14 +13,16 @@ from typing import Any
 
 from remit.control import budgets as budgeting
 from remit.control.budgets import Budgets
+from remit.control.hearing import Answers
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.control.ports import Entry, Journal, Policies, Resolver, Secrets, Verifier
-from remit.core import credential, decision, request
+from remit.core import approval, credential, decision, request
 from remit.core.claims import Claims
 from remit.core.credential import Injected
 from remit.core.decision import Candidate, Permit
 from remit.core.errors import Unavailable
+from remit.core.grant import Grant, Question
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Evidence, Request
 from remit.core.secret import Secret
@@ -53,6 +55,13 @@ class Denied:
     refusal: Refusal
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Nothing is permitted: a human must be asked this first (`control.holding`). Not recorded here."""
+
+    question: Question
+
+
 @dataclass(slots=True)
 class _Facts:
     """What is known so far; whatever stands here when the decision falls goes into its record."""
@@ -61,6 +70,9 @@ class _Facts:
     request: Request | None = None
     candidate: Candidate | None = None
     notes: Mapping[str, str] | None = None
+    question: Question | None = None
+    """What a human would have to be asked, where nothing they allowed covers it."""
+    grant: Grant | None = None
     snapshot: Snapshot | None = None
     """The one the decision was made from."""
     returned: Mapping[str, Any] = field(default_factory=dict)
@@ -82,6 +94,7 @@ class Decider:
         journal: Journal,
         openings: Openings,
         budgets: Budgets,
+        answers: Answers,
     ) -> None:
         self._knowledge = knowledge
         self._verifier = verifier
@@ -91,21 +104,32 @@ class Decider:
         self._journal = journal
         self._openings = openings
         self._budgets = budgets
+        self._answers = answers
 
-    async def check(self, evidence: Evidence) -> Permitted | Denied:
-        """Decide one HTTP request. Never raises for anything an agent, a policy or a store can do."""
+    async def check(self, evidence: Evidence, answers: Answers | None = None) -> Permitted | Denied | Held:
+        """Decide one HTTP request. Never raises for anything an agent, a policy or a store can do.
+
+        `answers`: which grants count; by default those that the fast check may use.
+        """
+        answers = answers or self._answers
         returned: Mapping[str, Any] = {}
         for _ in range(ATTEMPTS):
             facts = _Facts(returned=returned)
-            granted = await self._decide(evidence, facts)
+            granted = await self._decide(evidence, facts, answers)
             if isinstance(granted, Refusal):
+                if facts.question is not None:
+                    return Held(question=facts.question)
                 return await self._denied(granted, facts, evidence)
+            if facts.grant is not None and (untaken := await answers.take(facts.grant)) is not None:
+                if untaken.reason is Reason.APPROVAL_REQUIRED:
+                    continue  # somebody else took its last use
+                return await self._denied(untaken, facts, evidence)
             permit, injected = granted
             record = self._journal.new_id()
             charge = self._budgets.reserve(record, permit.candidate)
             if isinstance(charge, Refusal):
                 return await self._denied(charge, facts, evidence)
-            fields = {**_permit_fields(permit), **budgeting.fields(charge), **returned}
+            fields = {**_permit_fields(permit), **_grant_fields(facts.grant), **budgeting.fields(charge), **returned}
             try:
                 await self._journal.append(record, Entry(kind="decision", fields=fields))
             except Unavailable as error:
@@ -136,7 +160,7 @@ class Decider:
         }
         return await self._write_denial(refusal, fields)
 
-    async def _decide(self, evidence: Evidence, facts: _Facts) -> tuple[Permit, Injected] | Refusal:
+    async def _decide(self, evidence: Evidence, facts: _Facts, answers: Answers) -> tuple[Permit, Injected] | Refusal:
         refusal = self._knowledge.refusal()
         if refusal is not None:
             return refusal
@@ -160,6 +184,12 @@ class Decider:
         refusal = decision.judge(candidate, opinion) or self._budgets.refusal(candidate)
         if refusal is not None:
             return refusal
+        question = approval.question(candidate, opinion, body=answers.body, body_bytes=answers.body_bytes)
+        if question is not None:
+            facts.grant = answers.covering(snapshot.grants.get(candidate.task.id, ()), question)
+            if facts.grant is None:
+                facts.question = question
+                return Refusal(Reason.APPROVAL_REQUIRED, "; ".join(question.reasons))
         try:
             found = await self._resolver.addresses(asked.host)
         except Unavailable as error:
@@ -220,6 +250,10 @@ def _permit_fields(permit: Permit) -> dict[str, Any]:
         "jti": candidate.claims.jti,
         "notes": dict(permit.opinion.notes),
     }
+
+
+def _grant_fields(grant: Grant | None) -> dict[str, Any]:
+    return {} if grant is None else {"grant": grant.id, "approval": grant.approval, "approved_by": grant.author}
 
 
 def _denial_fields(refusal: Refusal, facts: _Facts, evidence: Evidence) -> dict[str, Any]:

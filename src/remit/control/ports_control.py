@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from remit.control.ports import Policies, Tasks
+from remit.control.ports_approvals import Approvals, Grants
 from remit.control.ports_operators import Operators
 from remit.core.claims import Claims
 from remit.core.snapshot import Snapshot
@@ -142,6 +143,12 @@ class Unit(Protocol):
 
     @property
     def operators(self) -> Operators: ...
+
+    @property
+    def approvals(self) -> Approvals: ...
+
+    @property
+    def grants(self) -> Grants: ...
 
     def current_tasks(self, *, ended_since: datetime | None = None) -> Sequence[Task]:
         """Tasks that hold a cell and, where given, those that ended at `ended_since` or later; oldest first. History

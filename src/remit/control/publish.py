@@ -97,5 +97,6 @@ class Publisher:
                 everything=any(r.kind is RevocationKind.EVERYTHING for r in revocations),
             ),
             keys=self._issuer.public_keys(),
+            grants=unit.grants.active(),
             sealed={secret.name: secret.blob for secret in unit.secrets.all()},
         )

@@ -38,6 +38,24 @@ class Recorder:
                 f"it is done ({detail}), but it could not be recorded ({error.detail})", hint="remit status"
             ) from error
 
+    async def approval(self, action: str, operator: str | None, detail: str, **facts: Any) -> str:
+        """Record a question to humans, or an answer that widens, before it counts. `Unavailable`: it must not."""
+        try:
+            return await self._node.record("approval", _fields(action, operator or "", detail, facts))
+        except Unavailable as error:
+            raise Unavailable(
+                f"nothing was changed: it could not be recorded ({error.detail})", hint="remit status"
+            ) from error
+
+    async def after_approval(self, action: str, operator: str | None, detail: str, **facts: Any) -> str:
+        """Record what became of an approval or a grant. `Unavailable`: it has happened all the same."""
+        try:
+            return await self._node.record("approval", _fields(action, operator or "", detail, facts))
+        except Unavailable as error:
+            raise Unavailable(
+                f"it is done ({detail}), but it could not be recorded ({error.detail})", hint="remit status"
+            ) from error
+
 
 def _fields(action: str, operator: str, detail: str, facts: dict[str, Any]) -> dict[str, Any]:
     return {"action": action, "operator": operator, "detail": detail, **facts}

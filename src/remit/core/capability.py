@@ -29,6 +29,15 @@ UNREAD = frozenset({Protocol.TCP, Protocol.TLS})
 """What is carried without being read: no method, path or credential."""
 
 
+class Approval(StrEnum):
+    """Whether a human is asked before a request that a capability covers goes on."""
+
+    NEVER = "never"
+    ASK = "ask"
+    ALWAYS_ASK = "always-ask"
+    """Each request anew: no answer covers a second one."""
+
+
 MAX_SHOWN = 6
 MAX_SHOWN_CHARACTERS = 100
 DEFAULT_PORT: Mapping[Protocol, int] = {Protocol.HTTPS: 443, Protocol.HTTP: 80, Protocol.TLS: 443}
@@ -48,6 +57,7 @@ class Capability:
     addresses: tuple[Network, ...] = ()
     ambiguous: frozenset[path_rules.Ambiguity] = frozenset()
     websocket: bool = False
+    approval: Approval = Approval.NEVER
     budgets: tuple[Budget, ...] = ()
     invalid: str | None = None
     """A broken manifest compiles to a capability that refuses, with this as its reason."""

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from remit.core import addresses
-from remit.core.capability import Capability
+from remit.core import addresses, paths
+from remit.core.capability import UNREAD, Approval, Capability
 from remit.core.claims import Claims
 from remit.core.credential import Credential, HeaderInjection
 from remit.core.names import Address
@@ -20,6 +20,9 @@ from remit.core.reason import Reason, Refusal
 from remit.core.request import Request
 from remit.core.snapshot import Role, Snapshot
 from remit.core.task import ALIVE, State, Task
+
+UNCOVERED = "(uncovered)"
+"""Stands for a capability where none covers a request; no manifest can have this name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +88,9 @@ def admit(snapshot: Snapshot, claims: Claims, request: Request) -> Candidate | R
         path=request.path,
         websocket=request.websocket,
     )
-    if match.capability is None:
+    capability = match.capability or _uncovered(role, request)
+    if capability is None:
         return Refusal(Reason.NO_CAPABILITY, _nothing_covers(role, request, match.near))
-    capability = match.capability
     if capability.name in snapshot.revoked.capabilities:
         return Refusal(Reason.CAPABILITY_REVOKED, f"capability {capability.name} was revoked")
     credential: Credential | None = None
@@ -115,13 +118,11 @@ def standing(task: Task | None, claims: Claims, request: Request) -> Refusal | N
 
 
 def judge(candidate: Candidate, opinion: Opinion) -> Refusal | None:
-    """Step policy: any objection, hold or failure refuses. Holds wait for a human once approvals exist."""
+    """Step policy: any objection or failure refuses. Whether a hold needs a human is for `core.approval`."""
     if opinion.failure is not None:
         return Refusal(Reason.POLICY_FAILED, opinion.failure)
     if opinion.denials:
         return Refusal(Reason.POLICY_DENIED, "; ".join(f"{policy}: {said}" for policy, said in opinion.denials))
-    if opinion.holds:
-        return Refusal(Reason.POLICY_HELD, "; ".join(f"{policy}: {said}" for policy, said in opinion.holds))
     return None
 
 
@@ -155,6 +156,22 @@ def grant(
             header = credential.injection.header
             return Refusal(Reason.POLICY_FAILED, f"a policy sets {header}, which credential {credential.name} fills")
     return Permit(candidate=candidate, address=found[0], opinion=opinion)
+
+
+def _uncovered(role: Role, request: Request) -> Capability | None:
+    """What a human could allow where a role may ask for it: this one request, plainly written, with no credential."""
+    if not role.ask_uncovered or request.protocol in UNREAD or paths.ambiguities(request.path):
+        return None
+    return Capability(
+        name=UNCOVERED,
+        protocol=request.protocol,
+        hosts=(request.host,),
+        ports=frozenset({request.port}),
+        methods=frozenset({request.method}),
+        paths=(request.path,),
+        websocket=request.websocket,
+        approval=Approval.ASK,
+    )
 
 
 def _nothing_covers(role: Role, request: Request, near: tuple[str, ...]) -> str:

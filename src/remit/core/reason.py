@@ -39,9 +39,13 @@ class Reason(StrEnum):
     NO_CAPABILITY = "no_capability"
     CAPABILITY_REVOKED = "capability_revoked"
     POLICY_DENIED = "policy_denied"
-    POLICY_HELD = "policy_held"
     POLICY_FAILED = "policy_failed"
     BUDGET_EXHAUSTED = "budget_exhausted"
+    APPROVAL_REQUIRED = "approval_required"
+    APPROVAL_PENDING = "approval_pending"
+    APPROVAL_DENIED = "approval_denied"
+    APPROVALS_EXCEEDED = "approvals_exceeded"
+    APPROVAL_UNAVAILABLE = "approval_unavailable"
     NAME_UNRESOLVED = "name_unresolved"
     ADDRESS_REFUSED = "address_refused"
     CREDENTIAL_REVOKED = "credential_revoked"
@@ -62,7 +66,19 @@ class Meaning:
     status: int = 403
 
 
-STEPS = ("token", "task", "flow", "names", "capability", "policy", "budget", "address", "credential", "audit")
+STEPS = (
+    "token",
+    "task",
+    "flow",
+    "names",
+    "capability",
+    "policy",
+    "budget",
+    "approval",
+    "address",
+    "credential",
+    "audit",
+)
 """The steps of a decision, in order."""
 
 MEANING: Mapping[Reason, Meaning] = {
@@ -133,11 +149,6 @@ MEANING: Mapping[Reason, Meaning] = {
     Reason.POLICY_DENIED: Meaning(
         "A policy forbids this request", "The detail names the policy and its rule.", "policy"
     ),
-    Reason.POLICY_HELD: Meaning(
-        "A policy wants a human to look at this request",
-        "Ask the operator; holding requests is not available yet.",
-        "policy",
-    ),
     Reason.POLICY_FAILED: Meaning(
         "A policy could not be evaluated", "Fix the policy; a policy that fails is a policy that refuses.", "policy"
     ),
@@ -146,6 +157,24 @@ MEANING: Mapping[Reason, Meaning] = {
         "Wait until room returns, or ask the operator (`remit budget raise BUDGET`).",
         "budget",
         429,
+    ),
+    Reason.APPROVAL_REQUIRED: Meaning(
+        "A human must approve the request", "It waits; `remit approvals list` shows it.", "approval"
+    ),
+    Reason.APPROVAL_PENDING: Meaning(
+        "A human has not answered yet", "Ask again later: the approval stays open (`remit approvals list`).", "approval"
+    ),
+    Reason.APPROVAL_DENIED: Meaning(
+        "A human said no", "Do something else; the same request is not shown again for a while.", "approval"
+    ),
+    Reason.APPROVALS_EXCEEDED: Meaning(
+        "The task has too many approvals open",
+        "Wait until some are answered (`remit approvals list`).",
+        "approval",
+        429,
+    ),
+    Reason.APPROVAL_UNAVAILABLE: Meaning(
+        "Nobody could be asked", "Retry; `remit status` shows whether the control plane is there.", "approval", 503
     ),
     Reason.NAME_UNRESOLVED: Meaning(
         "The host name does not resolve", "Check the name; the node's resolver found no address.", "address", 502

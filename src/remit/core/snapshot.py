@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from remit.core.budget import Budget
 from remit.core.capability import Capability, Index
 from remit.core.credential import Credential
+from remit.core.grant import Grant
 from remit.core.task import Task
 
 
@@ -32,6 +33,10 @@ class Role:
     limits: Limits = Limits()
     budgets: tuple[Budget, ...] = ()
     invalid: str | None = None
+    ask_uncovered: bool = False
+    """A human is asked about what no capability covers."""
+    four_eyes: bool = False
+    """Whoever started a task does not answer its approvals."""
     index: Index = field(default_factory=lambda: Index(()), compare=False)
 
 
@@ -71,6 +76,7 @@ class Snapshot:
     """`version` is a content hash; `epoch` grows with every change, so that an older one is never put back.
 
     `keys`: raw Ed25519 public keys of the issuer by key id. `sealed`: sealed secrets by name (opaque bytes).
+    `grants`: what humans allowed, by task.
     """
 
     version: str = ""
@@ -80,3 +86,4 @@ class Snapshot:
     revoked: Revoked = Revoked()
     keys: Mapping[str, bytes] = field(default_factory=dict)
     sealed: Mapping[str, bytes] = field(default_factory=dict)
+    grants: Mapping[str, tuple[Grant, ...]] = field(default_factory=dict)

@@ -23,6 +23,7 @@ from remit.control.ports import Entry, Journal
 from remit.core import frame
 from remit.core.errors import Invalid, Unavailable
 from remit.core.snapshot import Snapshot
+from remit.node.asking import Asking
 from remit.policy import snapshot as snapshots
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ FLOWS_MAX = 50_000
 """More than these would not fit a frame; then every flow of the tasks concerned is meant."""
 MAX_SHOWN = 2000
 """Budgets told at once."""
-ACCEPTED_KINDS = frozenset({"operator"})
+ACCEPTED_KINDS = frozenset({"operator", "approval"})
 
 
 class Link:
@@ -53,6 +54,7 @@ class Link:
     ) -> None:
         self._writer: asyncio.StreamWriter | None = None
         self._budgets: Budgets | None = None
+        self._asking: Asking | None = None
         self._socket = socket
         self._cache = cache
         self._knowledge = knowledge
@@ -63,6 +65,10 @@ class Link:
     def keeps(self, budgets: Budgets) -> None:
         """What operators ask of budgets is asked of these."""
         self._budgets = budgets
+
+    def asks(self, asking: Asking) -> None:
+        """Questions to humans go this way."""
+        self._asking = asking
 
     def cut(self, task: str, port: int | None) -> None:
         """Ask for connections to be ended (`control.budgets.Cut`). Unheard while the control plane is away."""
@@ -90,6 +96,8 @@ class Link:
 
     async def _follow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(frame.encode({"type": "hello", "node": "local"}))
+        if self._asking is not None:
+            self._asking.connected(writer)
         decoder = frame.Decoder()
         heads = asyncio.ensure_future(self._send_heads(writer))
         self._writer = writer
@@ -103,6 +111,8 @@ class Link:
                         await writer.drain()
         finally:
             self._writer = None
+            if self._asking is not None:
+                self._asking.lost()
             heads.cancel()
             # Not `suppress(CancelledError)`: that would swallow the end of this very task.
             await asyncio.gather(heads, return_exceptions=True)
@@ -118,6 +128,12 @@ class Link:
                 return await self._record(message)
             case "using":
                 return self._flows(message)
+            case "answer" if self._asking is not None:
+                self._asking.answered(message)
+                return None
+            case "ring" if self._asking is not None:
+                self._asking.rang(message)
+                return None
             case "usage":
                 shown = self._budgets.show() if self._budgets is not None else ()
                 return {"type": "usage", "id": message.get("id"), "budgets": list(shown[:MAX_SHOWN])}
@@ -149,7 +165,7 @@ class Link:
     async def _record(self, message: dict[str, Any]) -> dict[str, Any]:
         kind, fields = message.get("kind"), message.get("fields")
         if kind not in ACCEPTED_KINDS or not isinstance(fields, dict):
-            raise Invalid("only operator records come over the link")
+            raise Invalid("only records of operators and approvals come over the link")
         record = self._journal.new_id()
         raises = self._budgets is not None and fields.get("action") == budgeting.RAISE
         try:

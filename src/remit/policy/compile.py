@@ -14,7 +14,7 @@ from typing import Any
 
 from remit.core import names, paths
 from remit.core.budget import Budget
-from remit.core.capability import DEFAULT_PORT, UNREAD, Capability, Index, Protocol
+from remit.core.capability import DEFAULT_PORT, UNREAD, Approval, Capability, Index, Protocol
 from remit.core.credential import (
     BasicInjection,
     Credential,
@@ -84,6 +84,7 @@ def _capability(document: Document, credentials: Mapping[str, Credential]) -> Ca
         addresses=tuple(ipaddress.ip_network(text) for text in spec.addresses),
         ambiguous=frozenset(paths.Ambiguity(text) for text in spec.allow_ambiguous),
         websocket=spec.websocket,
+        approval=Approval(spec.approval),
         budgets=_budgets(spec.budgets),
         invalid=invalid,
         matchers=tuple(paths.compiled(pattern) for pattern in spec.paths),
@@ -195,6 +196,8 @@ def _role(
         policies=tuple(dict.fromkeys((*everywhere, *spec.policies))),
         environment=dict(spec.env),
         limits=_limits(spec.limits),
+        ask_uncovered=spec.approvals.uncovered == "ask",
+        four_eyes=spec.approvals.four_eyes,
         budgets=_budgets(spec.budgets),
         invalid=f"names what does not exist: {', '.join(missing[:8])}" if missing else None,
         index=Index(usable),

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from remit.core import budget, decision, flow, names, request
+from remit.core import approval, budget, decision, flow, names, request
 from remit.core.capability import DEFAULT_PORT, Protocol
 from remit.core.claims import Claims
 from remit.core.decision import Candidate, Opinion
@@ -45,7 +45,7 @@ class Explanation:
         reason = self.refusal.reason if self.refusal else Reason.PERMITTED
         found = self.candidate
         return {
-            "decision": "deny" if self.refusal else "permit",
+            "decision": "hold" if reason is Reason.APPROVAL_REQUIRED else "deny" if self.refusal else "permit",
             "reason": reason.value,
             "detail": self.refusal.detail if self.refusal else "",
             "next": MEANING[reason].next,
@@ -100,11 +100,15 @@ def conclude(snapshot: Snapshot, candidate: Candidate, opinion: Opinion, *, usag
         "capability": f"{candidate.capability.name} covers it",
         "policy": f"asked: {applying}; none objects" if applying else "no policy applies",
         "budget": _budget_note(candidate, usage_known=usage_known),
+        "approval": "nobody has to be asked",
         "credential": "none is needed",
     }
     refusal = decision.judge(candidate, opinion) or _exhausted(candidate)
     if refusal is not None:
         return _told(refusal, candidate, notes)
+    asked = approval.question(candidate, opinion)
+    if asked is not None:
+        return _told(Refusal(Reason.APPROVAL_REQUIRED, "; ".join(asked.reasons)), candidate, notes)
     literal = names.address_literal(candidate.request.host)
     granted = decision.grant(snapshot, candidate, opinion, (literal or _SOMEWHERE,))
     if isinstance(granted, Refusal):

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from remit.core import budget, flow
+from remit.core import budget, flow, grant
 from remit.core.claims import ROLE_NAME
 from remit.core.errors import Invalid
+from remit.core.grant import Grant
 from remit.core.snapshot import Revoked, Snapshot
 from remit.core.task import TASK_ID, State, Task
 from remit.policy import compile as compiler
@@ -36,6 +37,7 @@ def dump(
     revoked: Revoked,
     keys: Mapping[str, bytes],
     sealed: Mapping[str, bytes],
+    grants: Sequence[Grant] = (),
 ) -> dict[str, Any]:
     """The JSON form. `documents` are manifests as JSON values, in any order."""
     body: dict[str, Any] = {
@@ -51,6 +53,7 @@ def dump(
         },
         "keys": {kid: base64.b64encode(key).decode() for kid, key in keys.items()},
         "sealed": {name: base64.b64encode(blob).decode() for name, blob in sealed.items()},
+        "grants": [grant.as_json(one) for one in grants],
     }
     return {"version": _version(body), **body}
 
@@ -85,9 +88,17 @@ def load(document: Mapping[str, Any], previous: Snapshot | None) -> Snapshot:
             ),
             keys={kid: _key(text) for kid, text in body["keys"].items()},
             sealed={name: base64.b64decode(blob, validate=True) for name, blob in body["sealed"].items()},
+            grants=_grants(body["grants"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise Invalid(f"the snapshot is malformed: {ascii(repr(error))[:200]}") from error
+
+
+def _grants(items: Iterable[Mapping[str, Any]]) -> Mapping[str, tuple[Grant, ...]]:
+    found: dict[str, tuple[Grant, ...]] = {}
+    for one in map(grant.from_json, items):
+        found[one.task] = (*found.get(one.task, ()), one)
+    return found
 
 
 def _version(body: Mapping[str, Any]) -> str:

@@ -111,7 +111,9 @@ class CapabilitySpec(Model):
     )
     websocket: bool = False
     budgets: Budgets = Field(default_factory=list, description="How much may be used")
-    approval: Literal["never"] = "never"
+    approval: Literal["never", "ask", "always-ask"] = Field(
+        default="never", description="Whether a human is asked first; always-ask: for each request anew"
+    )
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -138,6 +140,7 @@ class CapabilitySpec(Model):
             "allowAmbiguous": self.allow_ambiguous,
             "websocket": self.websocket,
             "paths": self.paths != ["/**"],
+            "approval": self.approval != "never",
         }
         for name, value in given.items():
             if value:
@@ -251,6 +254,15 @@ class LimitsSpec(Model):
     disk: Size | None = None
 
 
+class ApprovalsSpec(Model):
+    uncovered: Literal["deny", "ask"] = Field(
+        default="deny", description="What becomes of a request that no capability covers"
+    )
+    four_eyes: bool = Field(
+        default=False, alias="fourEyes", description="Whoever started a task may not answer its approvals"
+    )
+
+
 class RoleSpec(Model):
     """A named set of capabilities, policies and limits."""
 
@@ -258,6 +270,7 @@ class RoleSpec(Model):
     capabilities: list[Name] = Field(default_factory=list, max_length=MAX_LISTED)
     policies: list[Name] = Field(default_factory=list, max_length=64)
     env: dict[RoleVariable, Value] = Field(default_factory=dict, max_length=MAX_LISTED)
+    approvals: ApprovalsSpec = ApprovalsSpec()
     limits: LimitsSpec = LimitsSpec()
     budgets: Budgets = Field(default_factory=list, description="How much may be used")
 

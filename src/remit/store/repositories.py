@@ -16,6 +16,7 @@ from remit.core.errors import Conflict, NotFound
 from remit.core.flow import MAX_CELL
 from remit.core.task import ALIVE, TRANSITIONS, State, Task
 from remit.store import tables
+from remit.store.approvals import Approvals, Grants
 from remit.store.operators import Operators
 
 HEADS_KEPT = 10_000
@@ -168,6 +169,8 @@ class Unit:
         self.secrets = SealedSecrets(connection)
         self.heads = Heads(connection)
         self.operators = Operators(connection)
+        self.approvals = Approvals(connection)
+        self.grants = Grants(connection)
 
     def current_tasks(self, *, ended_since: datetime | None = None) -> Sequence[Task]:
         t = tables.tasks

@@ -104,3 +104,32 @@ operator_tokens = Table(
     Column("expires", String, nullable=False),
 )
 Index("operator_tokens_operator", operator_tokens.c.operator)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("task", String, nullable=False),
+    Column("fingerprint", String, nullable=False),
+    Column("question", JSON, nullable=False),
+    Column("state", String, nullable=False),
+    Column("created", String, nullable=False),
+    Column("expires", String, nullable=False),
+    Column("answered", String),
+    Column("author", String),
+    Column("note", String, nullable=False),
+)
+Index("approvals_fingerprint", approvals.c.fingerprint, approvals.c.created)
+Index("approvals_state", approvals.c.state, approvals.c.task)
+Index("approvals_created", approvals.c.created)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("approval", String, nullable=False, unique=True),
+    Column("state", String, nullable=False),
+    Column("created", String, nullable=False),
+    Column("document", JSON, nullable=False),
+)
+Index("grants_state", grants.c.state)

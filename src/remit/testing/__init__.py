@@ -29,6 +29,9 @@ from remit.core.claims import Claims
 from remit.core.errors import Conflict, NotFound, Unavailable
 from remit.core.flow import MAX_CELL
 from remit.core.task import ALIVE, TRANSITIONS, Task
+from remit.testing.approvals import ApprovalRows, MemoryApprovals, MemoryGrants
+from remit.testing.approvals import MemoryDesk as MemoryDesk
+from remit.testing.approvals import MemoryNotifier as MemoryNotifier
 from remit.testing.deciding import MemoryJournal as MemoryJournal
 from remit.testing.deciding import MemorySecrets as MemorySecrets
 from remit.testing.deciding import StaticPolicies as StaticPolicies
@@ -58,6 +61,7 @@ class _Tables:
     secrets: dict[str, SealedSecret] = field(default_factory=dict)
     heads: list[Head] = field(default_factory=list)
     operators: OperatorRows = field(default_factory=OperatorRows)
+    approvals: ApprovalRows = field(default_factory=ApprovalRows)
     epoch: int = 0
     cell: int = 0
 
@@ -167,6 +171,8 @@ class MemoryUnit:
         self.secrets = MemorySealedSecrets(tables.secrets)
         self.heads = MemoryHeads(tables.heads)
         self.operators = MemoryOperators(tables.operators)
+        self.approvals = MemoryApprovals(tables.approvals)
+        self.grants = MemoryGrants(tables.approvals)
 
     def current_tasks(self, *, ended_since: datetime | None = None) -> Sequence[Task]:
         def recent(task: Task) -> bool:
@@ -207,6 +213,7 @@ class MemoryStore:
             secrets=dict(now.secrets),
             heads=list(now.heads),
             operators=now.operators.copy(),
+            approvals=now.approvals.copy(),
         )
         yield MemoryUnit(draft)
         self._tables = draft

@@ -1,0 +1,68 @@
+"""What a decision knows of grants: little on the fast path, everything while a request is held.
+
+The fast check has no time to ask and does not see a body, so it goes by standing grants alone. A held request may use
+any grant; a use is taken by the control plane before the permit is recorded, so that two nodes, two requests or a
+restart never use one twice. What was taken and then not used is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from remit.control.ports import Clock
+from remit.control.ports_approvals import ApprovalDesk
+from remit.core.errors import Unavailable
+from remit.core.grant import Grant, Question
+from remit.core.reason import Reason, Refusal
+
+
+class Answers:
+    """For the fast check: grants that stand for themselves."""
+
+    body, body_bytes = "", 0
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def covering(self, grants: Iterable[Grant], asked: Question) -> Grant | None:
+        now = self._clock.now()
+        return next((grant for grant in grants if grant.standing and grant.covers(asked, now)), None)
+
+    async def take(self, grant: Grant) -> Refusal | None:
+        """Standing grants have no uses to take."""
+        return None
+
+
+class Hearing(Answers):
+    """For one held request, with the body that it was shown with (SHA-256 in hex, "" where none)."""
+
+    def __init__(self, clock: Clock, desk: ApprovalDesk, *, body: str, body_bytes: int) -> None:
+        super().__init__(clock)
+        self._desk = desk
+        self.body = body
+        self.body_bytes = body_bytes
+        self._taken: Grant | None = None
+        self._useless: set[str] = set()
+
+    def covering(self, grants: Iterable[Grant], asked: Question) -> Grant | None:
+        now = self._clock.now()
+        mine: tuple[Grant, ...] = (
+            () if self._taken is None else (self._taken,)
+        )  # its last use is ours: the snapshot may know it as spent
+        for grant in (*mine, *grants):
+            if grant.id not in self._useless and grant.covers(asked, now):
+                return grant
+        return None
+
+    async def take(self, grant: Grant) -> Refusal | None:
+        """None where one use is ours now, or none had to be taken."""
+        if grant.uses is None or grant is self._taken:
+            return None
+        try:
+            if await self._desk.use(grant.id):
+                self._taken = grant
+                return None
+        except Unavailable as error:
+            return Refusal(Reason.APPROVAL_UNAVAILABLE, error.detail)
+        self._useless.add(grant.id)
+        return Refusal(Reason.APPROVAL_REQUIRED, f"grant {grant.id} has no use left")

@@ -1,0 +1,105 @@
+"""Approvals: a request that waits for a human, the states it can be in, and when one is needed at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from remit.core.capability import Approval as Rule
+from remit.core.decision import UNCOVERED, Candidate, Opinion
+from remit.core.errors import Conflict
+from remit.core.grant import Question
+
+LIFETIME = timedelta(minutes=15)
+"""How long an approval can be answered; a denial is remembered as long."""
+MAX_REASONS = 16
+
+
+class State(StrEnum):
+    PENDING = "pending"
+    APPROVED = "approved"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"
+
+
+class Event(StrEnum):
+    APPROVE = "approve"
+    DENY = "deny"
+    EXPIRE = "expire"
+    WITHDRAW = "withdraw"
+    """Its task has ended."""
+
+
+TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
+    State.PENDING: {
+        Event.APPROVE: State.APPROVED,
+        Event.DENY: State.DENIED,
+        Event.EXPIRE: State.EXPIRED,
+        Event.WITHDRAW: State.WITHDRAWN,
+    },
+    State.APPROVED: {},
+    State.DENIED: {},
+    State.EXPIRED: {},
+    State.WITHDRAWN: {},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    """`author` and `note`: who answered, and what they said."""
+
+    id: str
+    question: Question
+    state: State
+    created: datetime
+    expires: datetime
+    answered: datetime | None = None
+    author: str | None = None
+    note: str = ""
+
+    def open(self, now: datetime) -> bool:
+        return self.state is State.PENDING and now < self.expires
+
+
+def advance(approval: Approval, event: Event, now: datetime, *, author: str | None = None, note: str = "") -> Approval:
+    """`approval` after `event`. `Conflict` where it was answered already, or its time is over."""
+    target = TRANSITIONS[approval.state].get(event)
+    if target is None:
+        by = f" by {approval.author}" if approval.author else ""
+        raise Conflict(f"approval {approval.id} is {approval.state}{by} already", hint="remit approvals list")
+    if event in (Event.APPROVE, Event.DENY) and now >= approval.expires:
+        raise Conflict(f"approval {approval.id} has expired: the agent must ask again", hint="remit approvals list")
+    return replace(approval, state=target, answered=now, author=author, note=note)
+
+
+def question(candidate: Candidate, opinion: Opinion, *, body: str = "", body_bytes: int = 0) -> Question | None:
+    """What a human must be asked before `candidate` may go on, or None."""
+    capability = candidate.capability
+    if capability.approval is Rule.NEVER and not opinion.holds:
+        return None
+    reasons = []
+    if capability.approval is not Rule.NEVER:
+        covered = capability.name != UNCOVERED
+        reasons.append(f"capability {capability.name} asks" if covered else "no capability covers it")
+    reasons += [f"policy {policy}: {said}" for policy, said in opinion.holds]
+    asked = candidate.request
+    return Question(
+        task=candidate.task.id,
+        role=candidate.role.name,
+        method=asked.method,
+        protocol=asked.protocol.value,
+        host=asked.host,
+        port=asked.port,
+        path=asked.path,
+        target=asked.target,
+        websocket=asked.websocket,
+        body=body,
+        body_bytes=body_bytes,
+        capability=capability.name,
+        credential=candidate.credential.name if candidate.credential else None,
+        reasons=tuple(dict.fromkeys(reasons))[:MAX_REASONS],
+        only_once=capability.approval is Rule.ALWAYS_ASK,
+    )

@@ -1,0 +1,249 @@
+"""Grants: what a human allowed one task, bound to what they were shown, and the question that was shown to them.
+
+A grant covers a later request only where everything that was shown still holds: method, protocol, host, port, path,
+capability, credential, and every reason for asking. What a human did not see is not granted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from remit.core.errors import Conflict
+
+
+class Scope(StrEnum):
+    """What an answer may allow, narrowest first."""
+
+    ONCE = "once"
+    REQUEST = "request"
+    """This exact request, body included, for as long as the task lives."""
+    PREFIX = "prefix"
+    """This method and host, at this path and below it, whatever the query and the body; for a time."""
+    ALWAYS = "always"
+    """Once; and a change of the manifests is proposed, not made."""
+
+
+LONGEST: Mapping[Scope, timedelta | None] = {
+    Scope.ONCE: timedelta(minutes=15),
+    Scope.REQUEST: None,
+    Scope.PREFIX: timedelta(hours=1),
+    Scope.ALWAYS: timedelta(minutes=15),
+}
+"""How long a grant of a scope lasts at most; None: until the task ends."""
+MAX_USES = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One request that needs a human, with everything that they are shown. `body`: SHA-256 (hex), "" where none.
+
+    `target` is path and query as they were sent. `reasons`: why a human is asked, a sentence each. `only_once`: no
+    scope but `once` may be offered.
+    """
+
+    task: str
+    role: str
+    method: str
+    protocol: str
+    host: str
+    port: int
+    path: str
+    target: str
+    websocket: bool
+    body: str
+    body_bytes: int
+    capability: str
+    credential: str | None
+    reasons: tuple[str, ...]
+    only_once: bool = False
+
+    def fingerprint(self) -> str:
+        """Names this very question: identical ones share one approval."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def scopes(self) -> tuple[Scope, ...]:
+        """What may be answered, narrowest first."""
+        if self.only_once:
+            return (Scope.ONCE,)
+        return (Scope.ONCE, Scope.REQUEST, Scope.PREFIX, Scope.ALWAYS)
+
+    def offer(self, scope: Scope) -> str:
+        """What `scope` would allow, in words. The path is the agent's text: whoever shows it escapes it."""
+        here = f"{self.method} {self.protocol}://{self.host}:{self.port}"
+        match scope:
+            case Scope.ONCE:
+                return f"{here}{self.target}, this once"
+            case Scope.REQUEST:
+                return f"{here}{self.target} with this very body, until the task ends"
+            case Scope.PREFIX:
+                return f"{here}{self.path} and below, any query and body, for an hour"
+            case Scope.ALWAYS:
+                return f"{here}{self.target}, this once; a capability for it is proposed"
+
+
+class State(StrEnum):
+    ACTIVE = "active"
+    SPENT = "spent"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+    ENDED = "ended"
+
+
+class Event(StrEnum):
+    SPEND = "spend"
+    """Its last use was taken."""
+    EXPIRE = "expire"
+    REVOKE = "revoke"
+    END = "end"
+    """Its task has ended."""
+
+
+TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
+    State.ACTIVE: {
+        Event.SPEND: State.SPENT,
+        Event.EXPIRE: State.EXPIRED,
+        Event.REVOKE: State.REVOKED,
+        Event.END: State.ENDED,
+    },
+    State.SPENT: {},
+    State.EXPIRED: {},
+    State.REVOKED: {},
+    State.ENDED: {},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """`uses`: how often it may be used, None without limit; `used`: how often it was. `author` answered."""
+
+    id: str
+    approval: str
+    scope: Scope
+    question: Question
+    author: str
+    created: datetime
+    expires: datetime | None
+    uses: int | None
+    used: int = 0
+    state: State = State.ACTIVE
+
+    @property
+    def task(self) -> str:
+        return self.question.task
+
+    @property
+    def standing(self) -> bool:
+        """Whether a request can be let through under it without asking anybody whether it still has a use left, and
+        without knowing the request's body."""
+        return self.scope is Scope.PREFIX and self.uses is None
+
+    def covers(self, asked: Question, now: datetime) -> bool:
+        """Whether it allows `asked`. Uses are not looked at: only the control plane can take one."""
+        shown = self.question
+        if self.state is not State.ACTIVE or (self.expires is not None and self.expires <= now):
+            return False
+        if (asked.task, asked.role, asked.capability, asked.credential) != (
+            shown.task,
+            shown.role,
+            shown.capability,
+            shown.credential,
+        ):
+            return False
+        if (asked.method, asked.protocol, asked.host, asked.port, asked.websocket) != (
+            shown.method,
+            shown.protocol,
+            shown.host,
+            shown.port,
+            shown.websocket,
+        ):
+            return False
+        if not set(asked.reasons) <= set(shown.reasons) or (asked.only_once and self.scope is not Scope.ONCE):
+            return False
+        if self.scope is Scope.PREFIX:
+            return asked.path == shown.path or (
+                asked.path.startswith(shown.path.rstrip("/") + "/") and shown.path != "/"
+            )
+        return (asked.target, asked.body) == (shown.target, shown.body)
+
+
+def _below(path: str) -> str:
+    return path.rstrip("/") + "/"
+
+
+def advance(grant: Grant, event: Event) -> Grant:
+    """`grant` after `event`. `Conflict` where its state does not know the event."""
+    target = TRANSITIONS[grant.state].get(event)
+    if target is None:
+        raise Conflict(f"grant {grant.id} is {grant.state}: it cannot {event}", hint="remit approvals grants")
+    return replace(grant, state=target)
+
+
+def use(grant: Grant) -> Grant:
+    """`grant` with one use taken. `Conflict` where it is over, or none is left."""
+    if grant.state is not State.ACTIVE:
+        raise Conflict(f"grant {grant.id} is {grant.state}", hint="remit approvals grants")
+    taken = replace(grant, used=grant.used + 1)
+    return advance(taken, Event.SPEND) if taken.uses is not None and taken.used >= taken.uses else taken
+
+
+def question_json(question: Question) -> dict[str, Any]:
+    return {**asdict(question), "reasons": list(question.reasons)}
+
+
+def read_question(item: Mapping[str, Any]) -> Question:
+    """What `question_json` made. `ValueError`, `TypeError`, `KeyError` for anything of another shape."""
+    texts = ("task", "role", "method", "protocol", "host", "path", "target", "body", "capability")
+    if not all(isinstance(item[name], str) for name in texts) or not isinstance(item["credential"], str | None):
+        raise ValueError("a question whose texts are none")
+    if not all(type(item[name]) is int for name in ("port", "body_bytes")):
+        raise ValueError("a question whose numbers are none")
+    if not all(isinstance(item[name], bool) for name in ("websocket", "only_once")):
+        raise ValueError("a question whose flags are none")
+    if not isinstance(item["reasons"], list) or not all(isinstance(one, str) for one in item["reasons"]):
+        raise ValueError("a question without its reasons")
+    return Question(**{**item, "reasons": tuple(item["reasons"])})
+
+
+def as_json(grant: Grant) -> dict[str, Any]:
+    """The JSON form, in which a grant is stored and sent."""
+    return {
+        "id": grant.id,
+        "approval": grant.approval,
+        "scope": grant.scope.value,
+        "question": question_json(grant.question),
+        "author": grant.author,
+        "created": grant.created.isoformat(),
+        "expires": grant.expires.isoformat() if grant.expires is not None else None,
+        "uses": grant.uses,
+        "used": grant.used,
+        "state": grant.state.value,
+    }
+
+
+def from_json(item: Mapping[str, Any]) -> Grant:
+    """What `as_json` made. `ValueError`, `TypeError`, `KeyError` for anything of another shape."""
+    created = datetime.fromisoformat(item["created"])
+    expires = datetime.fromisoformat(item["expires"]) if item["expires"] is not None else None
+    uses, used = item["uses"], item["used"]
+    if created.tzinfo is None or (expires is not None and expires.tzinfo is None):
+        raise ValueError("a time without its zone")
+    if type(used) is not int or not (uses is None or type(uses) is int):
+        raise ValueError("uses that are no number")
+    return Grant(
+        id=str(item["id"]),
+        approval=str(item["approval"]),
+        scope=Scope(item["scope"]),
+        question=read_question(item["question"]),
+        author=str(item["author"]),
+        created=created,
+        expires=expires,
+        uses=uses,
+        used=used,
+        state=State(item["state"]),
+    )

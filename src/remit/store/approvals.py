@@ -1,0 +1,126 @@
+"""Approvals and grants as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, insert, select, update
+
+from remit.core import grant as granting
+from remit.core.approval import Approval, State
+from remit.core.errors import Conflict, NotFound
+from remit.core.grant import Grant
+from remit.store import tables
+
+PREFIX_MAX = 32
+
+
+class Approvals:
+    """Implements `control.ports_approvals.Approvals`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def add(self, approval: Approval) -> None:
+        self._connection.execute(insert(tables.approvals).values(**_row(approval)))
+
+    def get(self, prefix: str) -> Approval:
+        t = tables.approvals
+        wanted = prefix if prefix.startswith("a-") else f"a-{prefix}"
+        plain = wanted[2:].isalnum() and wanted.isascii() and len(wanted) <= PREFIX_MAX
+        found = self._rows(select(t).where(t.c.id.like(f"{wanted}%")).limit(2)) if plain else []
+        if not found:
+            raise NotFound(f"no approval {ascii(prefix[:PREFIX_MAX])[1:-1]}", hint="remit approvals list --all")
+        if len(found) > 1:
+            raise Conflict(f"several approvals start with {wanted}", hint="give more letters")
+        return found[0]
+
+    def save(self, approval: Approval) -> None:
+        t = tables.approvals
+        self._connection.execute(update(t).where(t.c.id == approval.id).values(**_row(approval)))
+
+    def latest(self, fingerprint: str) -> Approval | None:
+        t = tables.approvals
+        newest = select(t).where(t.c.fingerprint == fingerprint).order_by(t.c.created.desc(), t.c.id.desc())
+        found = self._rows(newest.limit(1))
+        return found[0] if found else None
+
+    def pending(self, task: str | None = None) -> Sequence[Approval]:
+        t = tables.approvals
+        waiting = select(t).where(t.c.state == State.PENDING.value).order_by(t.c.created, t.c.id)
+        return self._rows(waiting if task is None else waiting.where(t.c.task == task))
+
+    def recent(self, since: datetime) -> Sequence[Approval]:
+        t = tables.approvals
+        return self._rows(select(t).where(t.c.created >= _text(since)).order_by(t.c.created, t.c.id))
+
+    def _rows(self, query: Select[Any]) -> list[Approval]:
+        return [_approval(row) for row in self._connection.execute(query)]
+
+
+class Grants:
+    """Implements `control.ports_approvals.Grants`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def add(self, grant: Grant) -> None:
+        values = {"id": grant.id, "approval": grant.approval, "created": _text(grant.created)}
+        state = {"state": grant.state.value, "document": granting.as_json(grant)}
+        self._connection.execute(insert(tables.grants).values(**values, **state))
+
+    def get(self, identity: str) -> Grant:
+        t = tables.grants
+        row = self._connection.execute(select(t).where(t.c.id == identity)).one_or_none()
+        if row is None:
+            raise NotFound(f"no grant {ascii(identity[:PREFIX_MAX])[1:-1]}", hint="remit approvals grants")
+        return granting.from_json(row.document)
+
+    def save(self, grant: Grant) -> None:
+        t = tables.grants
+        values = {"state": grant.state.value, "document": granting.as_json(grant)}
+        self._connection.execute(update(t).where(t.c.id == grant.id).values(**values))
+
+    def active(self) -> Sequence[Grant]:
+        t = tables.grants
+        active = select(t).where(t.c.state == granting.State.ACTIVE.value).order_by(t.c.created, t.c.id)
+        return [granting.from_json(row.document) for row in self._connection.execute(active)]
+
+    def of_approval(self, approval: str) -> Grant | None:
+        t = tables.grants
+        row = self._connection.execute(select(t).where(t.c.approval == approval)).one_or_none()
+        return granting.from_json(row.document) if row is not None else None
+
+
+def _row(approval: Approval) -> dict[str, Any]:
+    return {
+        "id": approval.id,
+        "task": approval.question.task,
+        "fingerprint": approval.question.fingerprint(),
+        "question": granting.question_json(approval.question),
+        "state": approval.state.value,
+        "created": _text(approval.created),
+        "expires": _text(approval.expires),
+        "answered": _text(approval.answered) if approval.answered is not None else None,
+        "author": approval.author,
+        "note": approval.note,
+    }
+
+
+def _approval(row: Row[Any]) -> Approval:
+    return Approval(
+        id=row.id,
+        question=granting.read_question(row.question),
+        state=State(row.state),
+        created=datetime.fromisoformat(row.created),
+        expires=datetime.fromisoformat(row.expires),
+        answered=datetime.fromisoformat(row.answered) if row.answered is not None else None,
+        author=row.author,
+        note=row.note,
+    )
+
+
+def _text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
