@@ -19,6 +19,7 @@ from remit.audit import head, record, replay, segments, verify
 from remit.audit.journal import Journal
 from remit.control.budgets import CHECKPOINT_BYTES, MARKS, Budgets
 from remit.control.decide import Decider, Denied, Permitted
+from remit.control.hearing import Answers
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.control.ports import Entry
@@ -70,6 +71,7 @@ class World:
         self.know(snapshot)
         claims = Claims(trust_domain="remit.local", role="r", task=TASK, jti="j", issued=0, expires=9)
         self.decider = Decider(
+            answers=Answers(self.clock),
             knowledge=self.knowledge,
             verifier=testing.StaticVerifier({b"good": claims}),
             policies=testing.StaticPolicies(),

@@ -2,117 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import ipaddress
 import json
-from datetime import UTC, datetime
-from typing import Any
 
 import pytest
+from deciding import World, asking, knowing
 
-from remit import testing
-from remit.control.budgets import Budgets
-from remit.control.decide import Decider, Denied, Permitted
-from remit.control.hearing import Answers
-from remit.control.knowledge import Knowledge
-from remit.control.openings import Openings
-from remit.control.ports import Entry
-from remit.core import flow
-from remit.core.claims import Claims
+from remit.control.decide import Denied, Permitted
 from remit.core.decision import Opinion
 from remit.core.request import Evidence
 from remit.core.snapshot import Revoked, Snapshot
-from remit.core.task import State, Task
-from remit.policy import compile as compiler
-from remit.policy import manifests
-
-TASK = "t-aaaaaaaaaa"
-MANIFESTS = """
-apiVersion: remit.dev/v1alpha1
-kind: Role
-metadata: {name: r}
-spec: {capabilities: [c]}
----
-apiVersion: remit.dev/v1alpha1
-kind: Capability
-metadata: {name: c}
-spec: {hosts: [api.a.com], methods: [GET], paths: [/v1/**], credential: k}
----
-apiVersion: remit.dev/v1alpha1
-kind: Credential
-metadata: {name: k}
-spec: {hosts: [api.a.com], inject: {header: {name: Authorization, format: "Bearer {secret}"}}}
-"""
-RULES = compiler.rules(manifests.parse(MANIFESTS, "m"))
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def knowing(state: State = State.RUNNING, cell: int = 1, revoked: Revoked = Revoked(), **changes: Any) -> Snapshot:
-    task = Task(id=TASK, role="r", state=state, cell=cell, created=NOW)
-    return Snapshot(
-        **{"version": "1", "epoch": 1, "rules": RULES, "tasks": {TASK: task}, "revoked": revoked, **changes}
-    )
-
-
-def asking(**changes: Any) -> Evidence:
-    host = "api.a.com"
-    evidence = Evidence(
-        token=b"good", peer="100.64.0.1:1024", direct_peer="100.64.0.1:1024",
-        destination=f"{flow.virtual(host)[0]}:443", sni=host, tls=True, method="GET", authority=host,
-        target="/v1/x?q=1", headers={},
-    )  # fmt: skip
-    return dataclasses.replace(evidence, **changes)
-
-
-class Journal(testing.MemoryJournal):
-    """Runs `meanwhile` while a record is being written."""
-
-    meanwhile: Any = None
-
-    async def append(self, record: str, entry: Entry) -> None:
-        await super().append(record, entry)
-        meanwhile, self.meanwhile = self.meanwhile, None
-        if meanwhile is not None:
-            meanwhile()
-
-
-class World:
-    def __init__(
-        self,
-        snapshot: Snapshot | None = None,
-        *,
-        opinion: Opinion | None = None,
-        found: tuple[str, ...] = ("8.8.8.8",),
-        secrets: dict[str, bytes] | None = None,
-    ) -> None:
-        self.time = 0.0
-        self.knowledge = Knowledge(lease_s=30, monotonic=lambda: self.time)
-        if snapshot is not None:
-            self.knowledge.replace(snapshot)
-            self.knowledge.heard()
-        self.journal = Journal()
-        self.clock = testing.ManualClock(NOW)
-        self.budgets = Budgets(clock=self.clock, journal=self.journal, cut=lambda task, port: None)
-        self.knowledge.on_change(self.budgets.update)
-        if snapshot is not None:
-            self.budgets.update(snapshot)
-        self.openings = Openings()
-        self.knowledge.on_change(self.openings.update)
-        claims = Claims(trust_domain="remit.local", role="r", task=TASK, jti="j", issued=0, expires=9)
-        self.decider = Decider(
-            answers=Answers(self.clock),
-            knowledge=self.knowledge,
-            verifier=testing.StaticVerifier({b"good": claims}),
-            policies=testing.StaticPolicies(opinion),
-            resolver=testing.StaticResolver({"api.a.com": tuple(map(ipaddress.ip_address, found))}),
-            secrets=testing.MemorySecrets({"k": b"s3cret"} if secrets is None else secrets),
-            journal=self.journal,
-            openings=self.openings,
-            budgets=self.budgets,
-        )
-
-    def records(self) -> list[dict[str, Any]]:
-        return [dict(entry.fields) for _, entry in self.journal.entries]
+from remit.core.task import State
 
 
 async def test_a_permit_pins_the_address_carries_the_secret_and_has_its_record_first() -> None:

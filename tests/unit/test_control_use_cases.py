@@ -459,7 +459,7 @@ async def test_why_tells_a_denial_as_a_story(plane: Plane) -> None:
     asked, decided, following = told["explanation"]
     assert asked == ("Task t-abcdefghij (role devops) asked for POST https://api.github.com/x at 2026-01-01T00:00:00Z.")
     assert decided == (
-        "It was refused at capability, step 5 of 10, with reason no_capability "
+        "It was refused at capability, step 5 of 11, with reason no_capability "
         "(no capability of this role covers the request): not covered."
     )
     assert following.startswith("Next: Ask the operator for a capability")
