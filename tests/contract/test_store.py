@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from remit.control.ports_control import Head, Revocation, RevocationKind, SealedSecret, Store
+from remit.core.approval import Approval
+from remit.core.approval import State as ApprovalState
 from remit.core.errors import Conflict, NotFound
+from remit.core.grant import Grant, Question, Scope
+from remit.core.grant import State as GrantState
 from remit.core.principal import Operator, OperatorKind, OperatorRole, OperatorToken
 from remit.core.task import State, Task
 from remit.store.database import Database
@@ -266,3 +270,64 @@ def test_pruning_forgets_what_ended_and_nothing_that_runs(store: Store) -> None:
         assert unit.tasks.prune(named, ended_before=NOW - 30 * day, kept=["t-keptaaaaaa"]) == 2
     with store.unit() as unit:
         assert {one.id for one in unit.tasks.all()} == {"t-keptaaaaaa", "t-freshaaaaa", "t-runningaaa"}
+
+
+QUESTION = Question(
+    task="t-aaaaaaaaaa", role="devops", method="GET", protocol="https", host="a.com", port=443, path="/x", target="/x?y",
+    websocket=False, body="", body_bytes=0, capability="c", credential=None, reasons=("capability c asks",),
+)  # fmt: skip
+
+
+def approval(name: str = "aaaaaaaaaa", *, seconds: int = 0, **changes: object) -> Approval:
+    made = NOW + timedelta(seconds=seconds)
+    base = Approval(
+        id=f"a-{name}", question=QUESTION, state=ApprovalState.PENDING, created=made, expires=made + timedelta(hours=1)
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def grant(name: str = "aaaaaaaaaa", **changes: object) -> Grant:
+    base = Grant(
+        id=f"g-{name}", approval=f"a-{name}", scope=Scope.REQUEST, question=QUESTION, author="alice", created=NOW,
+        expires=None, uses=None,
+    )  # fmt: skip
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def test_approvals_are_found_by_prefix_question_state_and_time(store: Store) -> None:
+    other = replace(QUESTION, task="t-bbbbbbbbbb")
+    with store.unit() as unit:
+        unit.approvals.add(approval(seconds=2))
+        unit.approvals.add(approval("aabbbbbbbb", seconds=1, question=other))
+        unit.approvals.add(approval("cccccccccc", state=ApprovalState.DENIED, author="bob", note="no", answered=NOW))
+    with store.unit() as unit:
+        assert unit.approvals.get("a-aaa") == unit.approvals.get("aaaaaaaaaa") == approval(seconds=2)
+        with pytest.raises(Conflict):
+            unit.approvals.get("aa")
+        for wrong in ("zz", "", "a-", "%", "_"):
+            with pytest.raises(NotFound):
+                unit.approvals.get(wrong)
+        assert [one.id for one in unit.approvals.pending()] == ["a-aabbbbbbbb", "a-aaaaaaaaaa"]
+        assert [one.id for one in unit.approvals.pending("t-bbbbbbbbbb")] == ["a-aabbbbbbbb"]
+        assert unit.approvals.latest(QUESTION.fingerprint()) == approval(seconds=2)
+        assert unit.approvals.latest("0") is None
+        assert [one.id for one in unit.approvals.recent(NOW + timedelta(seconds=1))] == ["a-aabbbbbbbb", "a-aaaaaaaaaa"]
+        unit.approvals.save(approval(seconds=2, state=ApprovalState.EXPIRED))
+    with store.unit() as unit:
+        assert unit.approvals.get("aaa").state is ApprovalState.EXPIRED
+
+
+def test_grants_that_are_over_are_not_among_the_active(store: Store) -> None:
+    with store.unit() as unit:
+        unit.grants.add(grant("bbbbbbbbbb", created=NOW + timedelta(seconds=1)))
+        unit.grants.add(grant(uses=3, expires=NOW))
+    with store.unit() as unit:
+        assert [one.id for one in unit.grants.active()] == ["g-aaaaaaaaaa", "g-bbbbbbbbbb"]
+        assert unit.grants.get("g-aaaaaaaaaa") == unit.grants.of_approval("a-aaaaaaaaaa") == grant(uses=3, expires=NOW)
+        assert unit.grants.of_approval("a-none") is None
+        with pytest.raises(NotFound):
+            unit.grants.get("g-none")
+        unit.grants.save(grant(state=GrantState.SPENT, used=3, uses=3))
+    with store.unit() as unit:
+        assert [one.id for one in unit.grants.active()] == ["g-bbbbbbbbbb"]
+        assert unit.grants.get("g-aaaaaaaaaa").used == 3
