@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 PENDING_PER_TASK = 8
 """Questions of one task that may be open at once."""
 MAX_NOTE = 500
+KIND = "approval"
+"""Of the audit records."""
 
 Tell = Callable[[Notice], Awaitable[None]]
 Ring = Callable[[str], None]
@@ -95,7 +97,7 @@ class Approvals:
             created=now,
             expires=now + approving.LIFETIME,
         )
-        record = await self._recorder.approval("approval.request", None, _asked(approval), **_facts(approval))
+        record = await self._recorder.before("approval.request", "", _asked(approval), kind=KIND, **_facts(approval))
         with self._store.unit() as unit:
             # While it was recorded, the same question may have come once more, or the last free place been taken.
             known = self._known(unit, question, now)
@@ -176,7 +178,7 @@ class Approvals:
             raise Invalid(f"approval {approval.id} can be answered with: {offered}", hint="remit approvals show ID")
         grant = self._grant(approval, scope, who, for_s, uses)
         detail = f"approval {approval.id} approved by {who.name}, scope {scope}"
-        record = await self._recorder.approval(
+        record = await self._recorder.before(
             "approval.approve",
             who.name,
             _safe(detail),
@@ -210,7 +212,7 @@ class Approvals:
             unit.approvals.save(denied)
         self._ring(approval.question.task)
         detail = f"approval {approval.id} denied by {who.name}"
-        record = await self._recorder.after_approval("approval.deny", who.name, detail, **_facts(approval), note=note)
+        record = await self._recorder.after("approval.deny", who.name, detail, kind=KIND, **_facts(approval), note=note)
         return Decided(approval=denied, grant=None, record=record)
 
     async def revoke_grant(self, identity: str, *, who: Principal) -> str:
@@ -220,8 +222,13 @@ class Approvals:
             unit.grants.save(grant)
             unit.advance_epoch(self._clock.now())
         await self._publisher.publish()
-        return await self._recorder.after_approval(
-            "grant.revoke", who.name, f"grant {grant.id} revoked by {who.name}", task=grant.task, grant=grant.id
+        return await self._recorder.after(
+            "grant.revoke",
+            who.name,
+            f"grant {grant.id} revoked by {who.name}",
+            kind=KIND,
+            task=grant.task,
+            grant=grant.id,
         )
 
     # -- to look at ----------------------------------------------------------------------------------------------
@@ -322,7 +329,7 @@ class Approvals:
         facts = {"task": about.question.task, "role": about.question.role}
         facts["grant" if isinstance(about, Grant) else "approval"] = about.id
         try:
-            await self._recorder.after_approval(action, None, detail, **facts)
+            await self._recorder.after(action, "", detail, kind=KIND, **facts)
         except RemitError as error:
             log.error("not recorded (%s): %s", action, error.detail)
 

@@ -19,38 +19,20 @@ class Recorder:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    async def before(self, action: str, operator: str, detail: str, **facts: Any) -> str:
+    async def before(self, action: str, operator: str, detail: str, *, kind: str = "operator", **facts: Any) -> str:
         """Record what is about to happen. `Unavailable`: it must not."""
         await self._node.returned()
         try:
-            return await self._node.record("operator", _fields(action, operator, detail, facts))
+            return await self._node.record(kind, _fields(action, operator, detail, facts))
         except Unavailable as error:
             raise Unavailable(
                 f"nothing was changed: the action could not be recorded ({error.detail})", hint="remit status"
             ) from error
 
-    async def after(self, action: str, operator: str, detail: str, **facts: Any) -> str:
+    async def after(self, action: str, operator: str, detail: str, *, kind: str = "operator", **facts: Any) -> str:
         """Record what has happened. `Unavailable`: it has happened all the same."""
         try:
-            return await self._node.record("operator", _fields(action, operator, detail, facts))
-        except Unavailable as error:
-            raise Unavailable(
-                f"it is done ({detail}), but it could not be recorded ({error.detail})", hint="remit status"
-            ) from error
-
-    async def approval(self, action: str, operator: str | None, detail: str, **facts: Any) -> str:
-        """Record a question to humans, or an answer that widens, before it counts. `Unavailable`: it must not."""
-        try:
-            return await self._node.record("approval", _fields(action, operator or "", detail, facts))
-        except Unavailable as error:
-            raise Unavailable(
-                f"nothing was changed: it could not be recorded ({error.detail})", hint="remit status"
-            ) from error
-
-    async def after_approval(self, action: str, operator: str | None, detail: str, **facts: Any) -> str:
-        """Record what became of an approval or a grant. `Unavailable`: it has happened all the same."""
-        try:
-            return await self._node.record("approval", _fields(action, operator or "", detail, facts))
+            return await self._node.record(kind, _fields(action, operator, detail, facts))
         except Unavailable as error:
             raise Unavailable(
                 f"it is done ({detail}), but it could not be recorded ({error.detail})", hint="remit status"
