@@ -94,7 +94,7 @@ class Lifecycle:
             raise Conflict(f"role {role.name} {role.invalid}", hint="fix its manifest and run `remit apply`")
         task_id = _new_task_id()
         detail = f"task {task_id} created under role {role.name}"
-        named = {"budgets": list(budgets)} if budgets else {}
+        named: dict[str, Any] = {"budgets": list(budgets)} if budgets else {}
         await self._recorder.before("task.create", operator, detail, task=task_id, role=role.name, **named)
         with self._store.unit() as unit:
             now = self._clock.now()
