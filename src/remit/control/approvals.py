@@ -181,7 +181,8 @@ class Approvals:
         record = await self._recorder.before(
             "approval.approve",
             who.name,
-            _safe(detail),
+            detail,
+            kind=KIND,
             **_facts(approval),
             grant=grant.id,
             scope=scope.value,
