@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from remit.control import shown
 from remit.control.catalog import Catalog
 from remit.control.ports import Clock
 from remit.control.ports_approvals import Answered, Notice, Word
@@ -97,7 +98,9 @@ class Approvals:
             created=now,
             expires=now + approving.LIFETIME,
         )
-        record = await self._recorder.before("approval.request", "", _asked(approval), kind=KIND, **_facts(approval))
+        record = await self._recorder.before(
+            "approval.request", "", shown.asked(approval), kind=KIND, **shown.facts(approval)
+        )
         with self._store.unit() as unit:
             # While it was recorded, the same question may have come once more, or the last free place been taken.
             known = self._known(unit, question, now)
@@ -183,7 +186,7 @@ class Approvals:
             who.name,
             detail,
             kind=KIND,
-            **_facts(approval),
+            **shown.facts(approval),
             grant=grant.id,
             scope=scope.value,
             note=note,
@@ -199,7 +202,7 @@ class Approvals:
             unit.advance_epoch(now)
         await self._publisher.publish()
         self._ring(approval.question.task)
-        proposal = _proposal(approval) if scope is Scope.ALWAYS else None
+        proposal = shown.proposal(approval) if scope is Scope.ALWAYS else None
         return Decided(approval=approved, grant=grant, record=record, proposal=proposal)
 
     async def deny(self, prefix: str, *, who: Principal, note: str = "") -> Decided:
@@ -213,7 +216,9 @@ class Approvals:
             unit.approvals.save(denied)
         self._ring(approval.question.task)
         detail = f"approval {approval.id} denied by {who.name}"
-        record = await self._recorder.after("approval.deny", who.name, detail, kind=KIND, **_facts(approval), note=note)
+        record = await self._recorder.after(
+            "approval.deny", who.name, detail, kind=KIND, **shown.facts(approval), note=note
+        )
         return Decided(approval=denied, grant=None, record=record)
 
     async def revoke_grant(self, identity: str, *, who: Principal) -> str:
@@ -350,52 +355,4 @@ def _identity(prefix: str) -> str:
 def _note(text: str) -> str:
     if len(text) > MAX_NOTE:
         raise Invalid(f"a note has {MAX_NOTE} characters at most")
-    return _safe(text)
-
-
-def _safe(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _asked(approval: Approval) -> str:
-    asked = approval.question
-    where = f"{asked.method} {asked.protocol}://{asked.host}:{asked.port}{asked.path[:300]}"
-    return _safe(f"task {asked.task} asks for {where}: {'; '.join(asked.reasons)}"[:1500])
-
-
-def _facts(approval: Approval) -> dict[str, Any]:
-    """For the record: what was shown, without the query."""
-    asked = approval.question
-    return {
-        "approval": approval.id,
-        "task": asked.task,
-        "role": asked.role,
-        "capability": asked.capability,
-        "credential": asked.credential,
-        "method": asked.method,
-        "scheme": asked.protocol,
-        "host": asked.host,
-        "port": asked.port,
-        "path": asked.path,
-        "body": asked.body or None,
-        "fingerprint": approval.question.fingerprint(),
-    }
-
-
-def _proposal(approval: Approval) -> dict[str, Any]:
-    """A capability that would allow this from now on: this method, this host, this very path. Proposed, not applied."""
-    asked = approval.question
-    return {
-        "apiVersion": "remit.dev/v1alpha1",
-        "kind": "Capability",
-        "metadata": {"name": f"approved-{approval.id.removeprefix('a-')}"},
-        "spec": {
-            "description": f"Proposed by the answer to approval {approval.id}",
-            "protocol": asked.protocol,
-            "hosts": [asked.host],
-            "ports": [asked.port],
-            "methods": [asked.method],
-            "paths": [asked.path.replace("*", "%2A")],
-            **({"credential": asked.credential} if asked.credential else {}),
-        },
-    }
+    return shown.safe(text)
