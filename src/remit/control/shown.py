@@ -1,4 +1,4 @@
-"""What is written down and proposed of an approval: bounded, printable, and without the query, which may hold secrets."""
+"""What is written down and proposed of an approval: bounded, printable, without the query, which may hold secrets."""
 
 from __future__ import annotations
 
