@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -23,9 +24,14 @@ metadata: {{name: spender}}
 spec: {{capabilities: [spend], budgets: [{{requests: {limit}}}, {{bytesIn: 1Gi}}]}}
 ---
 apiVersion: remit.dev/v1alpha1
+kind: Role
+metadata: {{name: streamer}}
+spec: {{capabilities: [spend], budgets: [{{bytesIn: 3Ki}}]}}
+---
+apiVersion: remit.dev/v1alpha1
 kind: Capability
 metadata: {{name: spend}}
-spec: {{hosts: [api.up.example], ports: [{port}], paths: [/v1/**], addresses: [127.0.0.0/8]}}
+spec: {{hosts: [api.up.example], ports: [{port}], paths: [/v1/**, /stream/**], addresses: [127.0.0.0/8]}}
 """
 
 LOAD = """
@@ -64,9 +70,18 @@ def permits(remit: Instance) -> list[dict[str, Any]]:
     return [one for one in remit.audit(decision="permit", role="spender") if str(one["path"]).startswith("/v1/kill/")]
 
 
+@pytest.fixture(autouse=True)
+def manifests(remit: Instance, upstreams: Upstreams) -> None:
+    remit.apply(MANIFESTS.format(limit=LIMIT, port=upstreams.https_port))
+
+
+def used(remit: Instance, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(remit.cli("budget", "show", name, "--json").stdout.splitlines()[0])
+    return found
+
+
 @pytest.mark.timeout(300)
 def test_no_unit_is_given_out_twice_across_restarts(remit: Instance, upstreams: Upstreams) -> None:
-    remit.apply(MANIFESTS.format(limit=LIMIT, port=upstreams.https_port))
     base = f"https://api.up.example:{upstreams.https_port}"
     with remit.running("spender", sys.executable, "-c", LOAD, base) as load:
         for _ in range(KILLS):
@@ -79,6 +94,20 @@ def test_no_unit_is_given_out_twice_across_restarts(remit: Instance, upstreams: 
     reached = [one for one in upstreams.seen if one["path"].startswith("/v1/kill/")]
     assert len(permits(remit)) == LIMIT
     assert len(reached) <= LIMIT
-    shown = remit.cli("budget", "show", "role/spender", "--json").stdout
-    assert '"used":100' in shown.replace(" ", "")
+    assert used(remit, "role/spender/requests")["used"] == LIMIT
     assert remit.cli("audit", "verify").stdout.startswith("ok")
+
+
+def test_a_stream_is_counted_on_and_cut_after_a_restart(remit: Instance, upstreams: Upstreams) -> None:
+    url = f"https://api.up.example:{upstreams.https_port}/stream/restarted"
+    with remit.running("streamer", "curl", "-sSN", url) as stream:
+        assert stream.stdout is not None
+        assert stream.stdout.readline() == "data: 1\n"
+        before = remit.pids()["decide"]
+        os.kill(before, signal.SIGKILL)
+        wait_for(lambda: remit.pids().get("decide") not in (None, before), "a new decide", 20)
+        assert used(remit, "role/streamer")["used"] > 0, "what was reserved is still taken"
+        last = stream.stdout.read().split("\n")
+        assert stream.wait(60) != 0
+    assert "data: 2999" not in last
+    wait_for(lambda: used(remit, "role/streamer")["left"] == 0, "it is charged")
