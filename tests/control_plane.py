@@ -16,6 +16,7 @@ from remit import testing
 from remit.api import server
 from remit.api.services import Services
 from remit.control.approvals import Approvals
+from remit.control.audit_keys import AuditKeys
 from remit.control.catalog import Catalog
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
@@ -123,6 +124,7 @@ def build(directory: Path, store: Store | None = None) -> Plane:
         status=Status(store=store, node=node, issuer=issuer, catalog=catalog),
         operating=Operating(store=store, recorder=recorder, clock=clock),
         audit=audit,
+        audit_keys=AuditKeys(store=store, recorder=recorder, clock=clock),
         store=store,
         version="0.0.test",
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from remit.control.ports_control import Head, Revocation, RevocationKind, SealedSecret, Store
+from remit.control.ports_control import AuditKey, Head, Revocation, RevocationKind, SealedSecret, Store
 from remit.core.approval import Approval
 from remit.core.approval import State as ApprovalState
 from remit.core.errors import Conflict, NotFound
@@ -331,3 +331,14 @@ def test_grants_that_are_over_are_not_among_the_active(store: Store) -> None:
     with store.unit() as unit:
         assert [one.id for one in unit.grants.active()] == ["g-bbbbbbbbbb"]
         assert unit.grants.get("g-aaaaaaaaaa").used == 3
+
+
+def test_audit_keys_are_added_and_replaced(store: Store) -> None:
+    for key, trusted in (("a", True), ("b", False), ("b", True)):
+        with store.unit() as unit:
+            unit.audit_keys.put(AuditKey(key=key, since=NOW, trusted=trusted))
+    with store.unit() as unit:
+        assert [(one.key, one.since, one.trusted) for one in unit.audit_keys.all()] == [
+            ("a", NOW, True),
+            ("b", NOW, True),
+        ]

@@ -206,3 +206,27 @@ def test_a_restart_keeps_manifests_secrets_and_the_audit_chain(kept: Instance, u
     assert upstreams.reached("/v1/after-restart")[0]["headers"]["authorization"] == f"Bearer {SECRET}"
     assert head["id"] in [record["id"] for record in kept.audit()]
     assert kept.cli("audit", "verify").stdout.startswith("ok")
+
+
+def test_a_node_that_signs_with_another_audit_key_is_found_out_until_an_operator_trusts_it(kept: Instance) -> None:
+    """Whoever rewrites the log and makes a key of his own has heads that look right, and do not count."""
+    ensure_up(kept)
+    assert kept.cli("audit", "verify").stdout.startswith("ok")
+    before = json.loads(kept.cli("audit", "keys", "--json").stdout)
+    assert before["trusted"]
+    kept.cli("down")
+    (kept.state / "decide/head.key").rename(kept.state / "decide/head.key.before")
+    kept.up()
+
+    def refused_keys() -> list[dict[str, object]]:
+        found = [json.loads(line) for line in kept.cli("audit", "keys", "--json").stdout.splitlines()]
+        return [one for one in found if not one["trusted"]]
+
+    fresh = wait_for(refused_keys, "the other key to be refused")[0]["key"]
+    assert fresh != before["key"]
+    said = kept.cli("audit", "verify", check=False)
+    assert said.returncode == 1
+    assert f"signs with key {fresh}, which is not trusted here" in said.stderr
+    kept.cli("audit", "trust", str(fresh)[:12])
+    assert kept.cli("audit", "verify").stdout.startswith("ok")
+    assert kept.audit(kind="operator")[-1]["action"] == "audit.trust"

@@ -192,7 +192,7 @@ async def test_the_reader_gives_pages_oldest_first_and_follows(tmp_path: Path) -
         await reader.query(AuditFilter(after="x"))
     old = datetime.now(UTC) - timedelta(hours=1)
     assert len((await reader.query(AuditFilter(since=old))).records) == 10
-    assert (await reader.verify([]))["ok"] is True
+    assert (await reader.verify([], []))["ok"] is True
     following = reader.follow()
     upcoming = asyncio.ensure_future(anext(following))
     await asyncio.sleep(0.1)

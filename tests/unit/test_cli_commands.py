@@ -227,7 +227,7 @@ def test_verify_says_what_was_read(plane: Plane, remit: Remit) -> None:
 
 
 def test_a_log_that_was_tampered_with_fails_verify(plane: Plane, remit: Remit, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(heads: object) -> dict[str, Any]:
+    async def broken(heads: object, keys: object) -> dict[str, Any]:
         return {"ok": False, "records": 3, "segments": 1, "problem": {"kind": "altered", "segment": 1, "line": 4}}
 
     monkeypatch.setattr(plane.audit, "verify", broken)

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
 
-from remit.api.services import Services, services
-from remit.control.ports_control import Audit, AuditFilter
+from remit.api.services import Services, operator, services
+from remit.control.ports_control import Audit, AuditFilter, AuditKey
 from remit.core.errors import Invalid
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
@@ -69,8 +70,33 @@ async def stream(found: Annotated[Services, Depends(services)]) -> StreamingResp
 async def verify(found: Annotated[Services, Depends(services)]) -> dict[str, Any]:
     """Walks the whole chain and holds it against the signed heads that the control plane keeps."""
     with found.store.unit() as unit:
-        heads = unit.heads.all()
-    return dict(await found.audit.verify(heads))
+        heads, keys = unit.heads.all(), unit.audit_keys.all()
+    return dict(await found.audit.verify(heads, keys))
+
+
+class Trust(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    key: str = Field(min_length=4, max_length=64, description="A refused key, or enough of its beginning.")
+
+
+@router.get("/keys", summary="List audit keys")
+async def keys(found: Annotated[Services, Depends(services)]) -> dict[str, Any]:
+    """Keys that signed heads of the log: the trusted ones, and those whose heads were refused."""
+    return {"items": [_shown_key(one) for one in found.audit_keys.all()]}
+
+
+@router.post("/keys", summary="Trust an audit key")
+async def trust(
+    body: Trust, who: Annotated[str, Depends(operator)], found: Annotated[Services, Depends(services)]
+) -> dict[str, Any]:
+    """After the node's audit key was changed on purpose: heads under the new one count from now on."""
+    key, record = await found.audit_keys.trust(body.key, operator=who)
+    return {**_shown_key(key), "record": record}
+
+
+def _shown_key(key: AuditKey) -> dict[str, Any]:
+    return {"key": key.key, "since": key.since.isoformat(), "trusted": key.trusted}
 
 
 @router.get("/{record}", summary="Show and explain an audit record")

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from pathlib import Path
 from typing import Any
 
+from remit.control import audit_keys
 from remit.control.ports import Clock
 from remit.control.ports_control import Cells, Flows, Head, RevocationKind, Store
 from remit.core import frame
@@ -263,7 +264,9 @@ class NodeLink:
                 fields = {key: value for key, value in message.items() if key != "type"}
                 try:
                     with self._store.unit() as unit:
-                        unit.heads.add(Head(seq=seq, hash=digest, received=self._clock.now(), fields=fields))
+                        now = self._clock.now()
+                        if not audit_keys.receive(unit, Head(seq=seq, hash=digest, received=now, fields=fields), now):
+                            log.error("a head of the audit log under a key that is not trusted was refused")
                 except Unavailable as error:
                     log.error("a head of the audit log was not kept: %s", error)  # a later one covers it
             case {"type": "cut", "task": str(task), "ports": ports} if len(self._cutting) < CUTTING_MAX:

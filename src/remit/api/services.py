@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from remit.control.approvals import Approvals
+from remit.control.audit_keys import AuditKeys
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
 from remit.control.operators import Operating
@@ -33,6 +34,7 @@ class Services:
     operating: Operating
     approvals: Approvals
     audit: Audit
+    audit_keys: AuditKeys
     store: Store
     version: str
 

@@ -14,6 +14,7 @@ from remit.app.clock import SystemClock
 from remit.audit.reader import Reader
 from remit.broker import sealed
 from remit.control.approvals import Approvals
+from remit.control.audit_keys import AuditKeys
 from remit.control.catalog import Catalog
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
@@ -109,6 +110,7 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
         status=Status(store=store, node=link, issuer=issuer, catalog=catalog),
         operating=Operating(store=store, recorder=recorder, clock=clock),
         audit=audit,
+        audit_keys=AuditKeys(store=store, recorder=recorder, clock=clock),
         store=store,
         version=__version__,
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 from remit.audit import record, verify
 from remit.audit.index import Index
-from remit.control.ports_control import Audit, AuditFilter, AuditPage, Head
+from remit.control.ports_control import Audit, AuditFilter, AuditKey, AuditPage, Head
 from remit.core.errors import Invalid
 
 FOLLOW_S = 0.2
@@ -44,9 +44,13 @@ class Reader:
     async def get(self, prefix: str) -> Mapping[str, Any]:
         return await asyncio.to_thread(self._get, prefix)
 
-    async def verify(self, heads: Sequence[Head]) -> Mapping[str, Any]:
+    async def verify(self, heads: Sequence[Head], keys: Sequence[AuditKey]) -> Mapping[str, Any]:
         kept = [dict(head.fields) for head in heads]
-        report = await asyncio.to_thread(verify.verify, self._directory, kept)
+        trusted = verify.Trust(
+            trusted=frozenset(one.key for one in keys if one.trusted),
+            refused=tuple(one.key for one in keys if not one.trusted),
+        )
+        report = await asyncio.to_thread(verify.verify, self._directory, kept, trusted)
         found: dict[str, Any] = {"ok": report.ok, "records": report.records, "segments": report.segments}
         if report.problem is not None:
             found["problem"] = asdict(report.problem)

@@ -29,6 +29,7 @@ class Kind(StrEnum):
     TRUNCATED = "truncated"
     REORDERED = "reordered"
     HEAD_MISMATCH = "head-mismatch"
+    KEY_CHANGED = "key-changed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +54,27 @@ class Report:
     problem: Problem | None = None
 
 
-def verify(directory: Path, heads: Iterable[dict[str, Any]] = ()) -> Report:
-    """Read the whole log and hold it against `heads`, signed ones that were kept elsewhere. `OSError` passes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """Public keys of heads (base64): those that are pinned, and those whose heads were refused."""
+
+    trusted: frozenset[str]
+    refused: tuple[str, ...] = ()
+
+
+def verify(directory: Path, heads: Iterable[dict[str, Any]] = (), keys: Trust | None = None) -> Report:
+    """Read the whole log and hold it against `heads`, signed ones that were kept elsewhere. `OSError` passes.
+
+    `keys`: whose heads count; None takes each head at its word (a log without its control plane).
+    """
+    if keys is not None and keys.refused:
+        detail = f"the node signs with key {keys.refused[-1]}, which is not trusted here: its heads were refused"
+        return Report(ok=False, records=0, segments=0, problem=_problem(Kind.KEY_CHANGED, 0, 0, 0, 0, detail))
     expected: dict[int, str] = {}
     for signed in heads:
+        if keys is not None and signed.get("key") not in keys.trusted:
+            detail = f"a kept head (record {signed.get('seq')}) names a key that is not trusted here"
+            return Report(ok=False, records=0, segments=0, problem=_problem(Kind.KEY_CHANGED, 0, 0, 0, 0, detail))
         if not heads_of.valid(signed):
             detail = f"a kept head (record {signed.get('seq')}) is not signed by the key that it names"
             return Report(ok=False, records=0, segments=0, problem=_problem(Kind.HEAD_MISMATCH, 0, 0, 0, 0, detail))

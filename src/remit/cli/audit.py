@@ -118,6 +118,33 @@ def verify(as_json: options.Json = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def keys(as_json: options.Json = False) -> None:
+    """List the keys that signed heads of the log: which are trusted, and which were refused."""
+    with client.connected() as api:
+        items = api.get("/v1/audit/keys")["items"]
+    if as_json:
+        for item in items:
+            output.line(item)
+        return
+    for item in items:
+        output.text(f"{item['key']}  {'trusted' if item['trusted'] else 'REFUSED'}  since {item['since']}")
+
+
+@app.command()
+def trust(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A refused key, or its first letters: remit audit keys.")],
+    as_json: options.Json = False,
+) -> None:
+    """Let heads under a new key count, after the node's audit key was changed on purpose."""
+    with client.connected() as api:
+        found = api.post("/v1/audit/keys", {"key": key})
+    if as_json:
+        output.line(found)
+    else:
+        output.text(f"{found['key']} is trusted (record {found['record']})")
+
+
 def why(
     record: Annotated[
         str | None, typer.Argument(metavar="RECORD", help="Id of a record, or its first letters; else the last denial.")

@@ -123,6 +123,25 @@ class Heads(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditKey:
+    """A key that signed audit heads of the node (base64). `trusted`: its heads count; else they were refused."""
+
+    key: str
+    since: datetime
+    trusted: bool
+
+
+class AuditKeys(Protocol):
+    def all(self) -> Sequence[AuditKey]:
+        """Oldest first."""
+        ...
+
+    def put(self, key: AuditKey) -> None:
+        """Add it, or replace what is known of it."""
+        ...
+
+
 class Unit(Protocol):
     """One transaction: everything in it happens, or nothing does."""
 
@@ -140,6 +159,9 @@ class Unit(Protocol):
 
     @property
     def heads(self) -> Heads: ...
+
+    @property
+    def audit_keys(self) -> AuditKeys: ...
 
     @property
     def operators(self) -> Operators: ...
@@ -300,8 +322,11 @@ class Audit(Protocol):
         """The record whose id starts with `prefix`, joined with its completion. `NotFound`, or `Conflict`."""
         ...
 
-    async def verify(self, heads: Sequence[Head]) -> Mapping[str, Any]:
-        """{"ok", "records", "segments", "problem"?}: the chain walked, and held against the heads kept here."""
+    async def verify(self, heads: Sequence[Head], keys: Sequence[AuditKey]) -> Mapping[str, Any]:
+        """{"ok", "records", "segments", "problem"?}: the chain walked, and held against the heads kept here.
+
+        Their keys must be among `keys` and trusted; a key that was refused is a problem too.
+        """
         ...
 
     def follow(self) -> AsyncIterator[Mapping[str, Any]]:

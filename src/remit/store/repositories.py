@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, delete, insert, or_
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
-from remit.control.ports_control import Document, Head, Revocation, RevocationKind, SealedSecret
+from remit.control.ports_control import AuditKey, Document, Head, Revocation, RevocationKind, SealedSecret
 from remit.core import budget
 from remit.core.errors import Conflict, NotFound
 from remit.core.flow import MAX_CELL
@@ -158,6 +158,21 @@ class Heads:
         return [_head(row) for row in self._connection.execute(select(t).order_by(t.c.seq, t.c.id))]
 
 
+class AuditKeys:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def all(self) -> Sequence[AuditKey]:
+        t = tables.audit_keys
+        rows = self._connection.execute(select(t).order_by(t.c.since, t.c.key))
+        return [AuditKey(key=row.key, since=datetime.fromisoformat(row.since), trusted=row.trusted) for row in rows]
+
+    def put(self, key: AuditKey) -> None:
+        row = {"key": key.key, "since": _text(key.since), "trusted": key.trusted}
+        statement = upsert(tables.audit_keys).values(**row)
+        self._connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_=row))
+
+
 class Unit:
     """Implements `control.ports_control.Unit` on one connection in a transaction."""
 
@@ -168,6 +183,7 @@ class Unit:
         self.revocations = Revocations(connection)
         self.secrets = SealedSecrets(connection)
         self.heads = Heads(connection)
+        self.audit_keys = AuditKeys(connection)
         self.operators = Operators(connection)
         self.approvals = Approvals(connection)
         self.grants = Grants(connection)

@@ -5,7 +5,7 @@ Times are ISO 8601 text in UTC: SQLite has no type for them, and text sorts and 
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Column, Index, Integer, LargeBinary, MetaData, String, Table, text
+from sqlalchemy import JSON, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, text
 
 from remit.core.task import State
 
@@ -83,6 +83,14 @@ audit_heads = Table(
     Column("fields", JSON, nullable=False),
 )
 Index("audit_heads_seq", audit_heads.c.seq, audit_heads.c.hash, unique=True)
+
+audit_keys = Table(
+    "audit_keys",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("since", String, nullable=False),
+    Column("trusted", Boolean, nullable=False),
+)
 
 operators = Table(
     "operators",

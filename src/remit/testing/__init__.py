@@ -16,6 +16,7 @@ from typing import Any
 
 from remit.control.ports_control import (
     AuditFilter,
+    AuditKey,
     AuditPage,
     Document,
     Flows,
@@ -60,6 +61,7 @@ class _Tables:
     revocations: dict[tuple[RevocationKind, str], Revocation] = field(default_factory=dict)
     secrets: dict[str, SealedSecret] = field(default_factory=dict)
     heads: list[Head] = field(default_factory=list)
+    audit_keys: dict[str, AuditKey] = field(default_factory=dict)
     operators: OperatorRows = field(default_factory=OperatorRows)
     approvals: ApprovalRows = field(default_factory=ApprovalRows)
     epoch: int = 0
@@ -162,6 +164,17 @@ class MemoryHeads:
         return sorted(self._rows, key=lambda head: head.seq)
 
 
+class MemoryAuditKeys:
+    def __init__(self, rows: dict[str, AuditKey]) -> None:
+        self._rows = rows
+
+    def all(self) -> Sequence[AuditKey]:
+        return sorted(self._rows.values(), key=lambda one: (one.since, one.key))
+
+    def put(self, key: AuditKey) -> None:
+        self._rows[key.key] = key
+
+
 class MemoryUnit:
     def __init__(self, tables: _Tables) -> None:
         self._tables = tables
@@ -170,6 +183,7 @@ class MemoryUnit:
         self.revocations = MemoryRevocations(tables.revocations)
         self.secrets = MemorySealedSecrets(tables.secrets)
         self.heads = MemoryHeads(tables.heads)
+        self.audit_keys = MemoryAuditKeys(tables.audit_keys)
         self.operators = MemoryOperators(tables.operators)
         self.approvals = MemoryApprovals(tables.approvals)
         self.grants = MemoryGrants(tables.approvals)
@@ -365,7 +379,7 @@ class MemoryAudit:
             raise Conflict(f"several records start with {prefix}", hint="give more letters")
         return found[0]
 
-    async def verify(self, heads: Sequence[Head]) -> Mapping[str, Any]:
+    async def verify(self, heads: Sequence[Head], keys: Sequence[AuditKey]) -> Mapping[str, Any]:
         return {"ok": True, "records": len(self.records), "segments": 1}
 
     async def follow(self) -> AsyncIterator[Mapping[str, Any]]:
