@@ -24,6 +24,7 @@ from remit.broker import sealed
 from remit.broker.secrets import Broker
 from remit.control.budgets import Budgets
 from remit.control.decide import Decider
+from remit.control.hearing import Answers
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.core import flow
@@ -70,7 +71,7 @@ async def _measured(directory: Path, seconds: float) -> dict[str, float]:
     task = Task(id=TASK, role="bench", state=State.RUNNING, cell=1, created=datetime(2026, 1, 1, tzinfo=UTC))
     knowledge = Knowledge(lease_s=3600, monotonic=time.monotonic)
     policies = Worker(timeout_s=0.2)
-    broker = Broker(opener)
+    broker = Broker(opener, time.monotonic)
     for listener in (policies.update, broker.update):
         knowledge.on_change(listener)
     knowledge.replace(
@@ -101,6 +102,7 @@ async def _measured(directory: Path, seconds: float) -> dict[str, float]:
         journal=journal,
         openings=Openings(),
         budgets=budgets,
+        answers=Answers(clock),
     )
     path = directory / "check.sock"
     serving = asyncio.ensure_future(check_server.serve_check(path, decider.check, decider.refuse, 4096))
@@ -126,7 +128,7 @@ async def _measured(directory: Path, seconds: float) -> dict[str, float]:
     return {"check_cpu_us": cpu / count * 1e6, "check_per_s": count / wall}
 
 
-async def _nothing_to_cut(*_: Any) -> None:
+def _nothing_to_cut(*_: Any) -> None:
     """Stands for the forwarder."""
 
 
