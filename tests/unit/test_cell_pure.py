@@ -62,7 +62,7 @@ def test_a_joining_process_enters_the_outer_user_namespace_first_and_makes_none(
 
 def test_a_joining_command_is_rid_of_the_descriptors() -> None:
     assert sandbox.command(("ls",), terminal=True, joined=True) == (
-        "/bin/sh", "-c", 'exec 7>&- 8>&- 9>&-; exec "$@"', "sh", "/usr/bin/setsid", "--ctty", "--", "ls",
+        "/bin/sh", "-c", sandbox._CLOSING + sandbox._BEGIN % "--ctty", "sh", "ls",
     )  # fmt: skip
 
 

@@ -131,7 +131,7 @@ async def test_a_task_of_an_unknown_role_is_not_created(plane: Plane) -> None:
     await ready(plane)
     with pytest.raises(NotFound, match="did you mean devops") as caught:
         await plane.services.tasks.create("devop", ["sh"], operator="ann")
-    assert caught.value.hint == "remit role list"
+    assert caught.value.hint == "remit get role"
     assert plane.services.tasks.all(alive_only=False) == []
 
 

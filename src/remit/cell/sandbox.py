@@ -36,7 +36,12 @@ class Join:
 
 JOINED = Join(outer_user=7, inner_user=8, pid=9)
 """Their numbers as bubblewrap inherits them: it never closes them, and POSIX sh closes numbers below ten only."""
-_CLOSING = 'exec 7>&- 8>&- 9>&-; exec "$@"'
+_CLOSING = "exec 7>&- 8>&- 9>&-; "
+_BEGIN = (
+    'command -v -- "$1" >/dev/null || { echo "remit: $1: command not found in the cell" >&2; exit 127; }; '
+    'exec /usr/bin/setsid %s -- "$@"'
+)
+"""setsid(1) would say that it failed to execute something, of which nobody outside knows why it was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +86,8 @@ def command(argv: tuple[str, ...], *, terminal: bool, joined: bool = False) -> t
 
     `joined`: without the descriptors of `JOINED`.
     """
-    closing = ("/bin/sh", "-c", _CLOSING, "sh") if joined else ()
-    return (*closing, "/usr/bin/setsid", *(("--ctty",) if terminal else ()), "--", *argv)
+    script = (_CLOSING if joined else "") + _BEGIN % ("--ctty" if terminal else "")
+    return ("/bin/sh", "-c", script, "sh", *argv)
 
 
 def _namespaces(join: Join | None) -> list[str]:

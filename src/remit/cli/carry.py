@@ -68,6 +68,7 @@ class Session:
 
     def __init__(self, request: dict[str, Any]) -> None:
         path = _socket_path()
+        _stand_in()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._buffer = bytearray()
         self._waiting = 0
@@ -201,6 +202,22 @@ def _write(number: int, data: bytes) -> None:
         except BlockingIOError:
             # Somebody made our terminal non-blocking; wait for it.
             select.select([], [number], [])
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # The task ends with us: its output would be lost from here on.
+            where = "standard output" if number == 1 else "standard error"
+            cause = error.strerror or str(error)
+            raise Failed(6, f"{where} cannot be written, so the task is ended", "remit ps --all", cause) from error
+
+
+def _stand_in() -> None:
+    """Where a standard descriptor was closed, /dev/null takes its number, or our socket would."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 @contextlib.contextmanager

@@ -27,12 +27,23 @@ from remit.core.errors import RemitError
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 """typer carries its own copy of click and does not export its base of usage errors."""
 
+_EXAMPLES = """\b
+Examples:
+  remit up --detach
+  remit apply -f examples/01-first-cell
+  remit run --role devops --workspace . -- python3 agent.py
+  remit audit list --decision deny
+  remit why
+  remit revoke task TASK
+"""
+
 app = typer.Typer(
     name="remit",
     help="Run agents with full capability inside a cell and a governed boundary outside it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    epilog=_EXAMPLES,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -23,17 +23,23 @@ def up(
     api_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Also serve the API on 127.0.0.1 at this port.")
     ] = None,
+    as_json: options.Json = False,
 ) -> None:
     """Start the control plane and this node's boundary."""
     settings = configuration.load({"api_port": api_port})
     _app("lifecycle").up(settings, detach=detach)
-    if detach:
+    if detach and as_json:
+        output.line({"up": True})
+    elif detach:
         output.say("remit is up; remit status shows what is in force")
 
 
-def down() -> None:
+def down(as_json: options.Json = False) -> None:
     """Stop everything, cells included."""
     was_up = _app("lifecycle").down(configuration.load())
+    if as_json:
+        output.line({"was_up": was_up})
+        return
     output.say("remit is down" if was_up else "remit was not up")
 
 

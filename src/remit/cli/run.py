@@ -30,6 +30,14 @@ Run COMMAND as a task in a cell of its own, under ROLE. The exit code is the com
   --detach           print the task's id and leave; `remit attach`, `remit logs -f`
   --tty, --no-tty    with or without a terminal (default: with, if stdin and stdout are terminals)
   --json             print JSON (with --detach)
+
+examples:
+  remit run --role devops -- curl -sS https://api.github.com/zen
+  remit run --role devops --workspace . -- python3 agent.py        then: remit diff TASK, remit merge TASK
+  remit run --role devops --detach -- ./long-job                   then: remit logs -f TASK, remit stop TASK
+
+Exit codes: the command's; 127 where the cell has no such command, 128+N where signal N ended it; of remit itself
+2 (usage), 4 (no such role), 5 (conflict), 6 (the node does not answer).
 """
 _EXEC = """\
 usage: remit exec [options] TASK -- COMMAND [ARGUMENT…]
@@ -38,6 +46,9 @@ Run a further COMMAND in the cell of a running task.
 
   --env NAME[=VALUE] pass a variable on (repeatable)
   --tty, --no-tty    with or without a terminal (default: with, if stdin and stdout are terminals)
+
+examples:
+  remit exec t-7k3m -- bash          (the first letters of a task's id are enough)
 """
 _ATTACH = """\
 usage: remit attach TASK

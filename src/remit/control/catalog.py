@@ -57,5 +57,5 @@ def unknown(what: str, name: str, known: Iterable[str]) -> NotFound:
     shown = ascii(name[:80])[1:-1]
     near = difflib.get_close_matches(name[:80], list(known), n=1)
     return NotFound(
-        f"there is no {what} {shown}" + (f"; did you mean {near[0]}?" if near else ""), hint=f"remit {what} list"
+        f"there is no {what} {shown}" + (f"; did you mean {near[0]}?" if near else ""), hint=f"remit get {what}"
     )
