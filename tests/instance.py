@@ -87,7 +87,7 @@ class Instance:
 
     def audit(self, **filters: str) -> list[dict[str, Any]]:
         arguments = [part for name, value in filters.items() for part in (f"--{name.replace('_', '-')}", value)]
-        done = self.cli("audit", "list", "--json", "--limit", "1000", *arguments)
+        done = self.cli("audit", "list", "--json", "--limit", "100000", *arguments)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def record_of(self, body: str) -> dict[str, Any]:
