@@ -51,6 +51,43 @@ def test_node_fetch_reaches_what_it_may(remit: Instance, api: str) -> None:
     assert json.loads(done.stdout)["path"] == "/v1/node"
 
 
+JAVA = """
+import java.net.URI;
+import java.net.http.*;
+public class Ask {
+  public static void main(String[] a) throws Exception {
+    var request = HttpRequest.newBuilder(URI.create(a[0])).build();
+    System.out.println(HttpClient.newHttpClient().send(request, HttpResponse.BodyHandlers.ofString()).body());
+  }
+}
+"""
+
+
+@pytest.mark.skipif(not shutil.which("javac"), reason="no JDK on this machine")
+def test_java_reaches_what_it_may(remit: Instance, api: str) -> None:
+    """The JDK's own client, which trusts nothing but its trust store (JAVA_TOOL_OPTIONS names ours)."""
+    script = f"cd && cat > Ask.java <<'END'\n{JAVA}\nEND\njava Ask.java {api}/v1/java"
+    done = remit.run("agent", "sh", "-c", script, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["headers"]["authorization"] == f"Bearer {SECRET}"
+
+
+def test_a_go_program_reaches_what_it_may_and_trusts_nothing_else(remit: Instance, api: str) -> None:
+    """OpenBao's command line is a Go binary that asks over HTTPS; crypto/x509 reads SSL_CERT_FILE."""
+    script = "bao status -format=json -address=%s; echo code $?"
+    done = remit.run("agent", "sh", "-c", script % api)
+    assert "x509" not in done.stderr, done.stderr
+    assert "code 0" in done.stdout or "code 2" in done.stdout, done.stdout + done.stderr
+    seen = [one for one in remit.audit(task=_task_of(remit)) if one["path"] == "/v1/sys/seal-status"]
+    assert [one["decision"] for one in seen] == ["permit"]
+    without = remit.run("agent", "sh", "-c", "SSL_CERT_FILE=/dev/null SSL_CERT_DIR=/nowhere " + script % api)
+    assert "x509" in without.stderr, "it really looked at the certificate"
+
+
+def _task_of(remit: Instance) -> str:
+    return str(max(remit.tasks("--all"), key=lambda task: task["created"])["id"])
+
+
 def test_git_clones_and_pushes(remit: Instance, upstreams: Upstreams) -> None:
     url = f"https://git.up.example:{upstreams.https_port}/tool.git"
     script = (
