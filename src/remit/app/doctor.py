@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from remit.app import lifecycle
 from remit.boundary import envoy
+from remit.cell import limits
 from remit.core.errors import Unavailable
 from remit.node import doctor as examination
 from remit.settings import Settings
@@ -26,5 +28,11 @@ def doctor(settings: Settings) -> list[dict[str, Any]]:
         envoy=binary,
         ca_file=Path(settings.system_ca_file),
         api_port=0 if running else settings.api_port,
+        limits=_limits,
     )
     return [asdict(check) for check in checks]
+
+
+def _limits() -> tuple[Sequence[str], str]:
+    where = limits.tree()
+    return limits.tried(where), limits.kind(where)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from remit.core.snapshot import Limits
 WANTED = frozenset(("memory", "pids", "cpu"))
 _PERIOD_US = 100_000
 _REMOVE_S = 2.0
+_TRY_S = 5.0
 
 
 class Group(Protocol):
@@ -229,3 +231,25 @@ def sweep(where: Tree, prefix: str) -> int:
         while not group.remove() and time.monotonic() < limit:
             time.sleep(0.01)
     return len(found)
+
+
+def tried(where: Tree) -> tuple[str, ...]:
+    """Limits that do not hold here, found out with a group that a process really enters; it is gone afterwards."""
+    name = f"remit-doctor-{os.getpid()}"
+    group = make(where, name, Limits(memory_bytes=64 << 20, processes=8, cpu_cores=1.0))
+    try:
+        subprocess.run(["/bin/true"], preexec_fn=group.join, check=True, timeout=_TRY_S)
+    except (OSError, subprocess.SubprocessError):
+        return ("memory", "processes", "cpu")
+    finally:
+        until = time.monotonic() + _REMOVE_S
+        while not group.remove() and time.monotonic() < until:
+            time.sleep(0.01)
+    return group.absent
+
+
+def kind(where: Tree) -> str:
+    """Where the limits are set."""
+    if where.v2_controllers >= WANTED:
+        return "cgroup v2"
+    return "cgroup v1" if not where.v2_controllers else "cgroup v1 and v2"
