@@ -33,11 +33,11 @@ Hold = Callable[[Evidence, Body], Awaitable[Permitted | Denied]]
 
 
 async def serve_hold(path: Path, hold: Hold, refuse: Refuse, pending_max: int = PENDING_MAX) -> None:
-    """Answer Envoy on Unix socket `path` (mode 0600) until cancelled. At most `pending_max` requests wait at once."""
+    """Answer Envoy on Unix socket `path` (mode 0660) until cancelled. At most `pending_max` requests wait at once."""
     path.unlink(missing_ok=True)
     desk = _Desk(hold, refuse, pending_max)
     server = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(desk), str(path), backlog=4096)
-    path.chmod(0o600)
+    path.chmod(0o660)
     try:
         await asyncio.Event().wait()
     finally:

@@ -154,11 +154,10 @@ class Approvals:
                 grant = granting.use(grant)
             except (Conflict, NotFound):
                 return False
+            # Not published: a node asks here for each use anyway, and a new snapshot would have it decide once more.
             unit.grants.save(grant)
-            unit.advance_epoch(now)
         if grant.state is granting.State.SPENT:
             await self._quietly("grant.spend", f"grant {grant.id} is used up after {grant.used}", grant)
-        self._publisher.publish_later()
         return True
 
     # -- a human answers -----------------------------------------------------------------------------------------
