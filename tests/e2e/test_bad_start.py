@@ -204,3 +204,18 @@ def test_a_revocation_does_not_wait_for_a_full_disk(small: Instance, upstreams: 
     records = wait_for(lambda: [r for r in small.audit(kind="operator") if r.get("capability") == "api"], "a record")
     assert any(record["action"] == "revoke" for record in records)
     assert small.cli("audit", "verify").stdout.startswith("ok")
+
+
+def test_sockets_that_a_dead_instance_left_stop_nothing(bare: Instance) -> None:
+    """What a crash leaves: paths that nobody listens on. A command says so; `up` takes their place."""
+    bare.up()
+    places = [path for path in bare.run_dir.rglob("*") if path.is_socket()]
+    assert len(places) >= 5
+    bare.cli("down")
+    for place in places:
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(place))
+    for command in ("ps", "status", "run --role nothing -- true"):
+        refused(bare, 6, command=command)
+    bare.up()
+    assert json.loads(bare.cli("status", "--json").stdout)["ok"]
