@@ -18,6 +18,7 @@ from remit.cli import (
     operators,
     options,
     output,
+    policy,
     revoke,
     secrets,
     tasks,
@@ -103,6 +104,7 @@ _PLAIN: tuple[Callable[..., None], ...] = (
 for _command in _PLAIN:
     app.command()(_command)
 app.add_typer(budget.app, name="budget")
+app.add_typer(policy.app, name="policy")
 app.add_typer(secrets.app, name="secret")
 app.add_typer(audit.app, name="audit")
 app.add_typer(approvals.app, name="approvals")

@@ -123,14 +123,23 @@ def _sources(files: list[str]) -> list[str]:
     return found
 
 
-def _text(source: str) -> str:
-    data = sys.stdin.buffer.read(MAX_BYTES + 1) if source == "-" else _file(Path(source), MAX_BYTES)
+def text_of(path: Path) -> str:
+    """A file that people wrote, as it is."""
+    return _decoded(_file(path, MAX_BYTES), str(path))
+
+
+def _decoded(data: bytes, source: str) -> str:
     if len(data) > MAX_BYTES:
         raise Invalid(f"{source} is larger than {MAX_BYTES} bytes")
     try:
-        text = data.decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         raise Invalid(f"{source} is not UTF-8 text") from error
+
+
+def _text(source: str) -> str:
+    data = sys.stdin.buffer.read(MAX_BYTES + 1) if source == "-" else _file(Path(source), MAX_BYTES)
+    text = _decoded(data, source)
     return with_rego(text, Path.cwd() if source == "-" else Path(source).parent, source)
 
 

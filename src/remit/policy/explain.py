@@ -15,12 +15,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from remit.core import approval, budget, decision, flow, names, request
-from remit.core.capability import DEFAULT_PORT, Protocol
+from remit.core.capability import DEFAULT_PORT, UNREAD, Protocol
 from remit.core.claims import Claims
 from remit.core.decision import Candidate, Opinion
 from remit.core.errors import Invalid, NotFound
 from remit.core.reason import MEANING, STEPS, Reason, Refusal
-from remit.core.request import Evidence
+from remit.core.request import Evidence, Opaque
 from remit.core.snapshot import Snapshot
 from remit.core.task import State, Task
 from remit.policy.manifests import nearest
@@ -29,6 +29,7 @@ MAX_URL = 16 << 10
 _TASK = "t-aaaaaaaaaa"
 _CELL = 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SCHEMES = {"https": Protocol.HTTPS, "http": Protocol.HTTP, "tcp": Protocol.TCP, "tls": Protocol.TLS}
 _SOMEWHERE = ipaddress.ip_address("8.8.8.8")
 """Stands for the address of a name, which `explain` does not look up: any that is dialled without being named."""
 
@@ -118,7 +119,7 @@ def conclude(snapshot: Snapshot, candidate: Candidate, opinion: Opinion, *, usag
     credential = granted.credential
     if credential is not None:
         notes["credential"] = f"{credential.name} would be injected, if its secret can be opened"
-        if credential.secret not in snapshot.sealed:
+        if credential.source is None and credential.secret not in snapshot.sealed:
             missing = f"credential {credential.name}: no secret {credential.secret} is stored"
             return _told(Refusal(Reason.CREDENTIAL_UNAVAILABLE, missing), candidate, notes)
     return _told(None, candidate, notes)
@@ -175,11 +176,18 @@ def _evidence(method: str, url: str, headers: Mapping[str, str]) -> Evidence:
         port = parts.port
     except ValueError as error:
         raise Invalid(f"{shown} is not a URL: {error}", hint=hint) from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Invalid(f"{shown} is not an http or https URL", hint=hint)
+    protocol = _SCHEMES.get(parts.scheme)
+    if protocol is None or not parts.hostname:
+        raise Invalid(f"{shown} is not an http, https, tcp or tls URL", hint=hint)
     if "@" in parts.netloc:
         raise Invalid(f"{shown} carries a user name; credentials are the boundary's to add", hint=hint)
-    port = port if port is not None else DEFAULT_PORT[Protocol(parts.scheme)]
+    port = port if port is not None else DEFAULT_PORT.get(protocol)
+    if port is None:
+        raise Invalid(f"{shown} names no port", hint=f"write it like {parts.scheme}://{parts.hostname[:80]}:5432")
+    opaque = protocol in UNREAD
+    if opaque and (method.upper() != "CONNECT" or parts.path or parts.query):
+        hint = f"write it like CONNECT {parts.scheme}://{parts.hostname[:80]}:{port}"
+        raise Invalid(f"{shown} is a connection that is carried unread: it has no method and no path", hint=hint)
     name = names.canonical(parts.hostname) or parts.hostname
     literal = names.address_literal(name)
     target = str(literal) if literal is not None else flow.virtual(name)[0]
@@ -195,4 +203,5 @@ def _evidence(method: str, url: str, headers: Mapping[str, str]) -> Evidence:
         authority=parts.netloc,
         target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
         headers={key.lower(): value for key, value in headers.items()},
+        opaque=Opaque(protocol=protocol, names=() if literal is not None else (name,)) if opaque else None,
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, lru_cache
@@ -97,7 +97,9 @@ def analysis(module: str) -> Analysis:
 class Bundle:
     """The modules of a set of policies, each in an engine of its own so that none can see or break another."""
 
-    def __init__(self, policies: Iterable[Policy] = ()) -> None:
+    def __init__(self, policies: Iterable[Policy] = (), now_ns: Callable[[], int] | None = None) -> None:
+        """`now_ns`: what policies are told when they ask for the time of a hypothetical; None: the time it is."""
+        self._now_ns = now_ns
         self._policies: dict[str, Policy] = {}
         self._broken: dict[str, str] = {}
         self._engines: dict[str, Any] = {}
@@ -112,7 +114,7 @@ class Bundle:
         broken = policy.invalid or "; ".join(str(flaw) for flaw in found.flaws)
         if not broken:
             try:
-                self._engines[policy.name] = _engine(found.package, policy.module)
+                self._engines[policy.name] = _engine(found.package, policy.module, self._now_ns)
             except BaseException as error:
                 broken = _said(error)[1]
         self._broken[policy.name] = broken
@@ -175,8 +177,10 @@ def _flaws(where: str, tree: ast.Tree) -> Iterable[Flaw]:
         yield Flaw(0, "expected a rule named deny, hold or obligations", near[0] if near else "")
 
 
-def _engine(where: str, module: str) -> Any:
+def _engine(where: str, module: str, now_ns: Callable[[], int] | None = None) -> Any:
     engine = regorus.Engine()
+    if now_ns is not None:
+        engine.add_extension("time.now_ns", 0, now_ns)
     engine.add_extension("net.cidr_contains", 2, _cidr_contains)
     name = engine.add_policy("policy.rego", module)
     if name != f"data.{where}":

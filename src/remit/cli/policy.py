@@ -1,0 +1,85 @@
+"""`policy test`: manifests from files, held against tables of what they are meant to decide. Nothing has to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from remit.cli import junit, manifests, options, output
+from remit.core.errors import Invalid, NotFound
+from remit.policy import cases, crosscheck, trial
+from remit.policy import compile as compiler
+from remit.policy.manifests import ManifestError
+from remit.policy.trial import Outcome
+
+TABLES = "tests"
+"""The directory beside manifests that holds their tables; `apply` does not look into it."""
+FAILED = 1
+
+app = typer.Typer(no_args_is_help=True, help="Try policies before they are in force.")
+
+
+@app.callback()
+def policy() -> None:
+    """Try policies before they are in force."""
+
+
+@app.command("test")
+def test_(
+    path: Annotated[Path, typer.Argument(help="A directory of manifests with tests/*.yaml, or a directory of such.")],
+    junit_file: Annotated[Path | None, typer.Option("--junit", help="Also write the results as JUnit XML.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Hold manifests against their decision tables. Exit code 1 where a case is not decided as expected."""
+    suites = [(directory, list(_tried(directory))) for directory in _packs(path)]
+    outcomes = [outcome for _, found in suites for outcome in found]
+    if junit_file is not None:
+        try:
+            junit_file.write_bytes(junit.document(suites))
+        except OSError as error:
+            raise Invalid(f"{junit_file} cannot be written: {error.strerror}") from error
+    if as_json:
+        for outcome in outcomes:
+            output.line(outcome.as_json())
+    else:
+        _show(suites)
+    failed = sum(1 for outcome in outcomes if outcome.wrong)
+    output.say(f"{len(outcomes) - failed} of {len(outcomes)} cases are decided as expected")
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _packs(path: Path) -> list[Path]:
+    if not path.is_dir():
+        raise NotFound(f"there is no directory {path}", hint="give a directory of manifests that has tests/*.yaml")
+    if (path / TABLES).is_dir():
+        return [path]
+    found = sorted(below for below in path.iterdir() if (below / TABLES).is_dir())
+    if not found:
+        raise NotFound(f"there is no {TABLES}/ in {path} or one level below", hint="docs/guide/policies.md shows one")
+    return found
+
+
+def _tried(directory: Path) -> Iterator[Outcome]:
+    documents = manifests.read([str(directory)])
+    problems = crosscheck.check(documents)
+    if problems:
+        raise ManifestError(problems)
+    tables = sorted(path for path in (directory / TABLES).iterdir() if path.suffix in manifests.SUFFIXES)
+    if not tables:
+        raise NotFound(f"there is no table in {directory / TABLES}")
+    listed = [case for table in tables for case in cases.parse(manifests.text_of(table), str(table))]
+    rules = compiler.rules(documents)
+    return trial.run(rules, listed, trial.Regorus(rules))
+
+
+def _show(suites: list[tuple[Path, list[Outcome]]]) -> None:
+    for directory, outcomes in suites:
+        output.text(f"{directory}\n")
+        for outcome in outcomes:
+            output.text(f"  {'fail' if outcome.wrong else 'ok  '}  {output.safe(outcome.case.sentence)}\n")
+            if outcome.wrong:
+                output.text(f"        {outcome.case.source}:{outcome.case.line}: {output.safe(outcome.wrong)}\n")
