@@ -42,4 +42,13 @@ if [ ! -e "$stamp" ]; then
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . >&2
   touch "$stamp"
 fi
+# The real OPA as a library, which tests hold every policy pack against. It declares Python 3.14 and needs only ctypes, so
+# the resolver of the other locks cannot have it; there is a wheel for one platform.
+stamp=.venv/.remit-opa-$(sha256sum requirements/opa.txt | cut -c1-16)
+if [ "$kind" = dev ] && [ "$(uname -m)" = x86_64 ] && [ ! -e "$stamp" ]; then
+  say "installing OPA's engine for the tests"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --ignore-requires-python \
+    -r requirements/opa.txt >&2
+  touch "$stamp"
+fi
 say "ready: .venv/bin/remit"

@@ -6,6 +6,7 @@ The only module that reads the environment. `docs/reference/settings.md` is made
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -65,6 +66,10 @@ class Settings:
     token_ttl_s: float = _described(600.0, "Life of a task's token; it is renewed at half of it.")
     connection_max_s: float = _described(3600.0, "Longest life of a connection of a cell.")
     policy_timeout_s: float = _described(0.25, "Time one evaluation of the policies may take.")
+    opa_url: str = _described(
+        "",
+        "Evaluate policies on the Open Policy Agent there (http://127.0.0.1:8181, unix:/path); empty: in process.",
+    )
     check_pending_max: int = _described(2048, "Requests that may wait for a decision at once; more are refused.")
     retention_s: float = _described(
         30 * 86400.0, "How long the output and workspace of an ended task are kept; unmerged changes are kept longer."
@@ -237,6 +242,9 @@ def load(flags: Mapping[str, object] | None = None) -> Settings:
 def _in_range(settings: Settings) -> Settings:
     if not 0 <= settings.api_port <= 65535:
         raise Invalid(f"setting api_port: {settings.api_port} is no port", hint="0 (none) to 65535")
+    if settings.opa_url and not _BESIDE.fullmatch(settings.opa_url):
+        hint = "http://127.0.0.1:8181 or unix:/run/opa/opa.sock: what decides must not come over a network"
+        raise Invalid(f"setting opa_url: {settings.opa_url[:200]!a} is not beside the node", hint=hint)
     for item in fields(Settings):
         value = getattr(settings, item.name)
         if item.name != "api_port" and isinstance(value, int | float) and not 0 < value < float("inf"):
@@ -244,6 +252,7 @@ def _in_range(settings: Settings) -> Settings:
     return settings
 
 
+_BESIDE = re.compile(r"http://(?:127\.0\.0\.1|\[::1\])(?::[0-9]{1,5})?/?|unix:/[\x21-\x7e]{1,100}")
 _DEFAULTS = Settings()
 _SHAPES: Mapping[type, str] = {
     float: "a number",

@@ -10,6 +10,7 @@ from remit.api import process
 from remit.api.cells import CellsClient
 from remit.api.link import NodeLink
 from remit.api.services import Services
+from remit.app import policies as engines
 from remit.app.clock import SystemClock
 from remit.audit.reader import Reader
 from remit.broker import sealed
@@ -32,7 +33,6 @@ from remit.core.errors import Unavailable
 from remit.identity.issuer import Issuer
 from remit.node import privilege
 from remit.node.notify import Notifier
-from remit.node.policy_worker import Worker
 from remit.settings import Settings
 from remit.store.database import Database
 from remit.store.reserve import FileReserve
@@ -103,9 +103,7 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
             clock=clock,
             pending=pending,
         ),
-        explaining=Explaining(
-            publisher=publisher, audit=audit, policies=Worker(timeout_s=settings.policy_timeout_s), node=link
-        ),
+        explaining=Explaining(publisher=publisher, audit=audit, policies=engines.engine(settings), node=link),
         spending=Spending(node=link, recorder=recorder),
         status=Status(store=store, node=link, issuer=issuer, catalog=catalog),
         operating=Operating(store=store, recorder=recorder, clock=clock),

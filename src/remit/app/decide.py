@@ -9,6 +9,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from remit.app import policies as engines
 from remit.app.clock import SystemClock
 from remit.audit import head, replay
 from remit.audit.journal import Journal
@@ -42,7 +43,6 @@ from remit.node import resolver as resolving
 from remit.node.asking import Asking
 from remit.node.dns_ledger import Refused
 from remit.node.notify import Notifier
-from remit.node.policy_worker import Worker
 from remit.settings import Settings
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     upward.asks(asking)
     knowledge.on_change(budgets.update)
     verifier = Verifier(trust_domain=settings.trust_domain, clock=clock, connection_max_s=settings.connection_max_s)
-    policies = Worker(timeout_s=settings.policy_timeout_s)
+    policies = engines.engine(settings)
     opener = Opener(settings.sealing_key)
     broker = Broker(opener, _boottime)
     store = _store(settings, opener, broker)

@@ -7,7 +7,7 @@ stored, and refused as a whole if anything in it would be broken; only then does
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from remit.control.ports_control import Document, Store, Unit
 from remit.control.publish import Publisher
 from remit.control.recording import Recorder
 from remit.core.errors import Conflict, Invalid
+from remit.core.snapshot import Policy
 from remit.policy import compile as compiling
 from remit.policy import manifests
 
@@ -90,6 +91,10 @@ class Manifests:
     def all(self, kind: str) -> Sequence[Document]:
         with self._store.unit() as unit:
             return [document for document in unit.documents.all() if document["kind"] == kind]
+
+    def policies(self) -> Mapping[str, Policy]:
+        """The policies in force, as the node has them."""
+        return compiling.rules(manifests.lenient(self.all("Policy"))).policies
 
     def get(self, kind: str, name: str) -> Document:
         """Raises `NotFound`, naming the nearest."""

@@ -33,6 +33,7 @@ from remit.core.task import ALIVE, TRANSITIONS, Task
 from remit.testing.approvals import ApprovalRows, MemoryApprovals, MemoryGrants
 from remit.testing.approvals import MemoryDesk as MemoryDesk
 from remit.testing.approvals import MemoryNotifier as MemoryNotifier
+from remit.testing.deciding import DirectPolicies as DirectPolicies
 from remit.testing.deciding import MemoryJournal as MemoryJournal
 from remit.testing.deciding import MemorySecrets as MemorySecrets
 from remit.testing.deciding import StaticPolicies as StaticPolicies

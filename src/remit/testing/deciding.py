@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from remit.control.ports import Entry
@@ -12,6 +13,8 @@ from remit.core.names import Address
 from remit.core.reason import Reason, Refusal
 from remit.core.secret import Secret
 from remit.core.snapshot import Snapshot
+from remit.policy import rego
+from remit.policy.given import given
 
 
 class MemoryJournal:
@@ -68,6 +71,20 @@ class StaticPolicies:
 
     async def judge(self, candidate: Candidate) -> Opinion:
         return self.opinion
+
+
+class DirectPolicies:
+    """Implements `control.ports_control.CurrentPolicies` in this very process: nothing bounds it, nothing is kept."""
+
+    def __init__(self) -> None:
+        self._bundle = rego.Bundle()
+
+    def update(self, snapshot: Snapshot) -> None:
+        self._bundle = rego.Bundle(snapshot.rules.policies.values())
+
+    async def judge(self, candidate: Candidate) -> Opinion:
+        names = candidate.role.policies
+        return self._bundle.evaluate(names, json.dumps(given(candidate))) if names else Opinion()
 
 
 class MemorySecrets:
