@@ -255,7 +255,7 @@ class Whole:
         """What Envoy refused by itself is recorded too, and an ordinary request of the cell reaches its upstream."""
 
         def unpaid() -> Counter[str]:
-            return self.owed - Counter(str(record["detail"]) for record in self.audit(kind="boundary", role="attacker"))
+            return self.owed - Counter(str(one["detail"]) for one in self.remit.audit(kind="boundary", role="attacker"))
 
         wait_for(lambda: not unpaid(), f"records of {self.owed}")
         port = self.upstreams.https_port

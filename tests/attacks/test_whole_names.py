@@ -132,11 +132,11 @@ def test_each_stream_of_a_connection_is_held_against_its_handshake(whole: Whole,
 import boundary_h2 as h2
 names = [api, evil, other, api]
 with connect(host, port, alpn="h2") as sock:
-    found = h2.talk(sock, [h2.request(b"/v1/streams", f"{name}:{port}".encode()) for name in names])
+    found = h2.talk(sock, [h2.request(b"/v1/several", f"{name}:{port}".encode()) for name in names])
 result = [found.bodies.get(stream, b"").decode() for stream in (1, 3, 5, 7)]
 """
     good, evil, other, last = cell.do(source, host=API, port=port, api=API, evil=EVIL, other="other.up.example")
-    assert '"/v1/streams"' in good and '"/v1/streams"' in last
+    assert '"/v1/several"' in good and '"/v1/several"' in last
     for body in (evil, other):
         assert whole.record({"body": body})["reason"] == "name_mismatch"
     assert len(whole.upstreams.seen) == before + 2
