@@ -173,7 +173,7 @@ def test_a_node_that_is_away_makes_a_revocation_fail_aloud(applied: Path, remit:
 def test_explain_shows_each_step_and_what_would_be_decided(applied: Path, remit: Remit) -> None:
     code, out, _ = remit("explain", "--role", "devops", "POST", "https://api.github.com/x")
     assert code == 0
-    assert "capability  deny" in out
+    assert "capability  stop" in out
     assert "reason    no_capability" in out
     code, out, _ = remit("explain", "--role", "devops", "POST", "https://api.github.com/x", "--json")
     assert records(out)[0]["decision"] == "deny"

@@ -23,12 +23,13 @@ class Question(BaseModel):
 
 class Step(BaseModel):
     step: str
-    outcome: str = Field(description="passed, refused or skipped")
+    outcome: str = Field(description="pass, stop, not_reached, or supposed: what only a real request has")
     detail: str
 
 
 class Answer(BaseModel):
     decision: str
+    mode: str = Field(description="enforce, or observe: then a denial by rule passes, bare, and is recorded.")
     reason: str
     detail: str
     next: str = Field(description="What to do about a denial.")

@@ -9,7 +9,7 @@ import typer
 from remit.cli import client, options, output
 from remit.core.errors import Invalid
 
-_MARKS = {"passed": "ok", "refused": "deny", "skipped": "-"}
+_MARKS = {"not_reached": "not reached"}
 
 
 def explain(
@@ -33,6 +33,7 @@ def explain(
     output.text("\n")
     summary = {
         "decision": answer["decision"],
+        "mode": answer["mode"] if answer["mode"] != "enforce" else None,
         "reason": answer["reason"],
         "detail": answer["detail"],
         "capability": answer["capability"],

@@ -15,7 +15,17 @@ from typing import Any
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 GAP = "  "
-COLOURS = {"permit": "32", "running": "32", "ok": "32", "deny": "31", "failed": "31", "revoked": "31", "pending": "33"}
+COLOURS = {
+    "permit": "32",
+    "running": "32",
+    "ok": "32",
+    "pass": "32",
+    "deny": "31",
+    "stop": "31",
+    "failed": "31",
+    "revoked": "31",
+    "pending": "33",
+}
 
 
 def safe(text: object, *, keep: str = "") -> str:

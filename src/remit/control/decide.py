@@ -17,7 +17,7 @@ from remit.control.hearing import Answers
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.control.ports import Entry, Journal, Policies, Resolver, Secrets, Verifier
-from remit.core import approval, credential, decision, request
+from remit.core import approval, credential, decision, observe, request
 from remit.core.claims import Claims
 from remit.core.credential import Injected
 from remit.core.decision import Candidate, Permit
@@ -73,6 +73,8 @@ class _Facts:
     question: Question | None = None
     """What a human would have to be asked, where nothing they allowed covers it."""
     grant: Grant | None = None
+    would_deny: Refusal | None = None
+    """What an observing role let pass (`core.observe`)."""
     snapshot: Snapshot | None = None
     """The one the decision was made from."""
     returned: Mapping[str, Any] = field(default_factory=dict)
@@ -129,7 +131,7 @@ class Decider:
             charge = self._budgets.reserve(record, permit.candidate)
             if isinstance(charge, Refusal):
                 return await self._denied(charge, facts, evidence)
-            fields = {**_permit_fields(permit), **_grant_fields(facts.grant), **budgeting.fields(charge), **returned}
+            fields = {**_permit_fields(permit), **_grant_fields(facts), **budgeting.fields(charge), **returned}
             try:
                 await self._journal.append(record, Entry(kind="decision", fields=fields))
             except Unavailable as error:
@@ -175,21 +177,29 @@ class Decider:
         snapshot = self._knowledge.snapshot
         candidate = decision.admit(snapshot, claims, asked)
         if isinstance(candidate, Refusal):
-            return candidate
+            observed = observe.uncovered(snapshot, claims, asked, candidate)
+            if observed is None:
+                return candidate
+            facts.would_deny, candidate = candidate, observed
         facts.candidate = candidate
         if candidate.role.policies and (usage := self._budgets.usage(candidate)):
             candidate = replace(candidate, usage=usage)
         opinion = await self._policies.judge(candidate)
         facts.notes = opinion.notes
         refusal = decision.judge(candidate, opinion) or self._budgets.refusal(candidate)
-        if refusal is not None:
-            return refusal
-        question = approval.question(candidate, opinion, body=answers.body, body_bytes=answers.body_bytes)
+        question = None
+        if refusal is None:
+            question = approval.question(candidate, opinion, body=answers.body, body_bytes=answers.body_bytes)
         if question is not None:
             facts.grant = answers.covering(snapshot.grants.get(candidate.task.id, ()), question)
             if facts.grant is None:
-                facts.question = question
-                return Refusal(Reason.APPROVAL_REQUIRED, "; ".join(question.reasons))
+                refusal = Refusal(Reason.APPROVAL_REQUIRED, "; ".join(question.reasons))
+        if refusal is not None:
+            bare = observe.bare(candidate, opinion, refusal)
+            if bare is None or self._budgets.refusal(candidate) is not None:
+                facts.question = question if facts.grant is None else None
+                return refusal
+            facts.would_deny, (candidate, opinion) = facts.would_deny or refusal, bare
         try:
             found = await self._resolver.addresses(asked.host)
         except Unavailable as error:
@@ -252,7 +262,11 @@ def _permit_fields(permit: Permit) -> dict[str, Any]:
     }
 
 
-def _grant_fields(grant: Grant | None) -> dict[str, Any]:
+def _grant_fields(facts: _Facts) -> dict[str, Any]:
+    """On whose word a request was permitted that is not permitted by the rules alone."""
+    grant, would = facts.grant, facts.would_deny
+    if would is not None:
+        return {"would_deny": would.reason.value, "would_deny_detail": would.detail}
     return {} if grant is None else {"grant": grant.id, "approval": grant.approval, "approved_by": grant.author}
 
 

@@ -31,8 +31,9 @@ class Explaining:
         """The decision on a request that nobody sent, with every step. `Invalid` for a URL, `NotFound` for a role."""
         snapshot = snapshots.load(self._publisher.current(), None)
         begun = explaining.begin(snapshot, role, method, url, headers)
+        mode = {"mode": "observe" if snapshot.rules.roles[role].observe else "enforce"}
         if isinstance(begun, explaining.Explanation):
-            return begun.as_json()
+            return {**begun.as_json(), **mode}
         try:
             used: Sequence[Mapping[str, Any]] | None = await self._node.usage()
         except Unavailable:
@@ -40,7 +41,7 @@ class Explaining:
         begun = explaining.with_usage(begun, used)
         self._policies.update(snapshot)
         opinion = await self._policies.judge(begun)
-        return explaining.conclude(snapshot, begun, opinion, usage_known=used is not None).as_json()
+        return {**explaining.conclude(snapshot, begun, opinion, usage_known=used is not None).as_json(), **mode}
 
     async def why(self, prefix: str) -> Mapping[str, Any]:
         """{"record", "completion", "explanation"}: the record whose id starts with `prefix`, and its story."""
@@ -101,6 +102,9 @@ def _decided(record: Mapping[str, Any], reason: Reason) -> str:
             if record.get("credential")
             else ", without a credential"
         )
+        if record.get("would_deny"):
+            why = f"{record['would_deny']} ({record.get('would_deny_detail')})"
+            return f"It was let pass, without a credential, because its role observes; else it had been refused: {why}."
         return f"It was permitted by capability {record.get('capability')}{credential}."
     place = f"{meaning.step}, step {STEPS.index(meaning.step) + 1} of {len(STEPS)}"
     rule = f" Capability {record['capability']} covered it." if record.get("capability") else ""

@@ -35,6 +35,8 @@ class Role:
     invalid: str | None = None
     ask_uncovered: bool = False
     """A human is asked about what no capability covers."""
+    observe: bool = False
+    """What its rules refuse is let pass and written down (`core.observe`)."""
     four_eyes: bool = False
     """Whoever started a task does not answer its approvals."""
     index: Index = field(default_factory=lambda: Index(()), compare=False)

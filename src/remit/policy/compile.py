@@ -196,6 +196,7 @@ def _role(
         policies=tuple(dict.fromkeys((*everywhere, *spec.policies))),
         environment=dict(spec.env),
         limits=_limits(spec.limits),
+        observe=spec.mode == "observe",
         ask_uncovered=spec.approvals.uncovered == "ask",
         four_eyes=spec.approvals.four_eyes,
         budgets=_budgets(spec.budgets),

@@ -36,7 +36,7 @@ _SOMEWHERE = ipaddress.ip_address("8.8.8.8")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """`steps`: (step, outcome, detail); outcome is passed, refused or skipped."""
+    """`steps`: (step, outcome, detail); outcome is pass, stop, not_reached, or supposed (of a real request only)."""
 
     refusal: Refusal | None
     candidate: Candidate | None
@@ -141,28 +141,34 @@ def _exhausted(candidate: Candidate) -> Refusal | None:
 
 def _told(refusal: Refusal | None, candidate: Candidate | None, notes: Mapping[str, str]) -> Explanation:
     supposed = {
-        "token": "supposed: a valid token of a task of this role",
-        "task": "supposed: running",
-        "flow": "supposed: from the task's own cell",
-        "names": "connection and request name one host",
+        "token": "a valid token of a task of this role",
+        "task": "running",
+        "flow": "from the task's own cell",
     }
     skipped = {
         "address": "the name is resolved and screened only for a real request",
         "audit": "nothing was sent, nothing is recorded",
     }
     at = refusal.meaning.step if refusal else None
+    notes = {"names": "connection and request name one host", **notes}
     steps: list[tuple[str, str, str]] = []
     reached = True
     for step in STEPS:
         if not reached:
-            steps.append((step, "skipped", "not reached"))
+            steps.append((step, "not_reached", ""))
         elif step == at and refusal is not None:
-            steps.append((step, "refused", refusal.detail))
+            steps.append((step, "stop", refusal.detail))
             reached = False
         elif step in skipped and step not in notes:
-            steps.append((step, "skipped", skipped[step]))
+            steps.append((step, "supposed", skipped[step]))
         else:
-            steps.append((step, "passed", notes.get(step, supposed.get(step, ""))))
+            steps.append(
+                (
+                    step,
+                    "supposed" if step in supposed and step not in notes else "pass",
+                    notes.get(step, supposed.get(step, "")),
+                )
+            )
     return Explanation(refusal=refusal, candidate=candidate, steps=tuple(steps))
 
 

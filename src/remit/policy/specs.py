@@ -267,6 +267,10 @@ class RoleSpec(Model):
     """A named set of capabilities, policies and limits."""
 
     description: Description = ""
+    mode: Literal["enforce", "observe"] = Field(
+        default="enforce",
+        description="observe: what capabilities, policies and approvals refuse passes, bare, recorded as would_deny",
+    )
     capabilities: list[Name] = Field(default_factory=list, max_length=MAX_LISTED)
     policies: list[Name] = Field(default_factory=list, max_length=64)
     env: dict[RoleVariable, Value] = Field(default_factory=dict, max_length=MAX_LISTED)
