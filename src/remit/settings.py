@@ -78,6 +78,13 @@ class Settings:
         20 << 30, "Disk that ended tasks may take together; the oldest go first, those with unmerged changes never."
     )
     hold_s: float = _described(60.0, "How long a request waits for a human before it is denied.")
+    approval_webhook: str = _described(
+        "", "URL that is told of every approval, signed (Standard Webhooks) with the key in approval_webhook_key_file."
+    )
+    approval_webhook_key_file: str = _described("", "File with the key of approval_webhook; at least 24 bytes.")
+    approval_slack_url_file: str = _described(
+        "", "File with the URL of a Slack-compatible incoming webhook that is told of every approval."
+    )
     audit_segment_bytes: int = _described(64 << 20, "Size of one audit segment.")
 
     @property

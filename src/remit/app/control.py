@@ -10,6 +10,7 @@ from remit.api import process
 from remit.api.cells import CellsClient
 from remit.api.link import NodeLink
 from remit.api.services import Services
+from remit.app import notifiers
 from remit.app import policies as engines
 from remit.app.clock import SystemClock
 from remit.audit.reader import Reader
@@ -29,6 +30,7 @@ from remit.control.secrets import Secrets
 from remit.control.spending import Spending
 from remit.control.status import Status
 from remit.control.tasks import Lifecycle
+from remit.control.telling import Telling
 from remit.core.errors import Unavailable
 from remit.identity.issuer import Issuer
 from remit.node import privilege
@@ -69,7 +71,13 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
     publisher = Publisher(store=store, node=link, issuer=issuer, clock=clock, pending=pending, reaching=reaching)
     audit = Reader(directory=settings.audit_dir, file=settings.control_dir / "audit-index.db")
     approvals = Approvals(
-        store=store, publisher=publisher, recorder=recorder, catalog=catalog, clock=clock, ring=link.ring
+        store=store,
+        publisher=publisher,
+        recorder=recorder,
+        catalog=catalog,
+        clock=clock,
+        ring=link.ring,
+        tell=Telling(notifiers.of(settings, clock)).tell,
     )
     link.answers(approvals.answer)
     services = Services(

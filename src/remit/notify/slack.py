@@ -1,0 +1,56 @@
+"""Slack's incoming webhooks, and what is compatible with them (Mattermost, Discord's `/slack`).
+
+Everything an agent wrote goes into `plain_text` objects, which Slack shows as they are: no links, mentions or markup.
+The fallback text that notifications show has nothing of it. The address is a secret: whoever has it can post.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from typing import Any
+
+from remit.control.ports_approvals import Notice
+from remit.notify.webhook import post
+
+MAX_FIELD = 1800
+"""Slack takes 2,000 characters in a field."""
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+class Slack:
+    """Implements `control.ports_approvals.Notifier`. `url`: the incoming webhook's."""
+
+    def __init__(self, *, url: str) -> None:
+        self._url = url
+
+    async def notify(self, notice: Notice) -> None:
+        await post(self._url, json.dumps(message(notice)).encode(), {"content-type": "application/json"})
+
+
+def message(notice: Notice) -> dict[str, Any]:
+    """One sentence: who wants to do what, where, with which credential, why, and until when."""
+    approval, asked = notice.approval, notice.approval.question
+    where = f"{asked.method} {asked.protocol}://{asked.host}:{asked.port}{asked.path}"
+    lines = {
+        "wants": where,
+        "task": f"{asked.task} (role {asked.role}): {notice.purpose}",
+        "credential": asked.credential or "none",
+        "body": f"{asked.body_bytes} bytes",
+        "why": "; ".join(asked.reasons),
+        "until": f"{approval.expires.isoformat(timespec='seconds')}, then it is denied",
+        "answer": f"remit approvals show {approval.id}",
+    }
+    text = "\n".join(f"{name}: {_plain(value)}" for name, value in lines.items())
+    return {
+        "text": f"Approval {approval.id} waits for an answer",
+        "blocks": [
+            {"type": "header", "text": {"type": "plain_text", "text": "An agent asks", "emoji": False}},
+            {"type": "section", "text": {"type": "plain_text", "text": text[:2900], "emoji": False}},
+        ],
+    }
+
+
+def _plain(text: str) -> str:
+    """Without controls, line ends and what reverses or hides text."""
+    return "".join(" " if unicodedata.category(c) in _HIDDEN else c for c in text[:MAX_FIELD])

@@ -1,0 +1,75 @@
+"""A webhook, signed as Standard Webhooks 1.0 says, so that its receiver can tell who sent it, and when.
+
+`webhook-signature: v1,<base64 of HMAC-SHA256 over "<id>.<timestamp>.<body>">`; the receiver refuses a timestamp that is
+minutes old, and an id it has seen. Redirects are not followed: the signed text goes where the operator said.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from typing import Any
+
+import httpx
+
+from remit.control.ports import Clock
+from remit.control.ports_approvals import Notice
+from remit.core import grant as granting
+from remit.core.errors import Unavailable
+
+TIMEOUT_S = 5.0
+
+
+class Webhook:
+    """Implements `control.ports_approvals.Notifier`. `key`: the secret shared with the receiver."""
+
+    def __init__(self, *, url: str, key: bytes, clock: Clock) -> None:
+        self._url = url
+        self._key = key
+        self._clock = clock
+
+    async def notify(self, notice: Notice) -> None:
+        body = json.dumps(document(notice), separators=(",", ":")).encode()
+        stamp = str(int(self._clock.now().timestamp()))
+        headers = {
+            "content-type": "application/json",
+            "webhook-id": notice.approval.id,
+            "webhook-timestamp": stamp,
+            "webhook-signature": f"v1,{signature(self._key, notice.approval.id, stamp, body)}",
+        }
+        await post(self._url, body, headers)
+
+
+def signature(key: bytes, identity: str, stamp: str, body: bytes) -> str:
+    """Base64 of the HMAC-SHA256 (Standard Webhooks 1.0, "Symmetric signatures")."""
+    signed = f"{identity}.{stamp}.".encode() + body
+    return base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+
+
+def document(notice: Notice) -> dict[str, Any]:
+    """The message: all that an answer would be bound to but the query, which may hold what must not be sent on."""
+    approval = notice.approval
+    question = granting.question_json(approval.question)
+    del question["target"]
+    return {
+        "type": "approval.requested",
+        "approval": approval.id,
+        "expires": approval.expires.isoformat(),
+        "question": question,
+        "purpose": notice.purpose,
+        "record": notice.record,
+        "answer": f"remit approvals show {approval.id}",
+    }
+
+
+async def post(url: str, body: bytes, headers: dict[str, str]) -> None:
+    """One attempt. `Unavailable` where it was not taken; the address is not in the error, since it may be a secret."""
+    try:
+        async with httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False, trust_env=False) as client:
+            answer = await client.post(url, content=body, headers=headers)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Unavailable(f"a notification was not delivered ({type(error).__name__})") from None
+    if not answer.is_success:
+        raise Unavailable(f"a notification was not taken: it was answered with {answer.status_code}")
