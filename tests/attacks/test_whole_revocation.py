@@ -105,8 +105,8 @@ def test_what_is_open_under_revoked_authority_is_cut_and_nothing_else(
     with remit.running("agent", sys.executable, "-c", COMMON, *arguments) as process:
         agent = Streaming(process)
         assert agent.told(4, "open") == OPEN
-        remit.cli(*(("revoke", *what) if what else ("panic", "--reason", "a test")))
         try:
+            remit.cli(*(("revoke", *what) if what else ("panic", "--reason", "a test")))
             assert agent.told(len(cut), "cut") == cut
             for name in OPEN - cut:
                 before = agent.heard(name)
