@@ -492,3 +492,21 @@ async def test_a_role_without_capabilities_gives_no_placeholders(plane: Plane) -
     await plane.services.manifests.apply([bare], operator="ann")
     made = await plane.services.tasks.create("devops", ["sh"], operator="ann")
     assert made.environment == {"A": "b"}
+
+
+async def test_why_tells_of_a_hold_of_an_answer_and_of_what_it_allowed(plane: Plane) -> None:
+    common = {"time": "T", "task": "t-aaaaaaaaaa", "role": "devops", "host": "a.com", "path": "/x", "method": "GET"}
+    for record in (
+        {**common, "id": "r-1", "seq": 1, "kind": "decision", "decision": "hold", "reason": "approval_required",
+         "approval": "a-1", "detail": "capability c asks", "scheme": "https"},
+        {**common, "id": "r-2", "seq": 2, "kind": "approval", "operator": "alice", "detail": "approval a-1 approved"},
+        {**common, "id": "r-3", "seq": 3, "kind": "approval", "operator": "", "detail": "grant g-1 is expired"},
+        {**common, "id": "r-4", "seq": 4, "kind": "decision", "decision": "permit", "reason": "permitted",
+         "capability": "c", "grant": "g-1", "approved_by": "alice", "scheme": "https"},
+    ):  # fmt: skip
+        await plane.audit.add(record)
+    told = [list((await plane.services.explaining.why(f"r-{n}"))["explanation"]) for n in (1, 2, 3, 4)]
+    assert told[0][1] == "It waited for a human, under approval a-1: capability c asks."
+    assert told[1] == ["alice did this at T: approval a-1 approved."]
+    assert told[2] == ["This happened at T: grant g-1 is expired."]
+    assert told[3][1] == "It was permitted by capability c, without a credential, as alice allowed (grant g-1)."

@@ -52,8 +52,9 @@ class Explaining:
 
     async def _story(self, record: Mapping[str, Any], completion: Mapping[str, Any] | None) -> Sequence[str]:
         kind = record.get("kind")
-        if kind == "operator":
-            return [f"{record.get('operator') or 'Someone'} did this at {record.get('time')}: {record.get('detail')}."]
+        if kind in ("operator", "approval"):
+            who = f"{record['operator']} did this" if record.get("operator") else "This happened"
+            return [f"{who} at {record.get('time')}: {record.get('detail')}."]
         if kind == "budget":
             return [f"A warning, at {record.get('time')}: {record.get('detail')}."]
         lines = [_asked(record)]
@@ -105,7 +106,10 @@ def _decided(record: Mapping[str, Any], reason: Reason) -> str:
         if record.get("would_deny"):
             why = f"{record['would_deny']} ({record.get('would_deny_detail')})"
             return f"It was let pass, without a credential, because its role observes; else it had been refused: {why}."
-        return f"It was permitted by capability {record.get('capability')}{credential}."
+        human = f", as {record['approved_by']} allowed (grant {record.get('grant')})" if record.get("grant") else ""
+        return f"It was permitted by capability {record.get('capability')}{credential}{human}."
+    if record.get("decision") == "hold":
+        return f"It waited for a human, under approval {record.get('approval')}: {record.get('detail')}."
     place = f"{meaning.step}, step {STEPS.index(meaning.step) + 1} of {len(STEPS)}"
     rule = f" Capability {record['capability']} covered it." if record.get("capability") else ""
     detail = f": {record['detail']}" if record.get("detail") else ""
