@@ -13,9 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
+from remit import __version__
 from remit.cli import client, options, output
 from remit.core.errors import Invalid, NotFound
-from remit.policy import quantity
+from remit.policy import decision_log, quantity
 
 _COLUMNS = ("time", "id", "task", "role", "decision", "reason", "request", "status")
 TABLE_ROWS = 100
@@ -55,8 +56,8 @@ def list_records(
         "reason": reason,
         "host": host,
         "kind": kind,
-        "since": _moment(since),
-        "until": _moment(until),
+        "since": moment(since),
+        "until": moment(until),
     }
     wanted = limit if limit is not None or as_json else TABLE_ROWS
     with client.connected() as api:
@@ -145,6 +146,27 @@ def trust(
         output.text(f"{found['key']} is trusted (record {found['record']})")
 
 
+@app.command()
+def export(
+    form: Annotated[
+        str, typer.Option("--format", help="jsonl: records as they are; opa-decision-log: as OPA logs.")
+    ] = "jsonl",
+    role: Role = None,
+    since: Moment = None,
+    until: Moment = None,
+) -> None:
+    """Print records for other systems, oldest first, a JSON object a line."""
+    if form not in ("jsonl", "opa-decision-log"):
+        raise Invalid(f"there is no format {form[:40]!a}", hint="jsonl or opa-decision-log")
+    query: dict[str, object] = {"role": role, "since": moment(since), "until": moment(until)}
+    labels = {"id": "remit", "version": __version__}
+    with client.connected() as api:
+        for record in pages(api, query):
+            told = record if form == "jsonl" else decision_log.event(record, labels)
+            if told is not None:
+                output.line(told)
+
+
 def why(
     record: Annotated[
         str | None, typer.Argument(metavar="RECORD", help="Id of a record, or its first letters; else the last denial.")
@@ -168,11 +190,11 @@ def _matching(api: client.Client, query: Mapping[str, object], limit: int | None
     if limit is not None and limit <= PAGE and query["since"] is None:
         yield from api.get("/v1/audit", **query, limit=limit)["records"]
         return
-    everything = _pages(api, query)
+    everything = pages(api, query)
     yield from everything if limit is None else deque(everything, maxlen=limit)
 
 
-def _pages(api: client.Client, query: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+def pages(api: client.Client, query: Mapping[str, object]) -> Iterator[dict[str, Any]]:
     after = "0"
     while True:
         page = api.get("/v1/audit", **query, limit=PAGE, after=after)
@@ -211,7 +233,7 @@ def _request(record: Mapping[str, Any]) -> str:
     return f"{record.get('method') or record.get('kind')} {where}"
 
 
-def _moment(text: str | None) -> str | None:
+def moment(text: str | None) -> str | None:
     if text is None:
         return None
     try:

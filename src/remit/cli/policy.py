@@ -1,4 +1,6 @@
-"""`policy test`: manifests from files, held against tables of what they are meant to decide. Nothing has to run."""
+"""`policy test`: manifests held against tables of what they are meant to decide, without anything running.
+`policy replay`: a changed set of manifests held against what was decided, as the audit log tells it.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,12 @@ from typing import Annotated
 
 import typer
 
-from remit.cli import junit, manifests, options, output
+from remit.cli import audit, client, junit, manifests, options, output
 from remit.core.errors import Invalid, NotFound
 from remit.policy import cases, crosscheck, trial
 from remit.policy import compile as compiler
+from remit.policy import manifests as parsing
+from remit.policy import replay as replaying
 from remit.policy.manifests import ManifestError
 from remit.policy.trial import Outcome
 
@@ -50,6 +54,49 @@ def test_(
     output.say(f"{len(outcomes) - failed} of {len(outcomes)} cases are decided as expected")
     if failed:
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def replay(
+    files: Annotated[list[str], typer.Option("--file", "-f", help="Changed manifests, as for apply. Repeatable.")],
+    since: audit.Moment = "1h",
+    until: audit.Moment = None,
+    role: audit.Role = None,
+    as_json: options.Json = False,
+) -> None:
+    """Decide recorded requests again, with changed manifests, and show what would be otherwise. Nothing is changed."""
+    fresh = manifests.read(files)
+    replaced = {(document.kind, document.name) for document in fresh}
+    query: dict[str, object] = {"kind": "decision", "role": role}
+    query |= {"since": audit.moment(since), "until": audit.moment(until)}
+    with client.connected() as api:
+        stored = [item for plural in manifests.PLURALS.values() for item in api.get(f"/v1/{plural}")["items"]]
+        current = parsing.lenient(stored)
+        changed = [document for document in current if (document.kind, document.name) not in replaced] + fresh
+        problems = crosscheck.check(changed)
+        if problems:
+            raise ManifestError(problems)
+        found = replaying.replay(audit.pages(api, query), before=compiler.rules(current), after=compiler.rules(changed))
+    if as_json:
+        for change in found.changes:
+            output.line(change.as_json())
+    else:
+        columns = ("times", "role", "request", "was", "now", "why")
+        rows = [
+            (
+                one.count,
+                one.role,
+                f"{one.method} {one.url}",
+                one.was,
+                f"{one.now}{'' if one.certain else ' (?)'}",
+                one.now.detail,
+            )
+            for one in found.changes
+        ]
+        output.table(columns, rows, empty="nothing would be otherwise")
+    output.say(f"{found.replayed} decisions replayed; {found.left_out} left out, which rules alone did not decide")
+    if any(not change.certain for change in found.changes):
+        output.say("(?): the record lacks what mattered (query, headers, budgets), or the rules have changed since")
 
 
 def _packs(path: Path) -> list[Path]:

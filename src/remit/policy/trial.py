@@ -64,22 +64,24 @@ class Regorus:
 
 def run(rules: Rules, cases: Iterable[Case], asks: Asks) -> Iterator[Outcome]:
     """One outcome a case, in order. Never raises for anything that a case says."""
-    snapshot = _supposed(rules)
+    snapshot = supposed(rules)
     for case in cases:
         try:
-            told = _decided(snapshot, case, asks).as_json()
+            told = decided(snapshot, case, asks).as_json()
         except (Invalid, NotFound) as error:
             yield Outcome(case=case, told={}, wrong=error.detail)
             continue
         yield Outcome(case=case, told=told, wrong=_difference(case, told))
 
 
-def _supposed(rules: Rules) -> Snapshot:
+def supposed(rules: Rules) -> Snapshot:
+    """A snapshot in which every secret that `rules` name is stored."""
     sealed = {one.secret: b"" for one in rules.credentials.values()}
     return Snapshot(version="hypothetical", rules=rules, sealed=sealed)
 
 
-def _decided(snapshot: Snapshot, case: Case, asks: Asks) -> Explanation:
+def decided(snapshot: Snapshot, case: Case, asks: Asks) -> Explanation:
+    """What comes of one case. `NotFound`: there is no such role; `Invalid`: no such request, or no such budget."""
     begun = explain.begin(snapshot, case.role, case.method, case.url, case.headers)
     if isinstance(begun, Explanation):
         if case.used:

@@ -1,0 +1,167 @@
+"""Recorded decisions, decided again under other rules: what a change would have meant for the work of the last hours.
+
+A record does not hold all that a decision saw: the query, the headers and what was used of budgets are not in it. So
+each record is decided twice, under the rules in force and under the changed ones. Where the rules in force do not come
+to what was recorded, something that is not in the record mattered (or they have changed since), and what the changed
+rules say of it is told as uncertain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from remit.core.capability import Protocol
+from remit.core.errors import Invalid, NotFound
+from remit.core.reason import Reason
+from remit.core.snapshot import Rules, Snapshot
+from remit.policy import trial
+from remit.policy.cases import Case
+
+BY_RULE = frozenset(
+    {
+        Reason.PERMITTED,
+        Reason.ROLE_INVALID,
+        Reason.NO_CAPABILITY,
+        Reason.POLICY_DENIED,
+        Reason.APPROVAL_REQUIRED,
+        Reason.CREDENTIAL_NOT_PINNED,
+    }
+)
+"""What rules alone decide; whatever else was recorded (addresses, budgets, identity) is not decided again."""
+_SCHEMES = {Protocol.TLS.value: "tls"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """`detail` is told but does not make a difference."""
+
+    reason: str
+    capability: str | None
+    credential: str | None
+    detail: str = ""
+
+    def same(self, other: Verdict) -> bool:
+        mine, theirs = (
+            (self.reason, self.capability, self.credential),
+            (other.reason, other.capability, other.credential),
+        )
+        return mine == theirs if Reason.PERMITTED in (self.reason, other.reason) else self.reason == other.reason
+
+    def __str__(self) -> str:
+        if self.reason != Reason.PERMITTED:
+            return f"deny {self.reason}"
+        return f"permit {self.capability}" + (f" with {self.credential}" if self.credential else "")
+
+
+@dataclass(slots=True, kw_only=True)
+class Change:
+    """One request, as often as it was recorded. `record`: the last of them."""
+
+    role: str
+    method: str
+    url: str
+    was: Verdict
+    now: Verdict
+    certain: bool
+    count: int = 0
+    record: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "role": self.role,
+            "method": self.method,
+            "url": self.url,
+            "count": self.count,
+            "was": str(self.was),
+            "now": str(self.now),
+            "detail": self.now.detail,
+            "certain": self.certain,
+            "record": self.record,
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class Result:
+    """`replayed` records were decided again; `left_out` were not decided by rules, or cannot be read."""
+
+    changes: list[Change]
+    replayed: int = 0
+    left_out: int = 0
+
+
+class Side:
+    """One set of rules, ready to decide."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._snapshot: Snapshot = trial.supposed(rules)
+        self._asks = trial.Regorus(rules)
+
+    def verdict(self, case: Case) -> Verdict:
+        try:
+            told = trial.decided(self._snapshot, case, self._asks).as_json()
+        except NotFound as error:
+            return Verdict(reason=Reason.ROLE_INVALID.value, capability=None, credential=None, detail=error.detail)
+        return Verdict(
+            reason=told["reason"], capability=told["capability"], credential=told["credential"], detail=told["detail"]
+        )
+
+
+def replay(records: Iterable[Mapping[str, Any]], *, before: Rules, after: Rules) -> Result:
+    """What `after` decides otherwise than was recorded, the most frequent first. `before`: the rules in force."""
+    old, new = Side(before), Side(after)
+    found: dict[tuple[str, ...], Change] = {}
+    result = Result(changes=[])
+    for record in records:
+        read = _read(record)
+        if read is None:
+            result.left_out += 1
+            continue
+        case, was = read
+        try:
+            expected, now = old.verdict(case), new.verdict(case)
+        except Invalid:
+            result.left_out += 1
+            continue
+        result.replayed += 1
+        if now.same(was) or now.same(expected):
+            continue  # the change of the rules makes no difference to it
+        certain = expected.same(was)
+        key = (case.role, case.method, case.url, str(was), str(now), str(certain))
+        change = found.setdefault(
+            key, Change(role=case.role, method=case.method, url=case.url, was=was, now=now, certain=certain)
+        )
+        change.count += 1
+        change.record = str(record.get("id"))
+    result.changes = sorted(found.values(), key=lambda one: (not one.certain, -one.count, one.role, one.url))
+    return result
+
+
+def _read(record: Mapping[str, Any]) -> tuple[Case, Verdict] | None:
+    """A record of a decision that rules alone made, as a case and its verdict. An observed one is what it would be."""
+    reason = record.get("would_deny") or record.get("reason")
+    fields = [record.get(name) for name in ("role", "method", "scheme", "host", "port", "time")]
+    if record.get("kind") != "decision" or reason not in BY_RULE or None in fields:
+        return None
+    role, method, scheme, host, port, time = map(str, fields)
+    shown = f"[{host}]" if ":" in host else host
+    path = str(record.get("path") or "")
+    try:
+        at = datetime.fromisoformat(time)
+    except ValueError:
+        return None
+    case = Case(
+        sentence=str(record.get("id")),
+        role=role,
+        method=method,
+        url=f"{_SCHEMES.get(scheme, scheme)}://{shown}:{port}{path}",
+        at=at,
+    )
+    denied = reason != Reason.PERMITTED
+    return case, Verdict(
+        reason=str(reason),
+        capability=None if denied else record.get("capability"),
+        credential=None if denied else record.get("credential"),
+    )

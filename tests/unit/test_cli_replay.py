@@ -1,0 +1,168 @@
+"""`policy replay` and `audit export`: what was decided, decided again under other rules, and told to other systems."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import control_plane
+import pytest
+from control_plane import Plane
+
+from remit.cli import commands
+
+IN_FORCE = """
+apiVersion: remit.dev/v1alpha1
+kind: Capability
+metadata: {name: read}
+spec: {hosts: [api.example.com], methods: [GET]}
+---
+apiVersion: remit.dev/v1alpha1
+kind: Policy
+metadata: {name: guard}
+spec:
+  rego: |
+    package remit.guard
+    import rego.v1
+    deny contains {"msg": "no such query"} if input.request.query == "bad"
+---
+apiVersion: remit.dev/v1alpha1
+kind: Role
+metadata: {name: agent}
+spec: {capabilities: [read], policies: [guard]}
+"""
+NARROWER = """
+apiVersion: remit.dev/v1alpha1
+kind: Capability
+metadata: {name: read}
+spec: {hosts: [api.example.com], methods: [GET], paths: [/v1/**]}
+"""
+NIGHTLY = """
+apiVersion: remit.dev/v1alpha1
+kind: Policy
+metadata: {name: guard}
+spec:
+  rego: |
+    package remit.guard
+    import rego.v1
+    deny contains {"msg": "not at night"} if time.clock(time.now_ns())[0] < 6
+"""
+Remit = Callable[..., tuple[int, str, str]]
+
+
+def record(number: int, path: str, **changes: Any) -> dict[str, Any]:
+    found = {
+        "id": f"r-{number:010d}", "seq": number, "kind": "decision", "time": "2026-01-01T12:00:00.000000Z",
+        "task": "t-aaaaaaaaaa", "role": "agent", "decision": "permit", "reason": "permitted", "detail": "",
+        "capability": "read", "credential": None, "method": "GET", "scheme": "https", "host": "api.example.com",
+        "port": 443, "path": path, "flow": "100.64.0.1:1024", "jti": "j",
+    }  # fmt: skip
+    return {**found, **changes}
+
+
+DENIED = {"decision": "deny", "capability": None}
+RECORDS = [
+    record(1, "/v1/a"),
+    record(2, "/v2/b"),
+    record(3, "/v2/b"),
+    record(4, "/v2/c", time="2026-01-01T03:00:00.000000Z"),
+    record(5, "/v1/d", **DENIED, reason="no_capability", method="POST"),
+    record(6, "/v1/e", **DENIED, reason="address_refused", detail="10.0.0.1"),
+    record(7, "/v2/f", **DENIED, reason="policy_denied", detail="guard: no such query"),
+    record(8, "", kind="operator", action="apply", decision=None),
+    record(9, "/v1/g", capability="(observed)", method="POST", would_deny="no_capability", would_deny_detail="why"),
+]
+
+
+@pytest.fixture
+def plane(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
+    with tempfile.TemporaryDirectory(prefix=f"remit-replay-{os.getpid()}-") as name:
+        monkeypatch.setenv("REMIT_RUN_DIR", name)
+        monkeypatch.setenv("REMIT_STATE_DIR", f"{name}/state")
+        plane = control_plane.build(Path(name))
+        plane.audit.records.extend(RECORDS)
+        with control_plane.served(plane, Path(name) / "control/control.sock"):
+            yield plane
+
+
+@pytest.fixture
+def remit(plane: Plane, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Remit:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = commands.invoke(list(arguments))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    (tmp_path / "now.yaml").write_text(IN_FORCE)
+    assert run("apply", "-f", str(tmp_path / "now.yaml"))[0] == 0
+    return run
+
+
+def replayed(remit: Remit, directory: Path, text: str) -> tuple[list[dict[str, Any]], str]:
+    (directory / "new.yaml").write_text(text)
+    code, out, err = remit(
+        "policy", "replay", "--since", "2025-12-31T00:00:00Z", "-f", str(directory / "new.yaml"), "--json"
+    )
+    assert code == 0, err
+    return [json.loads(line) for line in out.splitlines()], err
+
+
+def test_what_a_narrower_capability_would_refuse(remit: Remit, tmp_path: Path) -> None:
+    changes, err = replayed(remit, tmp_path, NARROWER)
+    seen = [(one["url"], one["count"], one["was"], one["now"], one["certain"]) for one in changes]
+    assert seen == [
+        ("https://api.example.com:443/v2/b", 2, "permit read", "deny no_capability", True),
+        ("https://api.example.com:443/v2/c", 1, "permit read", "deny no_capability", True),
+        ("https://api.example.com:443/v2/f", 1, "deny policy_denied", "deny no_capability", False),
+    ]
+    assert changes[0]["record"] == "r-0000000003"
+    assert "7 decisions replayed; 1 left out" in err
+
+
+def test_time_is_that_of_the_record(remit: Remit, tmp_path: Path) -> None:
+    changes, _ = replayed(remit, tmp_path, NIGHTLY)
+    assert [(one["url"][-5:], one["now"], one["detail"]) for one in changes] == [
+        ("/v2/c", "deny policy_denied", "guard: not at night")
+    ]
+
+
+def test_what_is_in_force_changes_nothing(remit: Remit, tmp_path: Path) -> None:
+    assert replayed(remit, tmp_path, IN_FORCE)[0] == []
+    assert replayed(remit, tmp_path, "\n---\n".join(IN_FORCE.split("---")[:1]))[0] == []
+
+
+def test_what_would_be_permitted_anew_is_told_and_observed_requests_count_as_refused(
+    remit: Remit, tmp_path: Path
+) -> None:
+    changes, _ = replayed(remit, tmp_path, NARROWER.replace("[GET], paths: [/v1/**]", "[GET, POST]"))
+    assert {(one["url"][-5:], one["was"], one["now"]) for one in changes} == {
+        ("/v1/d", "deny no_capability", "permit read"),
+        ("/v1/g", "deny no_capability", "permit read"),
+    }
+
+
+def test_a_set_that_could_not_be_applied_is_not_replayed(remit: Remit, tmp_path: Path) -> None:
+    (tmp_path / "new.yaml").write_text(NARROWER.replace("paths", "credential: nobody, paths"))
+    code, out, err = remit("policy", "replay", "-f", str(tmp_path / "new.yaml"))
+    assert (code, out) == (2, "")
+    assert "Credential" in err
+
+
+def test_decisions_in_the_shape_of_opa(remit: Remit) -> None:
+    code, out, _ = remit("audit", "export", "--format", "opa-decision-log")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [one["decision_id"] for one in events] == [r["id"] for r in RECORDS if r["kind"] == "decision"]
+    assert set(events[0]) == {"labels", "decision_id", "path", "input", "result", "timestamp"}
+    assert events[0]["input"]["request"]["path"] == "/v1/a"
+    assert events[0]["result"] == {"allow": True, "reason": "permitted", "capability": "read"}
+    assert events[5]["result"] == {"allow": False, "reason": "address_refused", "detail": "10.0.0.1"}
+    assert events[-1]["result"]["would_deny"] == "no_capability"
+
+
+def test_records_as_they_are_and_no_other_format(remit: Remit) -> None:
+    code, out, _ = remit("audit", "export", "--since", "2025-12-31T00:00:00Z")
+    assert (code, [json.loads(line)["seq"] for line in out.splitlines()]) == (0, [r["seq"] for r in RECORDS])
+    assert remit("audit", "export", "--format", "xml")[0] == 2
