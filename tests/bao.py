@@ -84,6 +84,7 @@ class Bao:
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+        self.log.close()
 
     def freeze(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
@@ -96,7 +97,7 @@ class Bao:
 
     def unseal(self) -> None:
         self._until(lambda: self.root("PUT", "sys/unseal", {"key": self.key}, token="")["sealed"] is False)
-        self._until(lambda: "data" in self.root("GET", "auth/token/lookup-self"))
+        self._until(lambda: self.root("GET", "sys/health", token="")["standby"] is False)
 
     def stop(self) -> None:
         self.thaw()
