@@ -50,6 +50,8 @@ def ungoverned(governed: Json, socket: Path, spool: Path, port: int) -> Json:
     """The boundary's own configuration without its check: what it would pin is written into it."""
     bare: Json = copy.deepcopy(governed)
     bare.pop("admin", None)
+    # Only the door where requests are read: the others' sockets, and what lies behind them, are the boundary's own.
+    del bare["static_resources"]["listeners"][1:]
     listener = bare["static_resources"]["listeners"][0]
     listener["address"]["pipe"] = {"path": str(socket), "mode": 0o666}
     for chain in listener["filter_chains"]:
