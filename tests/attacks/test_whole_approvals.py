@@ -229,7 +229,7 @@ def test_explain_says_that_a_human_is_asked(remit: Instance, upstreams: Upstream
     url = f"https://{API}:{upstreams.https_port}/pay/x"
     told = json.loads(remit.cli("explain", "--role", "asker", "--json", "GET", url).stdout)
     assert (told["decision"], told["reason"], told["detail"]) == ("hold", "approval_required", "capability paid asks")
-    assert [step["outcome"] for step in told["steps"] if step["step"] == "approval"] == ["refused"]
+    assert [step["outcome"] for step in told["steps"] if step["step"] == "approval"] == ["stop"]
 
 
 def test_the_log_is_whole_after_all_that(remit: Instance) -> None:
