@@ -56,7 +56,7 @@ def server() -> Iterator[Any]:
 
 @pytest.fixture
 async def opa(server: Any) -> AsyncIterator[Opa]:
-    made = Opa(server.url, timeout_s=0.5)
+    made = Opa(server.url, timeout_s=20)
     made.update(SNAPSHOT)
     yield made
     await made.close()
@@ -142,6 +142,8 @@ async def test_no_socket_is_a_failure(tmp_path: Path) -> None:
 
 
 async def test_slow_is_a_failure_and_the_queue_of_a_task_has_an_end(server: Any, opa: Opa) -> None:
+    hasty = Opa(server.url, timeout_s=0.5)
+    hasty.update(SNAPSHOT)
     release = threading.Event()
 
     def hang(handler: BaseHTTPRequestHandler) -> bool:
@@ -149,8 +151,9 @@ async def test_slow_is_a_failure_and_the_queue_of_a_task_has_an_end(server: Any,
         return False
 
     server.spoil = hang
-    found = await asyncio.gather(*(opa.judge(asked(f"/{n}")) for n in range(MAX_WAITING_OF_TASK + 1)))
+    found = await asyncio.gather(*(hasty.judge(asked(f"/{n}")) for n in range(MAX_WAITING_OF_TASK + 1)))
     release.set()
+    await hasty.close()
     said = [one.failure for one in found]
     assert said.count("too many requests wait for the policies") == 1
     assert said.count("p: OPA took longer than 0.5 s") == MAX_WAITING_OF_TASK
