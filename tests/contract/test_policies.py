@@ -1,5 +1,6 @@
 """What every engine of policies keeps to: the worker with regorus, OPA over its REST API, and the one for tests."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from remit.boundary.eager import Steps
 from remit.control.ports_control import CurrentPolicies
 from remit.core.capability import Capability, Protocol
 from remit.core.claims import Claims
@@ -160,3 +162,16 @@ async def test_usage_is_told(engine: Engine) -> None:
     used: Any = ({"budget": "role/r/requests", "left": 0},)
     assert (await engine.judge(replace(asked(), usage=used))).denials == (("p", "enough"),)
     assert (await engine.judge(asked())).denials == ()
+
+
+async def test_whoever_decides_may_run_without_a_task(engine: Engine) -> None:
+    """As the check server does (`boundary.eager`)."""
+    engine.put(p='deny contains "no"')
+    answer: asyncio.Future[Opinion] = asyncio.get_running_loop().create_future()
+    under_way: set[Steps] = set()
+
+    async def ask() -> None:
+        answer.set_result(await engine.judge(asked()))
+
+    Steps(ask(), under_way).start()
+    assert (await answer).denials == (("p", "no"),)
