@@ -75,6 +75,8 @@ class Echo:
     connections: int = 0
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
     """Lets `/sse` send its second event."""
+    switched: bytes = b""
+    """What came after the answer to `/switch`, which is 101 whether or not it was asked for."""
     port: int = 0
     server: asyncio.Server | None = None
 
@@ -100,6 +102,11 @@ class Echo:
         headers = [(k.lower(), v.strip()) for k, _, v in (line.partition(":") for line in lines[1:])]
         method, target, _ = lines[0].split(" ")
         body = await self._body(reader, dict(headers))
+        if target == "/switch":
+            writer.write(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: tcp\r\n\r\nSWITCHED")
+            while data := await reader.read(4096):
+                self.switched += data
+            return
         if target == "/sse":
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
             writer.write(b"b\r\ndata: one\n\n\r\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from boundary_harness import Boundary, exchange, send, until
 
@@ -149,6 +151,41 @@ def test_a_denied_websocket_carries_no_frames(boundary: Boundary) -> None:
         except OSError:
             pass
     assert boundary.dialled == before
+
+
+@pytest.mark.parametrize("tls", [True, False])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param((), id="unasked"),
+        pytest.param((("connection", "upgrade"), ("upgrade", "tcp")), id="asked for another protocol"),
+        pytest.param(
+            (("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABk")), id="h2c"
+        ),
+        pytest.param((("expect", "100-continue"),), id="asked to continue"),
+    ],
+)
+def test_an_upstream_that_switches_protocols_opens_no_tunnel(
+    boundary: Boundary, headers: tuple[tuple[str, str], ...], tls: bool
+) -> None:
+    """What the agent sends next would reach the upstream unread, with a credential already on the connection."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    head = f"GET /switch HTTP/1.1\r\nhost: api.test\r\n{lines}\r\n".encode()
+    hidden = b"DELETE /hidden HTTP/1.1\r\nhost: api.test\r\n\r\n"
+    upstream = boundary.upstream if tls else boundary.plain
+    before = len(upstream.heads)
+    with boundary.connect(port=443 if tls else 80, tls=tls) as sock:
+        sock.sendall(head)
+        said = sock.recv(65536)
+        with contextlib.suppress(OSError):  # refused upgrades close the connection
+            sock.sendall(hidden)
+            while b"/hidden" not in said and (data := sock.recv(65536)):
+                said += data
+    assert b"SWITCHED" not in said and b"upgrade: tcp" not in said.lower()
+    assert upstream.switched == b"", "bytes that nobody read"
+    arrived = [one.split(b" ")[1].decode() for one in upstream.heads[before:]]
+    assert arrived == [evidence.target for evidence in boundary.seen], "each was decided"
+    assert arrived in ([], ["/switch", "/hidden"])
 
 
 @pytest.mark.parametrize(

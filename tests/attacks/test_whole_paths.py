@@ -130,5 +130,28 @@ def test_a_header_that_servers_read_differently_is_not_forwarded(whole: Whole, c
     whole.refused(lambda: cell.ask(API, port, data), *reasons)
 
 
+def test_paths_without_end_are_each_decided_and_the_next_cell_is_answered(
+    whole: Whole, cell: Attacker, neighbour: Attacker
+) -> None:
+    """Whatever is remembered of a path, a thousand that nobody saw before are decided one by one."""
+    port, before = whole.upstreams.https_port, len(whole.upstreams.seen)
+    source = """
+from concurrent.futures import ThreadPoolExecutor
+import secrets
+def one(number):
+    with connect(host, port) as sock:
+        paths = [f"/{first}/{secrets.token_hex(16)}" for _ in range(50) for first in ("v1", "closed")]
+        return [send(sock, f"GET {path} HTTP/1.1\\r\\nhost: {host}:{port}\\r\\n\\r\\n".encode())["status"] for path in paths]
+with ThreadPoolExecutor(5) as pool:
+    found = [status for some in pool.map(one, range(10)) for status in some]
+result = [found.count(200), found.count(403), len(found)]
+"""
+    cell.start(source, host=API, port=port)
+    calm = [neighbour.ask(API, port, request(API, port, f"/v1/calm-path-{number}"))["status"] for number in range(5)]
+    assert (cell.finish(), calm) == ([500, 500, 1000], [200] * 5)
+    arrived = [seen["path"] for seen in whole.upstreams.seen[before:]]
+    assert len(arrived) == 505 and all(path.startswith("/v1/") for path in arrived)
+
+
 def test_an_ordinary_request_still_arrives(whole: Whole, cell: Attacker) -> None:
     whole.still_works(cell)
