@@ -67,6 +67,18 @@ def test_each_process_is_somebody_else_and_can_become_nobody(whole: Whole) -> No
         assert said["NoNewPrivs"] == "1", process
 
 
+def test_a_crash_leaves_no_core_not_even_to_a_program_that_collects_them(whole: Whole) -> None:
+    """Envoy, the decision service and the forwarder hold credentials and tokens. 1, since 0 is no limit for a pipe."""
+    pids = [whole.remit.pids()[process] for process in PROCESSES]
+    decide = whole.remit.pids()["decide"]
+    pids += [int(pid) for pid in Path(f"/proc/{decide}/task/{decide}/children").read_text().split()]
+    assert len(pids) > len(PROCESSES)
+    for pid in pids:
+        limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+        line = next(line for line in limits if line.startswith("Max core file size"))
+        assert line.split()[4:6] == ["1", "1"], Path(f"/proc/{pid}/cmdline").read_text()
+
+
 @pytest.mark.parametrize("process", PROCESSES)
 def test_each_reads_its_own_files_and_what_was_made_for_it(whole: Whole, process: str) -> None:
     files = [path for path in whole.remit.state.rglob("*") if path.is_file()]

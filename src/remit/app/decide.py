@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import resource
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -53,7 +52,7 @@ GC_THRESHOLD = 50_000
 
 
 async def serve(settings: Settings, notifier: Notifier) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    privilege.without_core()
     privilege.closed_to_equals()
     clock = SystemClock()
     knowledge = Knowledge(lease_s=settings.node_lease_s, monotonic=time.monotonic)

@@ -19,7 +19,7 @@ from remit.core import frame
 from remit.core.decision import Opinion
 from remit.core.errors import Invalid
 from remit.core.snapshot import Policy
-from remit.node import notify
+from remit.node import notify, privilege
 from remit.policy import ast, rego
 
 MEMORY_BYTES = 512 << 20
@@ -135,7 +135,7 @@ def main(descriptor: int, parent: int) -> None:
     """Policies in, opinions out, until the other end closes."""
     notify.die_with_parent(parent)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    privilege.without_core()
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     rego.Bundle().evaluate((), "{}")  # whatever the engine loads late, it loads now
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # from here on it can open neither file nor socket

@@ -74,7 +74,18 @@ def become(user: int, shown: Window) -> None:
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
     _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0), "prctl")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def without_core() -> None:
+    """Neither the calling process nor any program that it becomes leaves a core dump, which would hold secrets.
+
+    1, not 0: to a core_pattern that is a pipe, 0 means no limit, and the program behind it keeps it (core(5)).
+    A hard limit of 0 that may not be raised stays.
+    """
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+    except (ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def closed_to_equals() -> None:

@@ -258,6 +258,7 @@ class Supervisor:
 
 
 def _entering(program: Program, parent: int) -> None:
+    privilege.without_core()
     if program.user is not None:
         privilege.become(program.user, program.shown)
     notify.die_with_parent(parent)
