@@ -154,7 +154,8 @@ def test_a_flood_is_refused_and_the_next_cell_is_not(remit: Instance, upstreams:
     for one in mine:
         remit.cli("approvals", "deny", one["id"])
     reasons = {agent.answer(number).reason for number in numbers}
-    assert reasons == {"approvals_exceeded", "approval_denied"}
+    # On a busy machine a hold can end before it is answered, which refuses too.
+    assert reasons - {"approval_pending"} == {"approvals_exceeded", "approval_denied"}
     assert [one for one in upstreams.seen if one["path"].startswith("/pay/flood/")] == []
 
 
