@@ -1,5 +1,68 @@
 """What runs inside a cell to measure. Each source is given to `python -c` and prints one JSON object."""
 
+FIXED_RATE = r"""
+import asyncio, json, ssl, sys, time, uvloop
+host, port = sys.argv[1], int(sys.argv[2])
+rate, seconds, width = float(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
+request = f"GET /v1/things HTTP/1.1\r\nhost: {host}:{port}\r\nuser-agent: bench\r\n\r\n".encode()
+taken, failed, free, due = [], [0], [], []
+
+class Client(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport, self.buffer, self.at = transport, b"", None
+        free.append(self)
+    def ask(self, at):
+        self.at = at
+        self.transport.write(request)
+    def data_received(self, data):
+        self.buffer += data
+        head, end, body = self.buffer.partition(b"\r\n\r\n")
+        if not end:
+            return
+        size = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
+        if len(body) < size:
+            return
+        self.buffer = b""
+        taken.append(time.perf_counter() - self.at)
+        failed[0] += not head.startswith(b"HTTP/1.1 200")
+        if due:
+            self.ask(due.pop(0))
+        else:
+            free.append(self)
+    def connection_lost(self, error):
+        failed[0] += self.at is not None
+        if self in free:
+            free.remove(self)
+
+async def main():
+    loop = asyncio.get_running_loop()
+    tls = ssl.create_default_context()
+    for _ in range(width):
+        await loop.create_connection(Client, host, port, ssl=tls, server_hostname=host)
+    start, sent = time.perf_counter() + 0.1, 0
+    while True:
+        now = time.perf_counter()
+        if now > start + seconds:
+            break
+        while start + sent / rate <= now:
+            at = start + sent / rate
+            sent += 1
+            if free:
+                free.pop().ask(at)
+            else:
+                due.append(at)
+        await asyncio.sleep(max(0, start + sent / rate - time.perf_counter()))
+    deadline = time.perf_counter() + 2
+    while len(taken) < sent and time.perf_counter() < deadline:
+        await asyncio.sleep(0.01)
+    warm = sorted(taken[len(taken) // 10:])
+    at = lambda share: warm[min(len(warm) - 1, int(len(warm) * share))] * 1e3
+    print(json.dumps({"sent": sent, "answered": len(taken), "failed": failed[0],
+                      "p50_ms": at(.5), "p90_ms": at(.9), "p99_ms": at(.99), "max_ms": warm[-1] * 1e3}))
+
+uvloop.run(main())
+"""
+
 """argv: host port rate seconds connections. Requests fall due at a fixed rate; latency counts from when one was due."""
 
 NEW_NAMES = r"""

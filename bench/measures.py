@@ -94,43 +94,20 @@ def throughput(rig: Rig, variants: Sequence[str], rounds: int, seconds: float, *
 
 
 def latency(rig: Rig, variants: Sequence[str], rounds: int, seconds: float, rate: float) -> dict[str, dict[str, float]]:
-    """Requests at a fixed rate over kept connections: median over the rounds of p50, p90, p99, in milliseconds.
-
-    `h2load` paces each connection by itself, so what is counted begins when a request is sent.
-    """
+    """Requests at a fixed rate over kept connections: median over the rounds of p50, p90, p99, in milliseconds."""
     found: dict[str, list[dict[str, float]]] = {variant: [] for variant in variants}
-    each = max(1, round(rate / WIDTH))
-    url = f"https://{HOST}:{rig.port}/v1/things"
-    load = [
-        "h2load",
-        "--h1",
-        f"-c{WIDTH}",
-        "-t1",
-        f"--rps={each}",
-        f"-D{max(1, round(seconds))}",
-        "--log-file=/tmp/took",
-        url,
-    ]
     for _ in range(rounds):
         for variant in variants:
             rig.switch(variant)
-            said = rig.in_cell("sh", "-c", 'h2load_said=$("$@") || exit 1; cat /tmp/took', "sh", *load)
-            found[variant].append(_took(said, variant))
+            arguments = [HOST, str(rig.port), str(rate), str(seconds), str(WIDTH)]
+            said = json.loads(rig.in_cell(sys.executable, "-c", clients.FIXED_RATE, *arguments))
+            if said["failed"]:
+                raise RuntimeError(f"{variant}: {said['failed']} of {said['sent']} requests failed at {rate:.0f}/s")
+            found[variant].append(said)
     return {
         variant: {name: statistics.median(one[name] for one in said) for name in ("p50_ms", "p90_ms", "p99_ms")}
         for variant, said in found.items()
     }
-
-
-def _took(log: str, variant: str) -> dict[str, float]:
-    """From h2load's log: start in microseconds, status, duration in microseconds, a line a request."""
-    lines = [line.split() for line in log.splitlines()]
-    wrong = [line for line in lines if len(line) != 3 or line[1] != "200"]
-    if not lines or wrong:
-        raise RuntimeError(f"{variant}: {len(wrong)} of {len(lines)} requests failed at half load: {wrong[:2]}")
-    lines.sort(key=lambda line: int(line[0]))
-    took = sorted(int(line[2]) / 1e3 for line in lines[len(lines) // 10 :])
-    return {f"p{share}_ms": took[min(len(took) - 1, len(took) * share // 100)] for share in (50, 90, 99)}
 
 
 def names(rig: Rig, count: int) -> dict[str, dict[str, float]]:
