@@ -184,7 +184,7 @@ def test_after_kill_9_of_the_supervisor_everything_dies_and_up_works(kept: Insta
     refused(kept, 6, "does not answer", command="status")
     kept.up()
     assert kept.run("nothing", "echo", "again").stdout == "again\n"
-    wait_for(lambda: task["id"] not in [one["id"] for one in kept.tasks()], "its task to have ended", 25)
+    wait_for(lambda: task["id"] not in [one["id"] for one in kept.tasks()], "its task to have ended", 45)
     assert kept.cli("audit", "verify").stdout.startswith("ok")
 
 
