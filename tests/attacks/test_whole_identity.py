@@ -148,6 +148,49 @@ for to in ("127.0.0.1", "::1", "10.201.0.2"):
         assert cell.do(source, sockets=sockets) == []
 
 
+def test_connections_without_end_from_one_cell_are_bounded_and_do_not_stop_another(
+    whole: Whole, cell: Attacker, neighbour: Attacker
+) -> None:
+    """Each takes descriptors of the forwarder and of Envoy, which all cells share."""
+    source = """
+import builtins, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (20000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+to, kept, failed = address(host), [], 0
+for _ in range(count):
+    if failed == 5:
+        break
+    sock = socket.socket()
+    sock.settimeout(0.5)
+    try:
+        sock.connect((to, port))
+        kept.append(sock)
+    except OSError:
+        failed += 1
+        sock.close()
+def alive(sock):
+    try:
+        return sock.recv(1, socket.MSG_DONTWAIT) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+builtins.kept = kept
+result = [len(kept), sum(map(alive, kept))]
+"""
+    port, before = whole.upstreams.https_port, whole.arrived
+    with whole.attacker("attacker") as flooding:
+        flooding.start(source, host=API, port=port, count=10_000)
+        for number in range(5):
+            answer = neighbour.ask(API, port, request(API, port, f"/v1/beside-connections-{number}"))
+            assert answer["status"] == 200, answer
+        made, alive = flooding.finish()
+        answer = neighbour.ask(API, port, request(API, port, "/v1/beside-connections"))
+        assert answer["status"] == 200, answer
+    assert made > 1000 and alive <= 4096
+    assert whole.arrived == before + 6
+    whole.still_works(cell)
+
+
 def test_names_without_end_from_one_cell_do_not_stop_another(whole: Whole, neighbour: Attacker) -> None:
     """Each is a certificate to make, a decision, a record; the node's allowance of new names is not one cell's to spend."""
     port = whole.hostile.port
