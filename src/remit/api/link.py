@@ -49,23 +49,27 @@ class _Peer:
         self.acked = 0
         self.progress = asyncio.Condition()
         self.gone = False
-        self.records: dict[int, asyncio.Future[str]] = {}
-        self.flows: dict[int, asyncio.Future[Flows]] = {}
-        self.usages: dict[int, asyncio.Future[list[dict[str, Any]]]] = {}
+        self.waiting: dict[tuple[str, int], asyncio.Future[Any]] = {}
+        """Who waits for an answer of this type to the message of this number."""
 
     async def send(self, message: Mapping[str, Any]) -> None:
         self.writer.write(frame.encode(dict(message)))
         await self.writer.drain()
 
+    def answered(self, kind: str, number: int, value: object) -> None:
+        """Hand `value` (an exception: raise it) to whoever waits for it, if anybody still does."""
+        waiting = self.waiting.get((kind, number))
+        if waiting is None or waiting.done():
+            return
+        if isinstance(value, Exception):
+            waiting.set_exception(value)
+        else:
+            waiting.set_result(value)
+
     async def end(self) -> None:
         self.gone = True
         self.writer.close()
-        unanswered: list[asyncio.Future[Any]] = [
-            *self.records.values(),
-            *self.flows.values(),
-            *self.usages.values(),
-        ]
-        for waiting in unanswered:
+        for waiting in self.waiting.values():
             if not waiting.done():
                 waiting.set_exception(_lost())
         async with self.progress:
@@ -115,54 +119,37 @@ class NodeLink:
 
     async def record(self, kind: str, fields: Mapping[str, Any]) -> str:
         """See `control.ports_control.Node.record`."""
-        peer = self._here()
-        number = next(self._ids)
-        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        peer.records[number] = answer
-        try:
-            async with asyncio.timeout(RECORD_TIMEOUT_S):
-                await peer.send({"type": "record", "id": number, "kind": kind, "fields": dict(fields)})
-                return await answer
-        except TimeoutError as error:
-            raise Unavailable("the node did not record the action in time", hint="remit status") from error
-        except OSError as error:
-            raise _lost() from error
-        finally:
-            del peer.records[number]
+        message = {"type": "record", "kind": kind, "fields": dict(fields)}
+        record: str = await self._ask("recorded", message, RECORD_TIMEOUT_S, "did not record the action in time")
+        return record
 
     async def using(self, kind: RevocationKind, name: str) -> Flows:
         """See `control.ports_control.Node.using`."""
-        peer = self._here()
-        number = next(self._ids)
-        answer: asyncio.Future[Flows] = asyncio.get_running_loop().create_future()
-        peer.flows[number] = answer
-        try:
-            async with asyncio.timeout(FLOWS_TIMEOUT_S):
-                await peer.send({"type": "using", "id": number, "kind": kind.value, "name": name})
-                return await answer
-        except TimeoutError as error:
-            raise Unavailable("the node did not say in time what is open", hint="remit status") from error
-        except OSError as error:
-            raise _lost() from error
-        finally:
-            del peer.flows[number]
+        message = {"type": "using", "kind": kind.value, "name": name}
+        flows: Flows = await self._ask("flows", message, FLOWS_TIMEOUT_S, "did not say in time what is open")
+        return flows
 
     async def usage(self) -> Sequence[Mapping[str, Any]]:
         """See `control.ports_control.Node.usage`."""
-        peer = self._here()
-        number = next(self._ids)
-        answer: asyncio.Future[list[dict[str, Any]]] = asyncio.get_running_loop().create_future()
-        peer.usages[number] = answer
+        found: list[dict[str, Any]] = await self._ask(
+            "usage", {"type": "usage"}, RECORD_TIMEOUT_S, "did not tell what is used in time"
+        )
+        return found
+
+    async def _ask(self, kind: str, message: Mapping[str, Any], timeout_s: float, late: str) -> Any:
+        """The node's answer of type `kind`. `Unavailable`: it gave none, or a refusal."""
+        peer, number = self._here(), next(self._ids)
+        waiting = peer.waiting[kind, number] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(RECORD_TIMEOUT_S):
-                await peer.send({"type": "usage", "id": number})
-                return await answer
+            async with asyncio.timeout(timeout_s):
+                await peer.send({**message, "id": number})
+                return await waiting
         except TimeoutError as error:
-            raise Unavailable("the node did not tell what is used in time", hint="remit status") from error
+            raise Unavailable(f"the node {late}", hint="remit status") from error
         except OSError as error:
             raise _lost() from error
         finally:
-            del peer.usages[number]
+            del peer.waiting[kind, number]
 
     async def _cut(self, task: str, ports: Sequence[int] | None) -> None:
         try:
@@ -249,17 +236,10 @@ class NodeLink:
                     peer.acked = max(peer.acked, epoch)
                     peer.progress.notify_all()
             case {"type": "recorded", "id": int(number), "record": record}:
-                waiting = peer.records.get(number)
-                if waiting is None or waiting.done():
-                    return
-                if isinstance(record, str):
-                    waiting.set_result(record)
-                else:
-                    waiting.set_exception(Unavailable(str(message.get("error") or "the node could not record it")))
+                refused = Unavailable(str(message.get("error") or "the node could not record it"))
+                peer.answered("recorded", number, record if isinstance(record, str) else refused)
             case {"type": "flows", "id": int(number), "tasks": dict(tasks)}:
-                asked = peer.flows.get(number)
-                if asked is not None and not asked.done():
-                    asked.set_result({str(task): _ports(ports) for task, ports in tasks.items()})
+                peer.answered("flows", number, {str(task): _ports(ports) for task, ports in tasks.items()})
             case {"type": "head", "seq": int(seq), "hash": str(digest)}:
                 fields = {key: value for key, value in message.items() if key != "type"}
                 try:
@@ -274,13 +254,11 @@ class NodeLink:
                 self._cutting.add(cutting)
                 cutting.add_done_callback(self._cutting.discard)
             case {"type": "usage", "id": int(number), "budgets": list(found)}:
-                usage = peer.usages.get(number)
-                if usage is not None and not usage.done():
-                    usage.set_result(found)
+                peer.answered("usage", number, found)
             case {"type": "question" | "use", "id": int()} if len(self._asked) < ASKED_MAX:
-                asked_now = asyncio.ensure_future(self._answer(peer, message))
-                self._asked.add(asked_now)
-                asked_now.add_done_callback(self._asked.discard)
+                answering = asyncio.ensure_future(self._answer(peer, message))
+                self._asked.add(answering)
+                answering.add_done_callback(self._asked.discard)
             case {"type": "pong" | "cut" | "question" | "use"}:
                 return
             case _:
