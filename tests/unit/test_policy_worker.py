@@ -80,6 +80,9 @@ async def test_a_task_that_made_a_policy_run_away_rests_and_others_do_not(worker
             )
         )
     )
+    async with asyncio.timeout(30):  # the process is there when the machine has given it time to start
+        while (await worker.judge(asked())).failure is not None:
+            pass
     assert "took longer" in ((await worker.judge(asked("/loop"))).failure or "")
     assert "ran away on a request of this task" in ((await worker.judge(asked("/y"))).failure or "")
     assert (await worker.judge(asked(task="t-bbbbbbbbbb"))).denials == (("p", "no"),)
