@@ -69,7 +69,8 @@ class World:
         self.budgets = Budgets(clock=clock, journal=journal, cut=lambda task, port: self.cuts.append((task, port)))
         self.knowledge.on_change(self.budgets.update)
         self.know(snapshot)
-        claims = Claims(trust_domain="remit.local", role="r", task=TASK, jti="j", issued=0, expires=9)
+        above = snapshot.tasks[TASK].parent
+        claims = Claims(trust_domain="remit.local", role="r", task=TASK, jti="j", issued=0, expires=9, parent=above)
         self.decider = Decider(
             answers=Answers(self.clock),
             knowledge=self.knowledge,
@@ -255,7 +256,9 @@ async def test_a_child_spends_what_its_parents_have() -> None:
     )  # fmt: skip
     known = knowing(own=(Budget(quantity=Quantity.REQUESTS, limit=9),))
     child = dataclasses.replace(known.tasks[TASK], parent=parent.id)
-    one = world(dataclasses.replace(known, tasks={TASK: child, parent.id: parent}))
+    role = dataclasses.replace(known.rules.roles["r"], delegates=frozenset({"r"}))
+    rules = dataclasses.replace(known.rules, roles={"r": role})
+    one = world(dataclasses.replace(known, rules=rules, tasks={TASK: child, parent.id: parent}))
     assert [await one.reason() for _ in range(3)] == ["permitted", "permitted", "budget_exhausted"]
     assert one.used()[f"task/{parent.id}/requests"] == 2
     one.budgets.raised("r-1", {"budget": f"task/{parent.id}/requests", "by": 5})

@@ -24,6 +24,9 @@ class Create(BaseModel):
     budgets: list[str] = Field(
         default=[], max_length=8, description="The task's own, such as `requests=100`; they narrow its role's."
     )
+    parent: str | None = Field(
+        default=None, max_length=32, description="The task it is a part of: its role must be narrower."
+    )
 
 
 class Exited(BaseModel):
@@ -90,7 +93,9 @@ async def listed(
 @router.post("", summary="Create a task", status_code=201)
 async def created(body: Create, found: Annotated[Services, Depends(services)]) -> CreatedTask:
     """Answers when the node knows the task. For `cells`: people use `remit run`."""
-    done = await found.tasks.create(body.role, body.command, operator=body.operator, budgets=body.budgets)
+    done = await found.tasks.create(
+        body.role, body.command, operator=body.operator, budgets=body.budgets, parent=body.parent
+    )
     return CreatedTask(
         task=done.task.id,
         cell=done.task.cell,

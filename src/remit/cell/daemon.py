@@ -157,11 +157,11 @@ class Daemon:
         try:
             await connection.tell(event="started", task=task.id, absent=list(task.cell.absent))
             task.cell.hub.owner = None if asked.detach else connection.send
-            task.keep()
+            task.keep(self._running)
             if not asked.detach:
                 await session.owner(connection, task)
         except wire.Gone:
-            task.keep()
+            task.keep(self._running)
             await task.stop(0.0, "its client went away")
             raise
 

@@ -38,6 +38,8 @@ class Run:
     cwd: str
     detach: bool
     budgets: tuple[str, ...] = ()
+    parent: str | None = None
+    """The task it is a part of."""
 
 
 def run(message: Mapping[str, Any]) -> Run:
@@ -60,6 +62,7 @@ def run(message: Mapping[str, Any]) -> Run:
         cwd=cwd,
         detach=message.get("detach") is True,
         budgets=_budgets(message.get("budgets") or []),
+        parent=task({"task": message["parent"]}) if message.get("parent") else None,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Task:
         main: process.Process,
         *,
         role: str,
+        parent: str | None,
         argv: tuple[str, ...],
         operator: str,
         control: control_client.ControlClient,
@@ -44,25 +45,31 @@ class Task:
         ended: Callable[[Task], None],
     ) -> None:
         self.cell, self.main, self.id = cell, main, cell.wanted.task
+        self._parent = parent
         self._role, self._argv, self._operator = role, argv, operator
         self._control, self._link, self._ttl_s, self._ended = control, link, ttl_s, ended
         self._since = time.time()
         self._stopped = ""
         self._kept = False
-        self._work: set[asyncio.Task[None]] = set()
+        self._work: set[asyncio.Task[Any]] = set()
         self.over = asyncio.Event()
         self.done = asyncio.Event()
         self.code = 0
         self.detail = ""
 
-    def keep(self) -> None:
-        """Begin to watch it, once. Its end is handled whether or not anybody waits."""
+    def keep(self, running: Mapping[str, Task]) -> None:
+        """Begin to watch it, once. Its end is handled whether or not anybody waits, and ends those below it."""
         if not self._kept:
             self._kept = True
-            self._spawn(self._live())
+            self._spawn(self._live(running))
+            if self._parent is not None and (self._parent not in running or running[self._parent].over.is_set()):
+                self._end_with_parent()
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
-        job: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+    def _end_with_parent(self) -> None:
+        self._spawn(self.stop(0.0, "the task above it has ended"))
+
+    def _spawn(self, work: Any) -> asyncio.Task[Any]:
+        job: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
         self._work.add(job)
         job.add_done_callback(self._work.discard)
         return job
@@ -80,7 +87,7 @@ class Task:
             "absent": list(self.cell.absent),
         }
 
-    async def _live(self) -> None:
+    async def _live(self, running: Mapping[str, Task]) -> None:
         pumps = [self._spawn(pump(self.cell.hub, kind, number)) for kind, number in self.main.outputs]
         started = self._spawn(self._report("started"))
         renewing = self._spawn(self._renew())
@@ -107,6 +114,8 @@ class Task:
             self._report("exited", {"code": self.code, "stopped": bool(self._stopped)}),
         )
         self.over.set()
+        for below in [task for task in running.values() if task._parent == self.id]:
+            below._end_with_parent()
         self.main.close()
         try:
             await self.cell.end()
@@ -186,7 +195,7 @@ async def start(
     Where anything fails after control admitted it, control hears that it failed."""
     making = asyncio.ensure_future(asyncio.to_thread(network.create))
     command, own = list(asked.command.argv), list(asked.budgets)
-    body = {"role": asked.role, "command": command, "operator": name, "budgets": own}
+    body = {"role": asked.role, "command": command, "operator": name, "budgets": own, "parent": asked.parent}
     try:
         answer = await control.post("/v1/tasks", body)
     except BaseException:
@@ -250,6 +259,7 @@ async def _place(
         cell,
         main,
         role=asked.role,
+        parent=asked.parent,
         argv=command.argv,
         operator=name,
         control=control,

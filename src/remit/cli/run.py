@@ -26,6 +26,7 @@ Run COMMAND as a task in a cell of its own, under ROLE. The exit code is the com
   --bind             let it write into the workspace directly (hooks and editor settings stay read-only)
   --cwd DIR          where to start, relative to the workspace
   --budget NAME=LIMIT at most so much for this task: requests=100, bytesOut=10Mi, bytesIn=1Gi, time=30m (repeatable)
+  --parent TASK      make it a part of a running task: with a narrower role, and ended with it
   --env NAME[=VALUE] pass a variable on; without VALUE the one of this environment (repeatable)
   --detach           print the task's id and leave; `remit attach`, `remit logs -f`
   --tty, --no-tty    with or without a terminal (default: with, if stdin and stdout are terminals)
@@ -80,7 +81,7 @@ def _run(argv: list[str]) -> int:
     options, command = _options(
         argv,
         _RUN,
-        valued=("role", "workspace", "cwd", "env", "budget"),
+        valued=("role", "workspace", "cwd", "env", "budget", "parent"),
         flags=("bind", "detach", "tty", "no-tty", "json"),
     )
     if "role" not in options:
@@ -99,6 +100,7 @@ def _run(argv: list[str]) -> int:
         "cwd": options.get("cwd", ""),
         "detach": detach,
         "budgets": options.get("budget", []),
+        "parent": _task(options["parent"]) if "parent" in options else None,
         **_command(options, command, default_tty=not detach),
     }
     session = carry.Session(request)

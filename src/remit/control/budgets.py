@@ -64,7 +64,7 @@ class Budgets:
         self._over: dict[tuple[str, str], int] = {}
         """By (task, account): how often its time has been found to be over."""
         self._timed: dict[str, tuple[Line, ...]] = {}
-        self._applying: dict[tuple[str, str], tuple[Role, Capability, Task, tuple[Line, ...]]] = {}
+        self._applying: dict[tuple[str, ...], tuple[Role, Capability, Task, tuple[Line, ...]]] = {}
 
     def update(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -278,12 +278,16 @@ class Budgets:
         role, capability, task = candidate.role, candidate.capability, candidate.task
         if not (role.budgets or capability.budgets or task.budgets or task.parent):
             return ()
-        known = self._applying.get((task.id, capability.name))
+        key = (task.id, capability.name, *(one.capability.name for one in candidate.above if one.capability))
+        known = self._applying.get(key)
         if known is not None and known[0] is role and known[1] is capability and known[2] is task:
             return known[3]
         owned = ((f"role/{role.name}", role.budgets), (f"capability/{capability.name}", capability.budgets))
-        lines = budgets.applying((*self._tree(task), *owned), task.id)
-        self._applying[task.id, capability.name] = (role, capability, task, lines)
+        lines = _distinct(
+            budgets.applying((*self._tree(task), *owned), task.id),
+            *(_of_above(one.task, one.role, (one.capability,) if one.capability else ()) for one in candidate.above),
+        )
+        self._applying[key] = (role, capability, task, lines)
         return lines
 
     def _task_of(self, peer: str) -> Task | None:
@@ -295,16 +299,21 @@ class Budgets:
         """Every budget that can apply to a request of `task`."""
         role = self._snapshot.rules.roles.get(task.role) or Role(name=task.role)
         owned = [*self._tree(task), (f"role/{role.name}", role.budgets)]
-        return budgets.applying([*owned, *((f"capability/{c.name}", c.budgets) for c in role.capabilities)], task.id)
+        own = budgets.applying([*owned, *((f"capability/{c.name}", c.budgets) for c in role.capabilities)], task.id)
+        return _distinct(own, *(_of_above(one, above, above.capabilities) for one, above in self._above(task)))
+
+    def _above(self, task: Task) -> Iterator[tuple[Task, Role]]:
+        """The tasks it descends from, its parent first, with their roles."""
+        one, roles = self._snapshot.tasks.get(task.parent or ""), self._snapshot.rules.roles
+        for _ in range(MAX_DEPTH):
+            if one is None:
+                return
+            yield one, roles.get(one.role) or Role(name=one.role)
+            one = self._snapshot.tasks.get(one.parent or "")
 
     def _tree(self, task: Task) -> list[tuple[str, Sequence[Budget]]]:
         """What the task has of its own, and what the tasks have that it descends from: a child spends of both."""
-        owned: list[tuple[str, Sequence[Budget]]] = []
-        one: Task | None = task
-        while one is not None and len(owned) < MAX_DEPTH:
-            owned.append((f"task/{one.id}", one.budgets))
-            one = self._snapshot.tasks.get(one.parent) if one.parent is not None else None
-        return owned
+        return [(f"task/{one.id}", one.budgets) for one in (task, *(above for above, _ in self._above(task)))]
 
     def _late(self, task: Task, lines: Sequence[Line]) -> Shortage | None:
         """The first budget of time that is over."""
@@ -346,6 +355,17 @@ class Budgets:
 def fields(charge: Charge | None) -> Mapping[str, Any]:
     """What the record of a permit says of its charge."""
     return {"charges": dict(charge.amounts), "charged_at": charge.at_ms} if charge is not None else {}
+
+
+def _of_above(task: Task, role: Role, capabilities: Sequence[Capability]) -> tuple[Line, ...]:
+    """What a request of a child uses of the budgets of a task above it."""
+    owned = [(f"role/{role.name}", role.budgets), *((f"capability/{one.name}", one.budgets) for one in capabilities)]
+    return budgets.applying(owned, task.id)
+
+
+def _distinct(*groups: Sequence[Line]) -> tuple[Line, ...]:
+    """Each account once: a request is charged once to what several tasks share."""
+    return tuple({line.account: line for group in groups for line in group}.values())
 
 
 def _return(ledger: Ledger, returned: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from remit.control.hearing import Answers
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.control.ports import Entry, Journal, Policies, Resolver, Secrets, Verifier
-from remit.core import approval, credential, decision, observe, request
+from remit.core import approval, credential, decision, delegation, observe, request
 from remit.core.claims import Claims
 from remit.core.credential import Injected
 from remit.core.decision import Candidate, Permit
@@ -250,6 +250,7 @@ def _permit_fields(permit: Permit) -> dict[str, Any]:
     return {
         "task": candidate.task.id,
         "role": candidate.role.name,
+        **delegation.chain(candidate.above),
         "decision": "permit",
         "reason": Reason.PERMITTED.value,
         "detail": "",
@@ -276,6 +277,8 @@ def _denial_fields(refusal: Refusal, facts: _Facts, evidence: Evidence) -> dict[
     return {
         "task": claims.task if claims else None,
         "role": claims.role if claims else None,
+        **({"parent": claims.parent} if claims and claims.parent else {}),
+        **(delegation.chain(candidate.above) if candidate else {}),
         "decision": "deny",
         "reason": refusal.reason.value,
         "detail": refusal.detail,

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from remit.control.catalog import Catalog, unknown
+from remit.control.delegating import with_descendants
 from remit.control.pending import Pending
 from remit.control.ports import Clock
 from remit.control.ports_control import Cells, Flows, Node, Revocation, RevocationKind, Store, Unit
@@ -88,9 +89,12 @@ class Revoking:
                 rules = self._catalog.rules(unit)
                 _known(rules, kind, name)
                 affected = [task for task in unit.current_tasks() if _uses(rules, task, kind, name)]
+            whole = with_descendants(affected, unit.current_tasks())
         kept = self._keep(Revocation(kind=kind, name=name, time=self._clock.now(), operator=operator))
         missed = await self._published()
-        closed, uncut = await self._cut(await self._flows(kind, name, affected, missed))
+        flows = await self._flows(kind, name, affected, missed)
+        below = dict.fromkeys(task.id for task in whole if task.id not in {one.id for one in affected})
+        closed, uncut = await self._cut({**flows, **below})
         if missed is not None or uncut or kept.lost:
             raise _unfinished(kind, name, missed, uncut, kept)
         if kept.why is not None:

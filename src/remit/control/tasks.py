@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from remit.control import catalog
+from remit.control import catalog, delegating
 from remit.control.catalog import Catalog
 from remit.control.ports import Clock
 from remit.control.ports_control import Issuer, RevocationKind, Store
@@ -73,11 +73,18 @@ class Lifecycle:
         self._token_ttl_s = int(token_ttl_s)
 
     async def create(
-        self, role_name: str, command: Sequence[str], *, operator: str, budgets: Sequence[str] = ()
+        self,
+        role_name: str,
+        command: Sequence[str],
+        *,
+        operator: str,
+        budgets: Sequence[str] = (),
+        parent: str | None = None,
     ) -> Created:
         """A pending task under a role, known to the node. The command is kept for `remit ps`, cut where it is long.
 
-        `budgets`: the task's own (`requests=100`); they narrow what its role has.
+        `budgets`: the task's own (`requests=100`); they narrow what its role has. `parent`: the task it is a part of
+        (`core.delegation`); `Conflict` where its role would be wider.
         """
         if not command:
             raise Invalid("a task needs a command", hint="remit run --role ROLE -- COMMAND")
@@ -85,6 +92,8 @@ class Lifecycle:
         with self._store.unit() as unit:
             rules = self._catalog.rules(unit)
             revoked = {(r.kind, r.name) for r in unit.revocations.all()}
+            above = unit.tasks.get(parent) if parent is not None else None
+            alive = {task.id: task for task in unit.current_tasks()}
         role = catalog.role(rules, role_name)
         if any(kind is RevocationKind.EVERYTHING for kind, _ in revoked):
             raise Conflict("everything is revoked: no task can start", hint="remit panic --lift --reason WHY")
@@ -93,8 +102,12 @@ class Lifecycle:
         if role.invalid is not None:
             raise Conflict(f"role {role.name} {role.invalid}", hint="fix its manifest and run `remit apply`")
         task_id = _new_task_id()
+        chain: Mapping[str, Any] = {}
+        if above is not None:
+            gone = frozenset(name for kind, name in revoked if kind is RevocationKind.ROLE)
+            chain = delegating.entrusted(rules, gone, alive, above, role, task_id)
         detail = f"task {task_id} created under role {role.name}"
-        named: dict[str, Any] = {"budgets": list(budgets)} if budgets else {}
+        named: dict[str, Any] = {**({"budgets": list(budgets)} if budgets else {}), **chain}
         await self._recorder.before("task.create", operator, detail, task=task_id, role=role.name, **named)
         with self._store.unit() as unit:
             now = self._clock.now()
@@ -107,6 +120,7 @@ class Lifecycle:
                 command=tuple(argument[:MAX_ARGUMENT] for argument in command[:MAX_COMMAND]),
                 operator=operator,
                 budgets=own,
+                parent=above.id if above is not None else None,
             )
             token = self._mint(task)
             unit.tasks.add(task)

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from remit.core import addresses, paths
+from remit.core import addresses, delegation, paths
 from remit.core.capability import UNREAD, Approval, Capability
 from remit.core.claims import Claims
 from remit.core.credential import Credential, HeaderInjection
+from remit.core.delegation import Above
 from remit.core.names import Address
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Request
@@ -37,6 +38,8 @@ class Candidate:
     credential: Credential | None
     usage: tuple[Mapping[str, Any], ...] = ()
     """What is used of the budgets that apply, for policies: JSON values."""
+    above: tuple[Above, ...] = ()
+    """The tasks that stand above, the parent first: each could make this request itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,9 @@ def admit(snapshot: Snapshot, claims: Claims, request: Request) -> Candidate | R
         return Refusal(Reason.ROLE_INVALID, f"role {task.role} {role.invalid if role else 'does not exist'}")
     if role.name in snapshot.revoked.roles:
         return Refusal(Reason.ROLE_REVOKED, f"role {role.name} was revoked")
+    lineage = delegation.lineage(snapshot, task, role) if task.parent is not None else ()
+    if isinstance(lineage, Refusal):
+        return lineage
     match = role.index.match(
         protocol=request.protocol,
         host=request.host,
@@ -93,13 +99,24 @@ def admit(snapshot: Snapshot, claims: Claims, request: Request) -> Candidate | R
         return Refusal(Reason.NO_CAPABILITY, _nothing_covers(role, request, match.near))
     if capability.name in snapshot.revoked.capabilities:
         return Refusal(Reason.CAPABILITY_REVOKED, f"capability {capability.name} was revoked")
+    above = delegation.covering(snapshot, lineage, capability, request) if lineage else ()
+    if isinstance(above, Refusal):
+        return above
     credential: Credential | None = None
     if capability.credential is not None:
         credential = snapshot.rules.credentials.get(capability.credential)
         if credential is None or credential.invalid is not None:
             why = credential.invalid if credential else "does not exist"
             return Refusal(Reason.CREDENTIAL_UNAVAILABLE, f"credential {capability.credential} {why}")
-    return Candidate(claims=claims, task=task, role=role, request=request, capability=capability, credential=credential)
+    return Candidate(
+        claims=claims,
+        task=task,
+        role=role,
+        request=request,
+        capability=capability,
+        credential=credential,
+        above=above,
+    )
 
 
 def standing(task: Task | None, claims: Claims, request: Request) -> Refusal | None:
@@ -112,6 +129,8 @@ def standing(task: Task | None, claims: Claims, request: Request) -> Refusal | N
         return Refusal(Reason.TASK_ENDED, f"task {task.id} is {task.state}")
     if task.role != claims.role:
         return Refusal(Reason.TOKEN_INVALID, f"the token names role {claims.role}, task {task.id} has {task.role}")
+    if task.parent != claims.parent:
+        return Refusal(Reason.TOKEN_INVALID, f"the token names another parent than task {task.id} has")
     if task.cell != request.cell:
         return Refusal(Reason.FLOW_MISMATCH, f"task {task.id} does not run in the cell that this connection comes from")
     return None

@@ -83,3 +83,10 @@ def covers(pattern: str, name: str) -> bool:
     if pattern == name:
         return True
     return pattern.startswith("*.") and name.endswith(pattern[1:]) and len(name) > len(pattern) - 1
+
+
+def within(narrow: str, wide: str) -> bool:
+    """Whether every name that host pattern `narrow` covers is covered by host pattern `wide`."""
+    if not narrow.startswith("*."):
+        return covers(wide, narrow)
+    return narrow == wide or (wide.startswith("*.") and narrow[1:].endswith(wide[1:]))

@@ -123,3 +123,18 @@ def _segment(pattern: str) -> str:
         return first
     found = "".join(f"(?>[^/]*?{part})" for part in others[:-1] if part)
     return f"{first}{found}(?>[^/]*{others[-1]}(?![^/]))"
+
+
+def within(narrow: str, wide: str) -> bool:
+    """Whether pattern `wide` covers every path that `narrow` covers; False where segments alone do not show it."""
+    below, above = narrow.removesuffix("/**"), wide.removesuffix("/**")
+    inner, outer = below.split("/"), above.split("/")
+    if wide == above and (narrow != below or len(inner) != len(outer)):
+        return False
+    return len(inner) >= len(outer) and all(_segment_within(*pair) for pair in zip(inner, outer, strict=False))
+
+
+def _segment_within(narrow: str, wide: str) -> bool:
+    if narrow == wide or wide == "*":
+        return True
+    return "*" not in narrow and re.fullmatch(_segment(wide), narrow) is not None

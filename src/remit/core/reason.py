@@ -26,6 +26,7 @@ class Reason(StrEnum):
     TASK_UNKNOWN = "task_unknown"
     TASK_ENDED = "task_ended"
     TASK_REVOKED = "task_revoked"
+    PARENT_ENDED = "parent_ended"
     FLOW_UNKNOWN = "flow_unknown"
     FLOW_MISMATCH = "flow_mismatch"
     NAME_INVALID = "name_invalid"
@@ -38,6 +39,7 @@ class Reason(StrEnum):
     ROLE_REVOKED = "role_revoked"
     NO_CAPABILITY = "no_capability"
     CAPABILITY_REVOKED = "capability_revoked"
+    NOT_DELEGATED = "not_delegated"
     POLICY_DENIED = "policy_denied"
     POLICY_FAILED = "policy_failed"
     BUDGET_EXHAUSTED = "budget_exhausted"
@@ -107,6 +109,9 @@ MEANING: Mapping[Reason, Meaning] = {
     Reason.TASK_REVOKED: Meaning(
         "The task was revoked", "Ask the operator; `remit why RECORD` tells who revoked it and when.", "task"
     ),
+    Reason.PARENT_ENDED: Meaning(
+        "A task above this one has no authority any more", "Start it again from a task that runs.", "task"
+    ),
     Reason.FLOW_UNKNOWN: Meaning(
         "The connection comes from no cell", "Connections must come from a cell (`remit run`).", "flow"
     ),
@@ -145,6 +150,11 @@ MEANING: Mapping[Reason, Meaning] = {
     ),
     Reason.CAPABILITY_REVOKED: Meaning(
         "The capability was revoked", "Ask the operator to restore it (`remit restore capability NAME`).", "capability"
+    ),
+    Reason.NOT_DELEGATED: Meaning(
+        "The task above this one may not do this itself, or may not hand it on",
+        "A child has a part of its parent's authority: widen the parent's role, if it is meant (spec.delegates).",
+        "capability",
     ),
     Reason.POLICY_DENIED: Meaning(
         "A policy forbids this request", "The detail names the policy and its rule.", "policy"

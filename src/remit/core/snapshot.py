@@ -39,6 +39,10 @@ class Role:
     """What its rules refuse is let pass and written down (`core.observe`)."""
     four_eyes: bool = False
     """Whoever started a task does not answer its approvals."""
+    delegates: frozenset[str] = frozenset()
+    """Roles that its tasks may start tasks under (`core.delegation`)."""
+    max_depth: int = 1
+    """How many levels of tasks there may be below one of its."""
     index: Index = field(default_factory=lambda: Index(()), compare=False)
 
 

@@ -200,6 +200,8 @@ def _role(
         ask_uncovered=spec.approvals.uncovered == "ask",
         four_eyes=spec.approvals.four_eyes,
         budgets=_budgets(spec.budgets),
+        delegates=frozenset(spec.delegates),
+        max_depth=spec.max_depth,
         invalid=f"names what does not exist: {', '.join(missing[:8])}" if missing else None,
         index=Index(usable),
     )

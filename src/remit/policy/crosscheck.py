@@ -64,6 +64,7 @@ def _role(document: Document, role: specs.RoleSpec, known: Known) -> Iterator[Pr
     for field, kind, listed in (
         ("capabilities", "Capability", role.capabilities),
         ("policies", "Policy", role.policies),
+        ("delegates", "Role", role.delegates),
     ):
         for n, name in enumerate(listed):
             yield from _named(document, ("spec", field, n), kind, name, known)
@@ -105,17 +106,10 @@ def _capability(document: Document, capability: specs.CapabilitySpec, known: Kno
     if not isinstance(credential, specs.CredentialSpec):
         return
     for n, host in enumerate(capability.hosts):
-        if not any(_within(host, pattern) for pattern in credential.hosts):
+        if not any(names.within(host, pattern) for pattern in credential.hosts):
             pinned = ", ".join(credential.hosts[:8])
             message = f"expected a host that credential {capability.credential} is pinned to ({pinned})"
             yield document.problem(("spec", "hosts", n), message, found=host)
-
-
-def _within(host: str, pattern: str) -> bool:
-    """Whether every name that host pattern `host` covers is covered by `pattern`."""
-    if not host.startswith("*."):
-        return names.covers(pattern, host)
-    return host == pattern or (pattern.startswith("*.") and host[1:].endswith(pattern[1:]))
 
 
 def _policy(document: Document, policy: specs.PolicySpec) -> Iterator[Problem]:

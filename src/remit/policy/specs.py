@@ -277,6 +277,12 @@ class RoleSpec(Model):
     approvals: ApprovalsSpec = ApprovalsSpec()
     limits: LimitsSpec = LimitsSpec()
     budgets: Budgets = Field(default_factory=list, description="How much may be used")
+    delegates: list[Name] = Field(
+        default_factory=list, max_length=64, description="Roles that its tasks may start narrower tasks under"
+    )
+    max_depth: int = Field(
+        default=1, ge=1, le=8, alias="maxDepth", description="How many levels of tasks there may be below one"
+    )
 
 
 Spec = CapabilitySpec | CredentialSpec | PolicySpec | RoleSpec

@@ -1,0 +1,106 @@
+"""A child has a part of its parent's authority, as it is now, and the reason is told where it would have more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+
+from remit.core import decision, delegation, paths
+from remit.core.capability import Approval, Capability, Index, Protocol
+from remit.core.claims import Claims
+from remit.core.reason import Reason, Refusal
+from remit.core.request import Request
+from remit.core.snapshot import Revoked, Role, Rules, Snapshot
+from remit.core.task import State, Task
+
+CAPABILITY = Capability(name="c", hosts=("a.com",), matchers=(paths.compiled("/**"),))
+PARENT = Task(id="t-aaaaaaaaaa", role="p", state=State.RUNNING, cell=1, created=datetime(2026, 1, 1, tzinfo=UTC))
+CHILD = replace(PARENT, id="t-bbbbbbbbbb", role="q", cell=2, parent=PARENT.id)
+CLAIMS = Claims(trust_domain="d", role="q", task=CHILD.id, jti="j", issued=0, expires=1, parent=PARENT.id)
+REQUEST = Request(
+    method="GET", protocol=Protocol.HTTPS, host="a.com", port=443, path="/x", query="", target="/x", websocket=False,
+    flow="100.64.0.2:1024", cell=2, headers={},
+)  # fmt: skip
+
+
+def role(name: str, *capabilities: Capability, **more: Any) -> Role:
+    return Role(name=name, capabilities=capabilities, index=Index(capabilities), **more)
+
+
+def known(
+    *, parent: Task | None = PARENT, above: Capability | None = CAPABILITY, below: Capability = CAPABILITY,
+    revoked: Revoked = Revoked(), child: Task = CHILD, **more: Any,
+) -> Snapshot:  # fmt: skip
+    rights = {"delegates": frozenset({"q"}), **more}
+    roles = {"p": role("p", *((above,) if above else ()), **rights), "q": role("q", below)}
+    return Snapshot(
+        rules=Rules(roles=roles), tasks={one.id: one for one in (parent, child) if one is not None}, revoked=revoked
+    )
+
+
+def test_a_child_within_its_parent_is_admitted_and_its_chain_is_told() -> None:
+    found = decision.admit(known(), CLAIMS, REQUEST)
+    assert isinstance(found, decision.Candidate)
+    assert delegation.chain(found.above) == {"parent": PARENT.id, "chain": [PARENT.id]}
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"parent": None}, Reason.PARENT_ENDED),
+        ({"parent": replace(PARENT, state=State.REVOKED)}, Reason.PARENT_ENDED),
+        ({"parent": replace(PARENT, state=State.EXITED)}, Reason.PARENT_ENDED),
+        ({"revoked": Revoked(roles=frozenset({"p"}))}, Reason.PARENT_ENDED),
+        ({"invalid": "is broken"}, Reason.PARENT_ENDED),
+        ({"delegates": frozenset({"other"})}, Reason.NOT_DELEGATED),
+        ({"max_depth": 0}, Reason.NOT_DELEGATED),
+        ({"policies": ("strict",)}, Reason.NOT_DELEGATED),
+        ({"four_eyes": True}, Reason.NOT_DELEGATED),
+        ({"above": None}, Reason.NOT_DELEGATED),
+        ({"above": replace(CAPABILITY, hosts=("b.com",))}, Reason.NOT_DELEGATED),
+        ({"above": replace(CAPABILITY, methods=frozenset({"POST"}))}, Reason.NOT_DELEGATED),
+        ({"above": replace(CAPABILITY, matchers=(paths.compiled("/y"),))}, Reason.NOT_DELEGATED),
+        ({"above": replace(CAPABILITY, ports=frozenset({8443}))}, Reason.NOT_DELEGATED),
+        ({"above": replace(CAPABILITY, protocol=Protocol.HTTP)}, Reason.NOT_DELEGATED),
+        ({"above": replace(CAPABILITY, credential="k")}, Reason.NOT_DELEGATED),
+        ({"above": replace(CAPABILITY, approval=Approval.ASK)}, Reason.NOT_DELEGATED),
+        ({"below": replace(CAPABILITY, addresses=(ip_network("10.0.0.0/8"),))}, Reason.NOT_DELEGATED),
+        (
+            {"above": replace(CAPABILITY, name="w"), "revoked": Revoked(capabilities=frozenset({"w"}))},
+            Reason.NOT_DELEGATED,
+        ),
+        ({"child": replace(CHILD, parent=CHILD.id)}, Reason.TOKEN_INVALID),
+    ],
+)
+def test_what_the_parent_may_not_the_child_may_not(facts: dict[str, Any], reason: Reason) -> None:
+    found = decision.admit(known(**facts), CLAIMS, REQUEST)
+    assert isinstance(found, Refusal), found
+    assert found.reason is reason
+
+
+def test_a_token_of_the_parent_is_worth_nothing_in_the_cell_of_its_child() -> None:
+    stolen = replace(CLAIMS, role="p", task=PARENT.id, parent=None)
+    found = decision.admit(known(), stolen, REQUEST)
+    assert isinstance(found, Refusal)
+    assert found.reason is Reason.FLOW_MISMATCH
+
+
+def test_tasks_in_a_circle_have_no_authority() -> None:
+    first, second = replace(PARENT, role="q", parent=CHILD.id), CHILD
+    circle = role("q", CAPABILITY, delegates=frozenset({"q"}), max_depth=8)
+    snapshot = Snapshot(rules=Rules(roles={"q": circle}), tasks={first.id: first, second.id: second})
+    found = decision.admit(snapshot, CLAIMS, REQUEST)
+    assert isinstance(found, Refusal)
+    assert found.reason is Reason.NOT_DELEGATED
+
+
+def test_a_role_that_is_wider_as_written_is_named_with_what_is_wider() -> None:
+    wide = replace(CAPABILITY, methods=frozenset({"GET"}))
+    found = delegation.beyond(role("p", wide, delegates=frozenset({"q"})), role("q", CAPABILITY))
+    assert found is not None
+    assert "capability c is not within role p" in found.detail
+    assert delegation.beyond(role("p", CAPABILITY, delegates=frozenset({"q"})), role("q", wide)) is None
