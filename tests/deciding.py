@@ -95,7 +95,9 @@ class World:
             self.budgets.update(snapshot)
         self.openings = Openings()
         self.knowledge.on_change(self.openings.update)
-        claims = Claims(trust_domain="remit.local", role="r", task=TASK, jti="j", issued=0, expires=9)
+        task = snapshot.tasks.get(TASK) if snapshot is not None else None
+        above = task.parent if task is not None else None
+        claims = Claims(trust_domain="remit.local", role="r", task=TASK, jti="j", issued=0, expires=9, parent=above)
         self.decider = Decider(
             answers=Answers(self.clock),
             knowledge=self.knowledge,

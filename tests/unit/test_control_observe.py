@@ -60,7 +60,14 @@ async def test_what_is_permitted_has_its_credential_and_no_would_deny() -> None:
     assert "would_deny" not in world.records()[0]
 
 
-CHILD = Task(id=TASK, role="r", state=State.RUNNING, cell=1, created=NOW, parent="t-bbbbbbbbbb")
+PARENT = Task(id="t-bbbbbbbbbb", role="r", state=State.RUNNING, cell=2, created=NOW)
+CHILD = dataclasses.replace(PARENT, id=TASK, cell=1, parent=PARENT.id)
+HANDED_ON: dict[str, Any] = {
+    "tasks": {TASK: CHILD, PARENT.id: PARENT},
+    "rules": dataclasses.replace(
+        OBSERVING, roles={"r": dataclasses.replace(OBSERVING.roles["r"], delegates=frozenset({"r"}))}
+    ),
+}
 
 
 @pytest.mark.parametrize(
@@ -80,8 +87,8 @@ CHILD = Task(id=TASK, role="r", state=State.RUNNING, cell=1, created=NOW, parent
         (World(observing(), opinion=Opinion(failure="broke")), asking(), "policy_failed"),
         (World(observing(), opinion=Opinion(failure="broke")), asking(target="/v2"), "policy_failed"),
         (World(observing()), asking(target="/v2%2fx"), "no_capability"),
-        (World(observing(tasks={TASK: CHILD})), asking(target="/v2"), "no_capability"),
-        (World(observing(tasks={TASK: CHILD}), opinion=NO), asking(), "policy_denied"),
+        (World(observing(**HANDED_ON)), asking(target="/v2"), "no_capability"),
+        (World(observing(**HANDED_ON), opinion=NO), asking(), "policy_denied"),
         (World(observing(), secrets={}), asking(), "credential_unavailable"),
     ],
 )
