@@ -142,7 +142,7 @@ def test_what_nothing_covers_is_asked_about_and_carries_no_credential(
 
 
 def test_a_flood_is_refused_and_the_next_cell_is_not(remit: Instance, upstreams: Upstreams, agent: Agent) -> None:
-    numbers = [agent.send(f"/pay/flood/{n}") for n in range(60)]
+    numbers = [agent.send(f"/pay/flood/{n}") for n in range(30)]
     wait_for(lambda: len(asked.approvals(remit)) >= 8, "the questions")
     with asked.agent(remit, upstreams) as other:
         assert other.ask("/v1/next").status == 200
@@ -154,8 +154,8 @@ def test_a_flood_is_refused_and_the_next_cell_is_not(remit: Instance, upstreams:
     for one in mine:
         remit.cli("approvals", "deny", one["id"])
     reasons = {agent.answer(number).reason for number in numbers}
-    # On a busy machine a hold can end before it is answered, which refuses too.
-    assert reasons - {"approval_pending"} == {"approvals_exceeded", "approval_denied"}
+    # On a busy machine a hold can end before it is answered, and the policies' queue be full: both refuse too.
+    assert reasons - {"approval_pending", "policy_failed"} == {"approvals_exceeded", "approval_denied"}
     assert [one for one in upstreams.seen if one["path"].startswith("/pay/flood/")] == []
 
 
