@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from remit.core import credential
-from remit.core.credential import BasicInjection, HeaderInjection, QueryInjection
+from remit.core.credential import BasicInjection, Credential, HeaderInjection, Injection, Placeholder, QueryInjection
 
 KEY = st.sampled_from(
     ["key", "k%65y", "KEY", "k+y", "key[]", "ke", "keyy", "", "a", "%6bey", "key%00", "k%C3%A9y", " key"]
@@ -76,3 +76,37 @@ def test_a_secret_that_would_split_a_header_is_unfit_for_one(value: bytes) -> No
     assert (why is not None) is (not value or any(b < 0x20 or b == 0x7F for b in value) or value != value.strip(b" "))
     assert (credential.unfit(value, QueryInjection(parameter="k")) is None) is bool(value)
     assert (credential.unfit(value, BasicInjection(username="u")) is None) is bool(value)
+
+
+INJECTION = st.sampled_from(
+    [
+        HeaderInjection(header="x-key", template="Bearer {secret}"),
+        BasicInjection(username="bob"),
+        QueryInjection(parameter="key"),
+    ]
+)
+
+
+@given(INJECTION, st.binary(min_size=1, max_size=12), st.booleans())
+def test_what_must_not_come_back_is_told_with_what_was_injected(
+    injection: Injection, value: bytes, scrub: bool
+) -> None:
+    wanted = Credential(
+        name="c",
+        secret="c",
+        injection=injection,
+        hosts=("h",),
+        placeholder=Placeholder(variable="V", value="ph_1"),
+        scrub=scrub,
+    )
+    secrets = credential.inject(injection, value, "/", wanted.stand_in).secrets
+    assert (value, b"ph_1") in secrets
+    assert (credential.unhideable(wanted, value) is None) is (not scrub or len(value) >= 8)
+
+
+def test_of_a_pair_the_password_and_the_pair_are_hidden() -> None:
+    lease = b'{"username": "u-1", "password": "p-long-enough"}'
+    assert credential.inject(BasicInjection(username=None), lease, "/").secrets == (
+        (b"p-long-enough", b"remit-hidden"),
+        (b"u-1:p-long-enough", b"u-1:remit-hidden"),
+    )

@@ -68,7 +68,7 @@ def test_only_what_could_become_a_form_is_held_back(table: dict[bytes, bytes], t
 def test_a_pause_lets_the_first_bytes_of_a_form_pass_at_most(
     secret: bytes, before: bytes, after: bytes, cuts: list[int]
 ) -> None:
-    table = spellings.table([secret], b"placeholder-1", level=True)
+    table = spellings.table([(secret, b"placeholder-1")], level=True)
     forms = Forms(table)
     text = before + secret + after
     out = streamed(forms, pieces(text, cuts), idle=True)
@@ -81,7 +81,7 @@ def test_a_pause_lets_the_first_bytes_of_a_form_pass_at_most(
 
 @given(SECRET, st.binary(max_size=9), st.binary(max_size=9))
 def test_every_spelling_that_libraries_make_is_known(secret: bytes, before: bytes, after: bytes) -> None:
-    forms = Forms(spellings.table([secret], b"ph", level=False))
+    forms = Forms(spellings.table([(secret, b"ph")], level=False))
     text = secret.decode("latin-1")
     said = [
         secret,
@@ -106,12 +106,12 @@ def test_every_spelling_that_libraries_make_is_known(secret: bytes, before: byte
 
 @given(SECRET, st.binary(min_size=1, max_size=60))
 def test_a_level_mark_is_as_long_as_what_it_replaces(secret: bytes, placeholder: bytes) -> None:
-    table = spellings.table([secret], placeholder, level=True)
+    table = spellings.table([(secret, placeholder)], level=True)
     assert all(len(form) == len(mark) for form, mark in table.items())
 
 
 def test_the_placeholder_comes_back_in_the_spelling_of_the_secret() -> None:
-    forms = Forms(spellings.table([b"real+secret/1"], b"ph?0", level=False))
+    forms = Forms(spellings.table([(b"real+secret/1", b"ph?0")], level=False))
     assert forms.replaced(b"x real+secret/1 y") == b"x ph?0 y"
     assert forms.replaced(b"real%2Bsecret%2F1") == b"ph%3F0"
     assert forms.replaced(b"real+secret/1".hex().encode()) == b"ph?0".hex().encode()

@@ -7,8 +7,11 @@ import json
 from dataclasses import dataclass
 from urllib.parse import quote, unquote_plus
 
-from remit.core import names
+from remit.core import names, spellings
 from remit.core.source import Source
+
+HIDDEN = b"remit-hidden"
+"""Stands for a secret in an answer where its credential has no placeholder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +57,14 @@ class Credential:
     source: Source | None = None
     """None: the sealed store."""
     placeholder: Placeholder | None = None
+    scrub: bool = True
+    """Whether answers are searched for what was injected. False: an operator chose that the agent may see it."""
     invalid: str | None = None
+
+    @property
+    def stand_in(self) -> bytes:
+        """What the agent sees in place of the secret."""
+        return self.placeholder.value.encode() if self.placeholder is not None else HIDDEN
 
     def pinned_to(self, host: str) -> bool:
         """Whether the secret may be sent to `host` (canonical)."""
@@ -67,6 +77,9 @@ class Injected:
 
     headers: tuple[tuple[bytes, bytes], ...] = ()
     target: bytes | None = None
+    secrets: tuple[tuple[bytes, bytes], ...] = ()
+    """What must not come back in the answer, each with what the agent sees in its place. Empty: nothing is looked for,
+    and the request keeps `Range` and `Accept-Encoding`."""
 
 
 def unfit(value: bytes, injection: Injection) -> str | None:
@@ -79,6 +92,15 @@ def unfit(value: bytes, injection: Injection) -> str | None:
         return "the secret has control characters; a header cannot carry them"
     if injection == BasicInjection(username=None):
         return missing(value, "username", "password")
+    return None
+
+
+def unhideable(wanted: Credential, value: bytes) -> str | None:
+    """Why a secret could not be kept from answers that repeat it, or None."""
+    for secret, _ in inject(wanted.injection, value, "/").secrets if wanted.scrub else ():
+        if len(secret) < spellings.SHORTEST:
+            least = spellings.SHORTEST
+            return f"the secret is shorter than {least} bytes: it could not be told from other text in answers"
     return None
 
 
@@ -98,25 +120,28 @@ def parts(value: bytes) -> dict[str, str]:
     return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 
 
-def inject(injection: Injection, value: bytes, target: str) -> Injected:
+def inject(injection: Injection, value: bytes, target: str, stand_in: bytes = HIDDEN) -> Injected:
     """Present `value`. `target` is the request target (path and query) as the agent sent it."""
     match injection:
         case HeaderInjection(header=header, template=template):
             before, _, after = template.partition("{secret}")
-            return Injected(headers=((header.encode(), before.encode() + value + after.encode()),))
+            line = header.encode(), before.encode() + value + after.encode()
+            return Injected(headers=(line,), secrets=((value, stand_in),))
         case BasicInjection(username=username):
-            pair = base64.b64encode(username.encode() + b":" + value if username is not None else _both(value))
-            return Injected(headers=((b"authorization", b"Basic " + pair),))
+            user, password = (username, value) if username is not None else _both(value)
+            pair, seen = user.encode() + b":" + password, user.encode() + b":" + stand_in
+            line = b"authorization", b"Basic " + base64.b64encode(pair)
+            return Injected(headers=(line,), secrets=((password, stand_in), (pair, seen)))
         case QueryInjection(parameter=parameter):
             path, _, query = target.partition("?")
             kept = [item for item in query.split("&") if item and parameter.casefold() not in _keys(item)]
             kept.append(f"{quote(parameter, safe='')}={quote(value, safe='')}")
-            return Injected(target=f"{path}?{'&'.join(kept)}".encode())
+            return Injected(target=f"{path}?{'&'.join(kept)}".encode(), secrets=((value, stand_in),))
 
 
-def _both(value: bytes) -> bytes:
+def _both(value: bytes) -> tuple[str, bytes]:
     found = parts(value)
-    return f"{found['username']}:{found['password']}".encode()
+    return found["username"], found["password"].encode()
 
 
 def _keys(item: str) -> set[str]:

@@ -24,13 +24,13 @@ _UNESCAPED = ("", "/", "!~*'()", ";,/?:@&=+$#-_.!~*'()")
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
-def table(materials: Iterable[bytes], placeholder: bytes, *, level: bool) -> dict[bytes, bytes]:
-    """Every spelling of every material, with what stands for it: the placeholder in that spelling.
+def table(secrets: Iterable[tuple[bytes, bytes]], *, level: bool) -> dict[bytes, bytes]:
+    """Every spelling of every secret, with what stands for it: its stand-in (second of each pair) in that spelling.
 
-    `level`: of the same length as what it replaces, cut or filled with `*`. Materials below `SHORTEST` are left out.
+    `level`: of the same length as what it replaces, cut or filled with `*`. Secrets below `SHORTEST` are left out.
     """
     found: dict[bytes, bytes] = {}
-    for value in materials:
+    for value, placeholder in secrets:
         if len(value) < SHORTEST:
             continue
         fitted = _fit(placeholder, len(value))
