@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from permits import credential, permit
+from permits import SEEN, asked, credential, permit
 
 from remit.broker import sealed
 from remit.broker.sealed import Opener
 from remit.broker.secrets import Broker
-from remit.core.credential import BasicInjection, inject
+from remit.core.credential import Injected
 from remit.core.errors import Conflict, Invalid, Unavailable
+from remit.core.injections.basic import BasicInjection
 from remit.core.reason import Reason, Refusal
 from remit.core.secret import Secret
 from remit.core.snapshot import Revoked, Snapshot
@@ -150,7 +151,7 @@ def test_a_secret_that_was_replaced_or_removed_is_forgotten(opener: Opener) -> N
 
 
 @pytest.mark.parametrize(
-    ("asked", "change", "reason"),
+    ("wanted", "change", "reason"),
     [
         (permit(None), lambda s: s, Reason.CREDENTIAL_UNAVAILABLE),
         (permit(credential(), "evil.com"), lambda s: s, Reason.CREDENTIAL_NOT_PINNED),
@@ -162,11 +163,11 @@ def test_a_secret_that_was_replaced_or_removed_is_forgotten(opener: Opener) -> N
     ],
 )  # fmt: skip
 def test_nothing_is_leased_without_every_condition(
-    opener: Opener, asked: object, change: Callable[[Snapshot], Snapshot], reason: Reason
+    opener: Opener, wanted: object, change: Callable[[Snapshot], Snapshot], reason: Reason
 ) -> None:
     broker = Broker(opener, time.monotonic)
     broker.update(change(holding(opener)))
-    found = broker.lease(asked)  # type: ignore[arg-type]
+    found = broker.lease(wanted)  # type: ignore[arg-type]
     assert isinstance(found, Refusal)
     assert found.reason is reason
 
@@ -186,7 +187,8 @@ def test_a_secret_that_would_split_a_header_is_not_leased_for_one(opener: Opener
 def test_a_leased_secret_is_what_gets_injected(opener: Opener) -> None:
     broker = Broker(opener, time.monotonic)
     broker.update(holding(opener))
-    found = inject(credential().injection, value(broker.lease(PERMIT)), "/")
+    found = credential().injection.inject(value(broker.lease(PERMIT)), asked(), SEEN)
+    assert isinstance(found, Injected)
     assert found.headers == ((b"authorization", b"Bearer " + CANARY),)
 
 

@@ -10,8 +10,9 @@ import pytest
 from remit.core import decision, paths
 from remit.core.capability import Capability, Index, Protocol
 from remit.core.claims import Claims
-from remit.core.credential import Credential, HeaderInjection
+from remit.core.credential import Credential
 from remit.core.decision import Candidate, Opinion, Permit
+from remit.core.injections.header import HeaderInjection
 from remit.core.reason import MEANING, STEPS, Reason, Refusal
 from remit.core.request import Request
 from remit.core.snapshot import Revoked, Role, Rules, Snapshot

@@ -13,7 +13,6 @@ from typing import Protocol
 from remit.broker.cache import NEVER, Cache, Key, Material
 from remit.broker.sealed import Opener
 from remit.control.ports import Secrets
-from remit.core import credential
 from remit.core.credential import Credential, Injection
 from remit.core.decision import Permit
 from remit.core.errors import Unavailable
@@ -108,7 +107,7 @@ class Broker:
         if self._remote is None:
             raise Unavailable(NO_STORE, hint="docs/guide, OpenBao")
         material = await self._remote.obtain(wanted.source, permit.candidate.task.id, wanted.name)
-        why = credential.unfit(material.value.reveal(permit), wanted.injection)
+        why = wanted.injection.unfit(material.value.reveal(permit))
         if why is not None:
             raise Unavailable(f"credential {wanted.name}: {why}")
         return material
@@ -142,7 +141,7 @@ class Broker:
     def _unfit(self, wanted: Credential, secret: Secret, permit: Permit) -> Refusal | None:
         key = (wanted.secret, wanted.injection)
         if key not in self._fit:
-            why = credential.unfit(secret.reveal(permit), wanted.injection)
+            why = wanted.injection.unfit(secret.reveal(permit))
             said = f"secret {wanted.secret}: {why}"
             self._fit[key] = Refusal(Reason.CREDENTIAL_UNAVAILABLE, said) if why is not None else None
         return self._fit[key]

@@ -17,7 +17,7 @@ from remit.control.hearing import Answers
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.control.ports import Entry, Journal, Policies, Resolver, Secrets, Verifier
-from remit.core import approval, credential, decision, delegation, observe, request
+from remit.core import approval, decision, delegation, observe, request
 from remit.core.claims import Claims
 from remit.core.credential import Injected
 from remit.core.decision import Candidate, Permit
@@ -208,18 +208,19 @@ class Decider:
         permit = decision.grant(snapshot, candidate, opinion, found, self._resolver.own())
         if isinstance(permit, Refusal):
             return permit
-        injected = await self._injected(permit)
+        injected = await self._injected(permit, answers)
         return injected if isinstance(injected, Refusal) else (permit, injected)
 
-    async def _injected(self, permit: Permit) -> Injected | Refusal:
-        if permit.credential is None:
+    async def _injected(self, permit: Permit, answers: Answers) -> Injected | Refusal:
+        credential = permit.credential
+        if credential is None:
             return Injected()
         secret = self._secrets.lease(permit)
         if secret is None:
             secret = await self._secrets.obtain(permit)
         if not isinstance(secret, Secret):
             return secret
-        return credential.inject(permit.credential.injection, secret.reveal(permit), permit.candidate.request.target)
+        return credential.injection.inject(secret.reveal(permit), permit.candidate.request, answers.seen(credential))
 
     async def _denied(self, refusal: Refusal, facts: _Facts, evidence: Evidence) -> Denied:
         return await self._write_denial(refusal, _denial_fields(refusal, facts, evidence))

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from remit.control.ports import Clock
 from remit.control.ports_approvals import ApprovalDesk
+from remit.core.credential import Credential, Seen
 from remit.core.errors import Unavailable
 from remit.core.grant import Grant, Question
 from remit.core.reason import Reason, Refusal
@@ -27,6 +28,10 @@ class Answers:
     def covering(self, grants: Iterable[Grant], asked: Question) -> Grant | None:
         now = self._clock.now()
         return next((grant for grant in grants if grant.standing and grant.covers(asked, now)), None)
+
+    def seen(self, credential: Credential) -> Seen:
+        """What `credential` is presented by, besides the request."""
+        return Seen(now=self._clock.now(), stand_in=credential.stand_in)
 
     async def take(self, grant: Grant) -> Refusal | None:
         """Standing grants have no uses to take."""

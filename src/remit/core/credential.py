@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from dataclasses import dataclass
-from urllib.parse import quote, unquote_plus
+from datetime import datetime
+from typing import Protocol
 
 from remit.core import names, spellings
+from remit.core.reason import Refusal
+from remit.core.request import Request
 from remit.core.source import Source
 
 HIDDEN = b"remit-hidden"
 """Stands for a secret in an answer where its credential has no placeholder."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeaderInjection:
-    """Set `header` (lower case) to `template` with `{secret}` replaced."""
-
-    header: str
-    template: str = "{secret}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BasicInjection:
-    """RFC 7617 with this user name; the secret is the password. None: the secret has both (a lease of a database)."""
-
-    username: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueryInjection:
-    """Set query parameter `parameter`, replacing every one that some server would read under that name."""
-
-    parameter: str
-
-
-Injection = HeaderInjection | BasicInjection | QueryInjection
+Secrets = tuple[tuple[bytes, bytes], ...]
+"""What must not come back in an answer, each with what the agent sees in its place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +24,45 @@ class Placeholder:
 
     variable: str
     value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a presentation may depend on besides the request. `now`: UTC."""
+
+    now: datetime
+    stand_in: bytes = HIDDEN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Injected:
+    """What injection changes in the request: headers to set (lower-case names), and the new target if it changes."""
+
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    target: bytes | None = None
+    secrets: Secrets = ()
+    """Empty: nothing is looked for in the answer, and the request keeps `Range` and `Accept-Encoding`."""
+
+
+class Injection(Protocol):
+    """How a secret is presented: a frozen value without I/O (`core.injections` has one kind a file)."""
+
+    @property
+    def headers(self) -> frozenset[str]:
+        """The headers (lower case) that are its own to set: no policy may set them too."""
+        ...
+
+    def unfit(self, value: bytes) -> str | None:
+        """Why a secret cannot be presented this way, without showing it; or None."""
+        ...
+
+    def secrets(self, value: bytes, stand_in: bytes) -> Secrets:
+        """What must not come back of a `value` for which `unfit` found nothing."""
+        ...
+
+    def inject(self, value: bytes, request: Request, seen: Seen) -> Injected | Refusal:
+        """Present `value`, for which `unfit` found nothing, in `request`; or why that request cannot carry it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +75,9 @@ class Credential:
     source: Source | None = None
     """None: the sealed store."""
     placeholder: Placeholder | None = None
+    invalid: str | None = None
     scrub: bool = True
     """Whether answers are searched for what was injected. False: an operator chose that the agent may see it."""
-    invalid: str | None = None
 
     @property
     def stand_in(self) -> bytes:
@@ -71,79 +89,10 @@ class Credential:
         return any(names.covers(pattern, host) for pattern in self.hosts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Injected:
-    """What injection changes in the request: headers to set (lower-case names), and the new target if it changes."""
-
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    target: bytes | None = None
-    secrets: tuple[tuple[bytes, bytes], ...] = ()
-    """What must not come back in the answer, each with what the agent sees in its place. Empty: nothing is looked for,
-    and the request keeps `Range` and `Accept-Encoding`."""
-
-
-def unfit(value: bytes, injection: Injection) -> str | None:
-    """Why a secret cannot be presented this way (header splitting, RFC 9110 §5.5), or None."""
-    if not value:
-        return "the secret is empty"
-    if isinstance(injection, HeaderInjection) and value != value.strip(b" "):
-        return "the secret begins or ends with a space; servers strip it"
-    if isinstance(injection, HeaderInjection) and any(b < 0x20 or b == 0x7F for b in value):
-        return "the secret has control characters; a header cannot carry them"
-    if injection == BasicInjection(username=None):
-        return missing(value, "username", "password")
-    return None
-
-
 def unhideable(wanted: Credential, value: bytes) -> str | None:
     """Why a secret could not be kept from answers that repeat it, or None."""
-    for secret, _ in inject(wanted.injection, value, "/").secrets if wanted.scrub else ():
+    for secret, _ in wanted.injection.secrets(value, wanted.stand_in) if wanted.scrub else ():
         if len(secret) < spellings.SHORTEST:
             least = spellings.SHORTEST
             return f"the secret is shorter than {least} bytes: it could not be told from other text in answers"
     return None
-
-
-def missing(value: bytes, *names: str) -> str | None:
-    """Why a secret that has several fields (a JSON object of texts) cannot be used, or None."""
-    found = parts(value)
-    absent = [name for name in names if not found.get(name)]
-    return f"the secret is no JSON object with {' and '.join(absent)}" if absent else None
-
-
-def parts(value: bytes) -> dict[str, str]:
-    """The fields of a secret that is a JSON object; those that are no text are left out."""
-    try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
-        return {}
-    return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
-
-
-def inject(injection: Injection, value: bytes, target: str, stand_in: bytes = HIDDEN) -> Injected:
-    """Present `value`. `target` is the request target (path and query) as the agent sent it."""
-    match injection:
-        case HeaderInjection(header=header, template=template):
-            before, _, after = template.partition("{secret}")
-            line = header.encode(), before.encode() + value + after.encode()
-            return Injected(headers=(line,), secrets=((value, stand_in),))
-        case BasicInjection(username=username):
-            user, password = (username, value) if username is not None else _both(value)
-            pair, seen = user.encode() + b":" + password, user.encode() + b":" + stand_in
-            line = b"authorization", b"Basic " + base64.b64encode(pair)
-            return Injected(headers=(line,), secrets=((password, stand_in), (pair, seen)))
-        case QueryInjection(parameter=parameter):
-            path, _, query = target.partition("?")
-            kept = [item for item in query.split("&") if item and parameter.casefold() not in _keys(item)]
-            kept.append(f"{quote(parameter, safe='')}={quote(value, safe='')}")
-            return Injected(target=f"{path}?{'&'.join(kept)}".encode(), secrets=((value, stand_in),))
-
-
-def _both(value: bytes) -> tuple[str, bytes]:
-    found = parts(value)
-    return found["username"], found["password"].encode()
-
-
-def _keys(item: str) -> set[str]:
-    """What servers may take for names in one item of a query: some split at `;` too, some ignore case and spaces."""
-    return {unquote_plus(part.partition("=")[0]).strip().casefold() for part in item.split(";")}

@@ -14,7 +14,7 @@ from typing import Any
 from remit.core import addresses, delegation, paths
 from remit.core.capability import UNREAD, Approval, Capability
 from remit.core.claims import Claims
-from remit.core.credential import Credential, HeaderInjection
+from remit.core.credential import Credential
 from remit.core.delegation import Above
 from remit.core.names import Address
 from remit.core.reason import Reason, Refusal
@@ -171,9 +171,9 @@ def grant(
             return Refusal(
                 Reason.CREDENTIAL_NOT_PINNED, f"credential {credential.name} is not pinned to {request.host}"
             )
-        if isinstance(credential.injection, HeaderInjection) and credential.injection.header in opinion.headers:
-            header = credential.injection.header
-            return Refusal(Reason.POLICY_FAILED, f"a policy sets {header}, which credential {credential.name} fills")
+        both = credential.injection.headers.intersection(opinion.headers) if opinion.headers else ()
+        if both:
+            return Refusal(Reason.POLICY_FAILED, f"a policy sets {min(both)}, which credential {credential.name} fills")
     return Permit(candidate=candidate, address=found[0], opinion=opinion)
 
 

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from remit.core.reason import Reason
 from remit.policy import manifests, specs, text, validation
-from remit.policy.fields import fault
+from remit.policy.fields import Model, fault
 from remit.policy.text import Path
 
 MAX_CASES = 2000
@@ -51,7 +51,7 @@ Moment = Annotated[str, AfterValidator(_moment)]
 Sentence = Annotated[str, Field(min_length=3, max_length=200)]
 
 
-class CaseSpec(specs.Model):
+class CaseSpec(Model):
     """One row. Exactly one of `permit` and `deny`."""
 
     role: specs.Name | None = None
@@ -73,7 +73,7 @@ class CaseSpec(specs.Model):
         return self
 
 
-class CasesSpec(specs.Model):
+class CasesSpec(Model):
     """A file of cases. `role` and `at` are for the cases that name none of their own."""
 
     role: specs.Name | None = None

@@ -15,17 +15,10 @@ from typing import Any
 from remit.core import names, paths
 from remit.core.budget import Budget
 from remit.core.capability import DEFAULT_PORT, UNREAD, Approval, Capability, Index, Protocol
-from remit.core.credential import (
-    BasicInjection,
-    Credential,
-    HeaderInjection,
-    Injection,
-    Placeholder,
-    QueryInjection,
-)
+from remit.core.credential import Credential, Placeholder
 from remit.core.snapshot import Limits, Policy, Role, Rules
 from remit.core.source import Kv, Lease, Source
-from remit.policy import budgets, crosscheck, quantity, rego, specs
+from remit.policy import budgets, crosscheck, injections, quantity, rego, specs
 from remit.policy.manifests import Document
 
 check = crosscheck.check
@@ -102,16 +95,14 @@ def _hosts(raw: Mapping[str, Any]) -> tuple[str, ...]:
 def _credential(document: Document) -> Credential:
     spec = document.spec
     if not isinstance(spec, specs.CredentialSpec):
-        unusable = HeaderInjection(header="authorization")
-        return Credential(
-            name=document.name, secret="", injection=unusable, hosts=(), invalid=document.broken or "cannot be read"
-        )
+        why = document.broken or "cannot be read"
+        return Credential(name=document.name, secret="", injection=injections.UNUSABLE, hosts=(), invalid=why)
     seen = spec.placeholder
     return Credential(
         name=document.name,
         secret=_sealed(document.name, spec.source),
         source=_source(spec.source),
-        injection=_injection(spec.inject),
+        injection=spec.inject.compiled(),
         hosts=tuple(spec.hosts),
         placeholder=Placeholder(variable=seen.env, value=seen.value) if seen else None,
     )
@@ -145,15 +136,6 @@ def _source(source: specs.Source | None) -> Source | None:
             namespace=lease.namespace or "",
         )
     return None
-
-
-def _injection(inject: specs.Inject) -> Injection:
-    if inject.header is not None:
-        return HeaderInjection(header=inject.header.name.lower(), template=inject.header.format)
-    if inject.basic is not None:
-        return BasicInjection(username=inject.basic.username)
-    assert inject.query is not None
-    return QueryInjection(parameter=inject.query.parameter)
 
 
 def _policy(document: Document) -> Policy:

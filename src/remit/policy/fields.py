@@ -10,6 +10,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable
 
+from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
 
 from remit.core import addresses, budget, names, paths
@@ -24,6 +25,12 @@ SEGMENTS = r"^[A-Za-z0-9_][A-Za-z0-9_.@+-]*(/[A-Za-z0-9_][A-Za-z0-9_.@+-]*)*$"
 """Paths of a secret store: no empty or dot segments, nothing that would have to be escaped."""
 MAX_TEXT = 4096
 MAX_PATTERN = 1024
+
+
+class Model(BaseModel):
+    """A part of a manifest: nothing unknown in it, nothing converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def fault(expected: str, nearest: str = "") -> PydanticCustomError:

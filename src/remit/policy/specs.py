@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from remit.core.budget import MAX_AMOUNT
 from remit.policy import fields, quantity
-from remit.policy.fields import fault
+from remit.policy.fields import Model, fault
+from remit.policy.injections import Inject
 
 API_VERSION = "remit.dev/v1alpha1"
 MAX_LISTED = 256
@@ -23,8 +24,6 @@ Host = Annotated[str, AfterValidator(fields.host), Field(description="A lower-ca
 Method = Annotated[str, AfterValidator(fields.method), Field(json_schema_extra={"pattern": "^[A-Z][A-Z-]{0,31}$"})]
 PathPattern = Annotated[str, AfterValidator(fields.path), Field(json_schema_extra={"pattern": "^/"})]
 Network = Annotated[str, AfterValidator(fields.network)]
-HeaderName = Annotated[str, AfterValidator(fields.header)]
-Format = Annotated[str, AfterValidator(fields.template), Field(json_schema_extra={"pattern": "\\{secret\\}"})]
 RoleVariable = Annotated[str, AfterValidator(fields.role_variable)]
 PlaceholderVariable = Annotated[str, AfterValidator(fields.placeholder_variable)]
 PlaceholderValue = Annotated[str, AfterValidator(fields.placeholder_value)]
@@ -35,10 +34,6 @@ Name = Annotated[str, AfterValidator(fields.name), Field(json_schema_extra={"pat
 Size = Annotated[str, AfterValidator(fields.size), Field(description="Such as 512Mi or 2Gi")]
 Duration = Annotated[str, AfterValidator(fields.duration), Field(description="Such as 90s, 30m or 1h30m")]
 Description = Annotated[str, Field(max_length=1000)]
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Metadata(Model):
@@ -191,35 +186,6 @@ class Source(Model):
     def _one(self) -> Self:
         if sum(item is not None for item in (self.sealed, self.openbao, self.lease)) != 1:
             raise fault("expected exactly one of sealed, openbao, lease")
-        return self
-
-
-class HeaderInjection(Model):
-    name: HeaderName
-    format: Format = "{secret}"
-
-
-class BasicInjection(Model):
-    username: Annotated[str, Field(pattern=r"^[\x21-\x39\x3b-\x7e]{1,128}$")] | None = Field(
-        default=None, description="Without it the secret has both, as fields username and password"
-    )
-
-
-class QueryInjection(Model):
-    parameter: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{1,128}$")]
-
-
-class Inject(Model):
-    """Exactly one of the three."""
-
-    header: HeaderInjection | None = None
-    basic: BasicInjection | None = None
-    query: QueryInjection | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if sum(item is not None for item in (self.header, self.basic, self.query)) != 1:
-            raise fault("expected exactly one of header, basic, query")
         return self
 
 

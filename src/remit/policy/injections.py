@@ -1,0 +1,69 @@
+"""How the kinds of injection are written, and the table from a kind's name to what it does (`core.injections`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Protocol, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from remit.core.credential import Injection
+from remit.core.injections.basic import BasicInjection
+from remit.core.injections.header import HeaderInjection
+from remit.core.injections.query import QueryInjection
+from remit.policy import fields
+from remit.policy.fields import Model, fault
+
+HeaderName = Annotated[str, AfterValidator(fields.header)]
+Format = Annotated[str, AfterValidator(fields.template), Field(json_schema_extra={"pattern": "\\{secret\\}"})]
+
+UNUSABLE: Injection = HeaderInjection(header="authorization")
+"""Of a credential that cannot be read, and is never injected."""
+
+
+class Kind(Protocol):
+    def compiled(self) -> Injection: ...
+
+
+class Header(Model):
+    name: HeaderName
+    format: Format = "{secret}"
+
+    def compiled(self) -> Injection:
+        return HeaderInjection(header=self.name.lower(), template=self.format)
+
+
+class Basic(Model):
+    username: Annotated[str, Field(pattern=r"^[\x21-\x39\x3b-\x7e]{1,128}$")] | None = Field(
+        default=None, description="Without it the secret has both, as fields username and password"
+    )
+
+    def compiled(self) -> Injection:
+        return BasicInjection(username=self.username)
+
+
+class Query(Model):
+    parameter: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{1,128}$")]
+
+    def compiled(self) -> Injection:
+        return QueryInjection(parameter=self.parameter)
+
+
+class Inject(Model):
+    """Exactly one of them."""
+
+    header: Header | None = None
+    basic: Basic | None = None
+    query: Query | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if len(self._written()) != 1:
+            raise fault(f"expected exactly one of {', '.join(type(self).model_fields)}")
+        return self
+
+    def compiled(self) -> Injection:
+        (kind,) = self._written()
+        return kind.compiled()
+
+    def _written(self) -> list[Kind]:
+        return [kind for name in type(self).model_fields if (kind := getattr(self, name)) is not None]
