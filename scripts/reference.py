@@ -73,8 +73,11 @@ def _rows(path: str, schema: dict[str, Any], lines: list[str]) -> None:
         required = "yes" if name in schema.get("required", []) else ""
         said = field.get("description", "").replace("\n", " ")
         lines.append(f"| `{path}.{name}` | {_kind(field)} | {required} | {said} |")
-        inner = next((option for option in [field, *field.get("anyOf", [])] if "properties" in option), {})
-        _rows(f"{path}.{name}", inner, lines)
+        for option in [field, *field.get("anyOf", [])]:
+            if option.get("type") == "array" and "properties" in option.get("items", {}):
+                _rows(f"{path}.{name}[]", option["items"], lines)
+            elif "properties" in option:
+                _rows(f"{path}.{name}", option, lines)
 
 
 def _kind(field: dict[str, Any]) -> str:

@@ -126,6 +126,24 @@ def test_the_agents_own_authorization_does_not_compete(boundary: Boundary) -> No
     assert boundary.ask(headers=headers).upstream_headers["authorization"] == SECRET.decode()
 
 
+def test_what_competes_with_the_credential_does_not_reach_the_upstream(boundary: Boundary) -> None:
+    boundary.script = boundary.permit_with(headers=((b"x-api-key", SECRET),), removed=(b"authorization", b"api-key"))
+    sent = (("Authorization", "Bearer mine"), ("authorization", "again"), ("api-key", "k"), ("x-csrf", "c"))
+    seen = boundary.ask(headers=sent).upstream_headers
+    assert seen["x-api-key"] == SECRET.decode()
+    assert seen["x-csrf"] == "c"
+    assert not {"authorization", "api-key", "x-envoy-auth-headers-to-remove"} & set(seen)
+
+
+@pytest.mark.parametrize("name", [b"host", b"x-remit-connection", b"a,b", b"a\r\nx-remit-pin: 6.6.6.6", b":path"])
+def test_a_header_that_must_not_be_taken_off_is_a_denial(boundary: Boundary, name: bytes) -> None:
+    boundary.script = boundary.permit_with(removed=(name,))
+    before = boundary.dialled
+    answer = boundary.ask()
+    assert (answer.status, answer.json["reason"]) == (403, "policy_failed")
+    assert boundary.dialled == before
+
+
 def test_a_connection_header_cannot_take_the_credential_off(boundary: Boundary) -> None:
     for value in ("authorization", "close, Authorization", "x-remit-pin"):
         answer = boundary.ask(headers=(("connection", value),))

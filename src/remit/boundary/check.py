@@ -27,6 +27,8 @@ Envoy or the forwarder writes all of them but the SNI, which may hold spaces of 
 """
 LENGTH = b"x-remit-length"
 IDENTITY = (CONNECTION, LENGTH)
+REMOVED = b"x-envoy-auth-headers-to-remove"
+"""Envoy takes these off the agent's request, and this header off the answer."""
 OVERRIDES = frozenset(
     {
         b"x-http-method",
@@ -193,6 +195,11 @@ def render(answer: Permitted | Denied | Held) -> bytes:
             why = "the path cannot be sent as it would have to be"
             return problem(answer.record, Refusal(Reason.PATH_AMBIGUOUS, why))
         lines.append(b"%b: %b\r\n" % (header_names.TARGET.encode(), answer.target))
+    if answer.removed:
+        if not all(map(_settable, answer.removed)):
+            why = "a header that would have to be taken off cannot be"
+            return problem(answer.record, Refusal(Reason.POLICY_FAILED, why))
+        lines.append(b"%b: %b\r\n" % (REMOVED, b",".join(answer.removed)))
     for name, value in answer.headers:
         if not _settable(name) or not _VALUE.fullmatch(value):
             return problem(

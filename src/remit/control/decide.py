@@ -36,7 +36,8 @@ ATTEMPTS = 3
 class Permitted:
     """Dial `pin` (an address literal) at `pin_port`, with these headers set.
 
-    `target`: what to send instead of the agent's request target, if anything. `pool` names who may share the upstream
+    `target`: what to send instead of the agent's request target, if anything. `removed`: headers of the agent that are
+    taken off. `pool` names who may share the upstream
     connection. `metered`: its bytes are counted while it runs.
     """
 
@@ -47,6 +48,7 @@ class Permitted:
     target: bytes | None
     pool: str
     metered: bool = False
+    removed: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +222,12 @@ class Decider:
             secret = await self._secrets.obtain(permit)
         if not isinstance(secret, Secret):
             return secret
-        return credential.injection.inject(secret.reveal(permit), permit.candidate.request, answers.seen(credential))
+        asked = permit.candidate.request
+        injected = credential.injection.inject(secret.reveal(permit), asked, answers.seen(credential))
+        if isinstance(injected, Refusal):
+            return injected
+        competing = credential.competing(asked)
+        return replace(injected, removed=(*injected.removed, *competing)) if competing else injected
 
     async def _denied(self, refusal: Refusal, facts: _Facts, evidence: Evidence) -> Denied:
         return await self._write_denial(refusal, _denial_fields(refusal, facts, evidence))
@@ -241,6 +248,7 @@ class Decider:
             pin=str(permit.address),
             pin_port=asked.port,
             target=injected.target,
+            removed=injected.removed,
             pool=self._openings.pool(permit.candidate.task.id, permit.credential.name if permit.credential else ""),
             metered=metered,
         )

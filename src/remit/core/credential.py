@@ -11,6 +11,12 @@ from remit.core.reason import Refusal
 from remit.core.request import Request
 from remit.core.source import Source
 
+COMPETING = (
+    *("authorization", "x-api-key", "api-key", "apikey", "x-apikey", "x-auth-token", "x-access-token"),
+    *("private-token", "job-token", "x-goog-api-key", "x-amz-security-token"),
+)
+"""Headers in which servers look for who is asking. An agent's own would compete with what is injected: the request, and
+what it carries, could reach somebody else's account."""
 HIDDEN = b"remit-hidden"
 """Stands for a secret in an answer where its credential has no placeholder."""
 
@@ -40,6 +46,8 @@ class Injected:
 
     headers: tuple[tuple[bytes, bytes], ...] = ()
     target: bytes | None = None
+    removed: tuple[bytes, ...] = ()
+    """Headers of the agent that are taken off."""
     secrets: Secrets = ()
     """Empty: nothing is looked for in the answer, and the request keeps `Range` and `Accept-Encoding`."""
 
@@ -76,6 +84,8 @@ class Credential:
     """None: the sealed store."""
     placeholder: Placeholder | None = None
     invalid: str | None = None
+    keeps: frozenset[str] = frozenset()
+    """Headers of the agent, of those in `COMPETING`, that stay beside what is injected."""
     scrub: bool = True
     """Whether answers are searched for what was injected. False: an operator chose that the agent may see it."""
 
@@ -83,6 +93,13 @@ class Credential:
     def stand_in(self) -> bytes:
         """What the agent sees in place of the secret."""
         return self.placeholder.value.encode() if self.placeholder is not None else HIDDEN
+
+    def competing(self, request: Request) -> tuple[bytes, ...]:
+        """The headers of `request` that have to go."""
+        sent, ours = request.headers, self.injection.headers
+        return tuple(
+            name.encode() for name in COMPETING if name in sent and name not in ours and name not in self.keeps
+        )
 
     def pinned_to(self, host: str) -> bool:
         """Whether the secret may be sent to `host` (canonical)."""

@@ -104,6 +104,7 @@ def _credential(document: Document) -> Credential:
         source=_source(spec.source),
         injection=spec.inject.compiled(),
         hosts=tuple(spec.hosts),
+        keeps=frozenset(name.lower() for name in spec.keep),
         placeholder=Placeholder(variable=seen.env, value=seen.value) if seen else None,
     )
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
 
-from remit.core import addresses, budget, names, paths
+from remit.core import addresses, budget, credential, names, paths
 from remit.policy import quantity, reserved
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -108,6 +108,12 @@ def network(text: str) -> str:
 def header(text: str) -> str:
     if not reserved.credential_header(text):
         raise fault("expected a header that a credential may set, such as Authorization")
+    return text
+
+
+def competing(text: str) -> str:
+    if text.lower() not in credential.COMPETING:
+        raise fault(f"expected one of the headers that are taken off: {', '.join(credential.COMPETING)}")
     return text
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Protocol, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, RootModel, model_validator
 
 from remit.core.credential import Injection
+from remit.core.injections import headers
 from remit.core.injections.basic import BasicInjection
+from remit.core.injections.cookie import CookieInjection
 from remit.core.injections.header import HeaderInjection
 from remit.core.injections.query import QueryInjection
 from remit.policy import fields
@@ -15,6 +17,7 @@ from remit.policy.fields import Model, fault
 
 HeaderName = Annotated[str, AfterValidator(fields.header)]
 Format = Annotated[str, AfterValidator(fields.template), Field(json_schema_extra={"pattern": "\\{secret\\}"})]
+Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
 
 UNUSABLE: Injection = HeaderInjection(header="authorization")
 """Of a credential that cannot be read, and is never injected."""
@@ -48,12 +51,40 @@ class Query(Model):
         return QueryInjection(parameter=self.parameter)
 
 
+class Line(Header):
+    key: Key | None = Field(default=None, description="Field of the secret; without it the whole secret")
+
+
+class Headers(RootModel[Annotated[list[Line], Field(min_length=1, max_length=8)]]):
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        names = [line.name.lower() for line in self.root]
+        if len(set(names)) != len(names):
+            raise fault("expected each header once")
+        return self
+
+    def compiled(self) -> Injection:
+        lines = (headers.Line(name=one.name.lower(), template=one.format, key=one.key) for one in self.root)
+        return headers.HeadersInjection(lines=tuple(lines))
+
+
+class Cookie(Model):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$")]
+
+    def compiled(self) -> Injection:
+        return CookieInjection(name=self.name)
+
+
 class Inject(Model):
     """Exactly one of them."""
 
     header: Header | None = None
     basic: Basic | None = None
     query: Query | None = None
+    headers: Headers | None = None
+    cookie: Cookie | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:

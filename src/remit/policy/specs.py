@@ -202,6 +202,12 @@ class CredentialSpec(Model):
     hosts: list[Host] = Field(min_length=1, max_length=MAX_LISTED)
     inject: Inject
     placeholder: Placeholder | None = None
+    keep: list[Annotated[str, AfterValidator(fields.competing)]] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Headers of the agent that stay beside what is injected; by default those that could say who is "
+        "asking (Authorization, X-Api-Key and the like) are taken off",
+    )
 
 
 class PolicySpec(Model):

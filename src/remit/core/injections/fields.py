@@ -21,6 +21,12 @@ def missing(value: bytes, *names: str) -> str | None:
     return f"the secret is no JSON object with {' and '.join(absent)}" if absent else None
 
 
+def filled(template: str, value: bytes) -> bytes:
+    """`template` with `value` in place of `{secret}`."""
+    before, _, after = template.partition("{secret}")
+    return before.encode() + value + after.encode()
+
+
 def unfit_for_header(value: bytes) -> str | None:
     """Why a header cannot carry `value` (RFC 9110 §5.5: it would split the message, or come out another), or None."""
     if not value:

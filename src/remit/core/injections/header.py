@@ -27,6 +27,5 @@ class HeaderInjection:
         return ((value, stand_in),)
 
     def inject(self, value: bytes, request: Request, seen: Seen) -> Injected:
-        before, _, after = self.template.partition("{secret}")
-        line = self.header.encode(), before.encode() + value + after.encode()
+        line = self.header.encode(), fields.filled(self.template, value)
         return Injected(headers=(line,), secrets=self.secrets(value, seen.stand_in))
