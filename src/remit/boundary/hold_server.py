@@ -9,21 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import cast
 
-import httptools
-
-from remit.boundary import check
-from remit.boundary.check_server import HEAD_MAX, NO_RECORD, Lines, Refuse
+from remit.boundary import check, check_wire
+from remit.boundary.check_wire import Lines, Refuse
 from remit.control.decide import Denied, Permitted
 from remit.control.holding import Body
-from remit.core.reason import Reason, Refusal
+from remit.core.reason import Reason
 from remit.core.request import Evidence
-
-log = logging.getLogger(__name__)
 
 BODY_MAX_BYTES = 256 << 10
 """What Envoy keeps of a held request: 1,024 of them are 256 MiB of its heap."""
@@ -33,130 +27,78 @@ Hold = Callable[[Evidence, Body], Awaitable[Permitted | Denied]]
 
 
 async def serve_hold(path: Path, hold: Hold, refuse: Refuse, pending_max: int = PENDING_MAX) -> None:
-    """Answer Envoy on Unix socket `path` (mode 0660) until cancelled. At most `pending_max` requests wait at once."""
-    path.unlink(missing_ok=True)
-    desk = _Desk(hold, refuse, pending_max)
-    server = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(desk), str(path), backlog=4096)
-    path.chmod(0o660)
-    try:
-        await asyncio.Event().wait()
-    finally:
-        server.close()
-        desk.close()
-        path.unlink(missing_ok=True)
+    """Answer Envoy on Unix socket `path` until cancelled. At most `pending_max` requests wait at once."""
+    await check_wire.serve(path, _Desk(hold, refuse, pending_max))
 
 
-class _Desk:
-    """What the connections share."""
-
+class _Desk(check_wire.Desk):
     def __init__(self, hold: Hold, refuse: Refuse, pending_max: int) -> None:
+        super().__init__()
         self._hold = hold
         self._refuse = refuse
         self._pending_max = pending_max
-        self.waiting: set[asyncio.Task[None]] = set()
-        self.connections: set[asyncio.Transport] = set()
+        self._waiting: set[asyncio.Task[None]] = set()
+
+    def connection(self) -> _Connection:
+        return _Connection(self)
 
     def ask(
         self, method: bytes, target: bytes, raw: Lines, body: Body, answer: Callable[[bytes], None]
     ) -> asyncio.Task[None] | None:
-        if len(self.waiting) >= self._pending_max:
-            refusal = Refusal(Reason.OVERLOADED, f"{self._pending_max} requests wait for a human already")
-            answer(check.render(Denied(record=NO_RECORD, refusal=refusal)))
+        if len(self._waiting) >= self._pending_max:
+            message = f"{self._pending_max} requests wait for a human already"
+            answer(check.render(check_wire.unrecorded(Reason.OVERLOADED, message)))
             return None
         task = asyncio.ensure_future(self._answer(method, target, raw, body, answer))
-        self.waiting.add(task)
-        task.add_done_callback(self.waiting.discard)
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
         return task
 
     def close(self) -> None:
-        for task in list(self.waiting):
+        for task in list(self._waiting):
             task.cancel()
-        for transport in list(self.connections):
-            transport.abort()
+        super().close()
 
     async def _answer(
         self, method: bytes, target: bytes, raw: Lines, body: Body, answer: Callable[[bytes], None]
     ) -> None:
         try:
-            read = check.parse(method, target, raw)
-            if isinstance(read, Evidence):
-                said = check.render(await self._hold(read, body))
-            else:
-                denied = await self._refuse(read.refusal, token=read.token, flow=read.flow, **read.facts)
-                said = check.render(denied)
-        except Exception:  # a fault of ours is a denial, never a hang
-            log.exception("a held check failed")
-            said = check.render(Denied(record=NO_RECORD, refusal=Refusal(Reason.NOT_READY, "the check failed")))
+            said = check.render(await self._decided(method, target, raw, body))
+        except Exception:
+            said = check.render(check_wire.failed("the check failed"))
         answer(said)
 
+    async def _decided(self, method: bytes, target: bytes, raw: Lines, body: Body) -> Permitted | Denied:
+        read = check.parse(method, target, raw)
+        if isinstance(read, Evidence):
+            return await self._hold(read, body)
+        return await self._refuse(read.refusal, token=read.token, flow=read.flow, **read.facts)
 
-class _Connection(asyncio.Protocol):
-    """One request at a time; what httptools does not understand, or is too much, ends the connection (a denial)."""
+
+class _Connection(check_wire.Connection):
+    """Ends its wait with itself."""
+
+    size_max = check_wire.HEAD_MAX + BODY_MAX_BYTES
 
     def __init__(self, desk: _Desk) -> None:
+        super().__init__(desk.connections)
         self._desk = desk
-        self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpRequestParser(self)
         self._waiting: asyncio.Task[None] | None = None
-        self._busy = False
-        self._begin()
-
-    def _begin(self) -> None:
-        self._target, self._headers = b"", list[tuple[bytes, bytes]]()
-        self._digest, self._bytes, self._size = hashlib.sha256(), 0, 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self._desk.connections.add(self._transport)
+        self._digest, self._bytes = hashlib.sha256(), 0
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._transport is not None:
-            self._desk.connections.discard(self._transport)
-        self._transport = None
+        super().connection_lost(error)
         if self._waiting is not None:
             self._waiting.cancel()
 
-    def data_received(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > HEAD_MAX + BODY_MAX_BYTES:
-            self._abort()
-            return
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._parser = httptools.HttpRequestParser(self)
-        except httptools.HttpParserError as error:
-            log.warning("Envoy sent what is no request: %s", error)
-            self._abort()
-
     def on_message_begin(self) -> None:
-        if self._busy:
-            self._abort()
-        self._begin()
-
-    def on_url(self, url: bytes) -> None:
-        self._target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        super().on_message_begin()
+        self._digest, self._bytes = hashlib.sha256(), 0
 
     def on_body(self, data: bytes) -> None:
         self._digest.update(data)
         self._bytes += len(data)
 
-    def on_message_complete(self) -> None:
-        if self._transport is None or self._transport.is_closing():
-            return
-        self._busy = True
+    def asked(self, method: bytes, target: bytes, headers: Lines, answer: Callable[[bytes], None]) -> None:
         body = Body(digest=self._digest.hexdigest(), size=self._bytes) if self._bytes else Body()
-        method = self._parser.get_method()
-        self._waiting = self._desk.ask(method, self._target, self._headers, body, self._answer)
-
-    def _answer(self, data: bytes) -> None:
-        self._busy, self._size, self._waiting = False, 0, None
-        if self._transport is not None:
-            self._transport.write(data)
-
-    def _abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        self._waiting = self._desk.ask(method, target, headers, body, answer)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from remit.boundary import check, check_server
-from remit.boundary.check_server import Refuse
+from remit.boundary.check_wire import Refuse
 from remit.boundary.tunnels import REFUSED, TLS_PATH
 from remit.control.decide import Denied, Held, Permitted
 from remit.core import flow

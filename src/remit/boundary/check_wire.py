@@ -1,0 +1,138 @@
+"""How Envoy's HTTP checks are read: HTTP/1.1 with keep-alive over a Unix socket, one request at a time a connection.
+
+An HTTP framework costs ten times what the decision does, so this is httptools under an asyncio protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol, cast
+
+import httptools
+
+from remit.control.decide import Denied
+from remit.core.reason import Reason, Refusal
+
+log = logging.getLogger(__name__)
+
+HEAD_MAX = 128 << 10
+"""Envoy bounds an agent's head to 60 KiB; ours and joined headers come on top."""
+NO_RECORD = ""
+
+Lines = list[tuple[bytes, bytes]]
+
+
+class Refuse(Protocol):
+    """`control.decide.Decider.refuse`."""
+
+    def __call__(
+        self, refusal: Refusal, *, token: bytes = b"", flow: str = "", **facts: object
+    ) -> Awaitable[Denied]: ...
+
+
+class Desk(ABC):
+    """What the connections share."""
+
+    def __init__(self) -> None:
+        self.connections: set[asyncio.Transport] = set()
+
+    @abstractmethod
+    def connection(self) -> Connection: ...
+
+    def close(self) -> None:
+        for transport in list(self.connections):
+            transport.abort()
+
+
+async def serve(path: Path, desk: Desk) -> None:
+    """Answer Envoy on Unix socket `path` (mode 0660) until cancelled; its directory says who connects."""
+    path.unlink(missing_ok=True)
+    server = await asyncio.get_running_loop().create_unix_server(desk.connection, str(path), backlog=4096)
+    path.chmod(0o660)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        server.close()
+        desk.close()
+        path.unlink(missing_ok=True)
+
+
+def failed(message: str) -> Denied:
+    """Logs the exception at hand. A fault of ours is a denial, never a hang."""
+    log.exception(message)
+    return unrecorded(Reason.NOT_READY, message)
+
+
+def unrecorded(reason: Reason, message: str) -> Denied:
+    return Denied(record=NO_RECORD, refusal=Refusal(reason, message))
+
+
+class Connection(asyncio.Protocol, ABC):
+    """One request at a time; what httptools does not understand, or is too much, ends the connection (a denial)."""
+
+    size_max = HEAD_MAX
+
+    def __init__(self, connections: set[asyncio.Transport]) -> None:
+        self._connections = connections
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._target = b""
+        self._headers: Lines = []
+        self._size = 0
+        self._busy = False
+
+    @abstractmethod
+    def asked(self, method: bytes, target: bytes, headers: Lines, answer: Callable[[bytes], None]) -> None:
+        """A request is whole. `answer` is called once, now or later, with the bytes of the reply."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are not of asyncio's class
+        self._connections.add(self._transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._transport is not None:
+            self._connections.discard(self._transport)
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        self._size += len(data)  # counted here: the parser keeps a header to itself until it is whole
+        if self._size > self.size_max:
+            self._abort()
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:  # the agent asks for a WebSocket; the check changes nothing
+            self._parser = httptools.HttpRequestParser(self)
+        except httptools.HttpParserError as error:
+            log.warning("Envoy sent what is no request: %s", error)
+            self._abort()
+
+    def on_message_begin(self) -> None:
+        if self._busy:
+            self._abort()
+        self._target, self._headers = b"", []
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+
+    def on_message_complete(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._busy, self._size = True, 0
+        self.asked(self._parser.get_method(), self._target, self._headers, self._answer)
+
+    def _answer(self, data: bytes) -> None:
+        self._busy = False
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
