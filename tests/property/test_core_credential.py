@@ -105,7 +105,7 @@ def test_what_must_not_come_back_is_told_with_what_was_injected(
         secret="c",
         injection=injection,
         hosts=("h",),
-        placeholder=Placeholder(variable="V", value="ph_1"),
+        placeholders=(Placeholder(variable="V", value="ph_1"),),
         scrub=scrub,
     )
     secrets = _injected(injection.inject(value, asked(), Seen(now=SEEN.now, stand_in=wanted.stand_in))).secrets

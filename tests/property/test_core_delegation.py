@@ -30,7 +30,7 @@ def capabilities(draw: st.DrawFn) -> Capability:
         methods=draw(METHODS),
         paths=globs,
         websocket=draw(st.booleans()),
-        credential=draw(st.sampled_from([None, "c"])),
+        credentials=draw(st.sampled_from([(), ("c",)])),
         matchers=tuple(paths.compiled(one) for one in globs),
     )
 

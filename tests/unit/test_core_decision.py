@@ -24,7 +24,7 @@ REQUEST = Request(
     method="GET", protocol=Protocol.HTTPS, host="a.com", port=443, path="/x", query="", target="/x", websocket=False,
     flow="100.64.0.7:1024", cell=7, headers={},
 )  # fmt: skip
-CAPABILITY = Capability(name="c", hosts=("a.com",), credential="k", matchers=(paths.compiled("/**"),))
+CAPABILITY = Capability(name="c", hosts=("a.com",), credentials=("k",), matchers=(paths.compiled("/**"),))
 CREDENTIAL = Credential(name="k", secret="s", injection=HeaderInjection(header="x-key"), hosts=("a.com",))
 PUBLIC = ip_address("1.1.1.1")
 

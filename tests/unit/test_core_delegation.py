@@ -66,7 +66,7 @@ def test_a_child_within_its_parent_is_admitted_and_its_chain_is_told() -> None:
         ({"above": replace(CAPABILITY, matchers=(paths.compiled("/y"),))}, Reason.NOT_DELEGATED),
         ({"above": replace(CAPABILITY, ports=frozenset({8443}))}, Reason.NOT_DELEGATED),
         ({"above": replace(CAPABILITY, protocol=Protocol.HTTP)}, Reason.NOT_DELEGATED),
-        ({"above": replace(CAPABILITY, credential="k")}, Reason.NOT_DELEGATED),
+        ({"above": replace(CAPABILITY, credentials=("k",))}, Reason.NOT_DELEGATED),
         ({"above": replace(CAPABILITY, approval=Approval.ASK)}, Reason.NOT_DELEGATED),
         ({"below": replace(CAPABILITY, addresses=(ip_network("10.0.0.0/8"),))}, Reason.NOT_DELEGATED),
         (

@@ -170,6 +170,11 @@ def test_documents_through_the_api_have_a_number_instead_of_a_line() -> None:
         (POLICY.replace("|\n    package remit.p\n", '"package remit.p\\ndeny contains nope(1)"'), "f.yaml:5: spec.rego: line 2: expected a function that exists"),
         (POLICY + "    deny := false\n---\n" + POLICY.replace("name: p", "name: q") + "    deny := false", "package of its own; remit.p is policy p's"),
         (ROLE + "  capabilities: [a, b]\n---\n" + CAPABILITY + "  credential: k\n---\n" + CAPABILITY.replace("name: a", "name: b") + "  credential: l\n---\n" + CREDENTIAL + "  placeholder: {env: T, value: x}\n---\n" + CREDENTIAL.replace("name: k", "name: l") + "  placeholder: {env: T, value: y}", "expected one placeholder for T; credentials k and l both set it"),
+        (ROLE + "  capabilities: [a, b]\n---\n" + CAPABILITY + "---\n" + CAPABILITY.replace("name: a", "name: b") + "  credential: k\n---\n" + CREDENTIAL, "expected one of a and b: both cover the same with other credentials"),
+        (ROLE + "  capabilities: [a, b]\n---\n" + CAPABILITY + "---\n" + CAPABILITY.replace("name: a", "name: b") + "  methods: [GET]\n  paths: [/x/**]\n  credential: k\n---\n" + CREDENTIAL, "expected b before a, which covers all of it and has no credential"),
+        (CAPABILITY + "  credentials: [k, l]\n---\n" + CREDENTIAL + "---\n" + CREDENTIAL.replace("name: k", "name: l") + "  placeholder: {env: T}", "expected a placeholder of credential k, which requests would choose it by"),
+        (CAPABILITY + "  credentials: [k, l]\n---\n" + CREDENTIAL + "  placeholder: {env: S, value: abcdefgh}\n---\n" + CREDENTIAL.replace("name: k", "name: l") + "  placeholder: {env: T, value: abcdefghi}", "expected placeholders apart; those of credentials k and l are not"),
+        (CAPABILITY + "  credentials: [k, l]\n---\n" + CREDENTIAL + "  placeholder: {env: S, value: abc}\n---\n" + CREDENTIAL.replace("name: k", "name: l") + "  placeholder: {env: T}", "expected a placeholder of at least 8 characters"),
         (ROLE + "  capabilities: [a]\n  env: {T: x}\n---\n" + CAPABILITY + "  credential: k\n---\n" + CREDENTIAL + "  placeholder: {env: T, value: x}", "f.yaml:6: spec.env.T: expected T from one place"),
     ],
 )  # fmt: skip

@@ -282,7 +282,7 @@ def _uses(rules: Rules, task: Task, kind: RevocationKind, name: str) -> bool:
         return True  # its role was removed while it ran: nothing says that it did not
     if kind is RevocationKind.CAPABILITY:
         return any(capability.name == name for capability in role.capabilities)
-    return any(capability.credential == name for capability in role.capabilities)
+    return any(name in capability.credentials for capability in role.capabilities)
 
 
 def _target(kind: RevocationKind, name: str) -> dict[str, str]:

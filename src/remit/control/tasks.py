@@ -248,9 +248,10 @@ def environment(role: Role, rules: Rules) -> Mapping[str, str]:
     """The role's variables, and for each credential its capabilities use the placeholder that stands for it."""
     variables: dict[str, str] = {}
     for capability in role.capabilities:
-        credential = rules.credentials.get(capability.credential) if capability.credential else None
-        if credential is not None and credential.placeholder is not None:
-            variables[credential.placeholder.variable] = credential.placeholder.value
+        for name in capability.credentials:
+            credential = rules.credentials.get(name)
+            for placeholder in credential.placeholders if credential is not None else ():
+                variables[placeholder.variable] = placeholder.value
     return {**variables, **role.environment}
 
 

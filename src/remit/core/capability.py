@@ -53,7 +53,8 @@ class Capability:
     ports: frozenset[int] = frozenset({443})
     methods: frozenset[str] = frozenset()
     paths: tuple[str, ...] = ("/**",)
-    credential: str | None = None
+    credentials: tuple[str, ...] = ()
+    """One, or several of which the request chooses by their placeholders (`core.choice`)."""
     addresses: tuple[Network, ...] = ()
     ambiguous: frozenset[path_rules.Ambiguity] = frozenset()
     websocket: bool = False

@@ -82,12 +82,17 @@ class Credential:
     hosts: tuple[str, ...]
     source: Source | None = None
     """None: the sealed store."""
-    placeholder: Placeholder | None = None
+    placeholders: tuple[Placeholder, ...] = ()
+    """The first one stands for the secret in answers, and chooses this credential (`core.choice`)."""
     invalid: str | None = None
     keeps: frozenset[str] = frozenset()
     """Headers of the agent, of those in `COMPETING`, that stay beside what is injected."""
     scrub: bool = True
     """Whether answers are searched for what was injected. False: an operator chose that the agent may see it."""
+
+    @property
+    def placeholder(self) -> Placeholder | None:
+        return self.placeholders[0] if self.placeholders else None
 
     @property
     def stand_in(self) -> bytes:

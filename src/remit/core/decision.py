@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from remit.core import addresses, delegation, paths
+from remit.core import addresses, choice, delegation, paths
 from remit.core.capability import UNREAD, Approval, Capability
 from remit.core.claims import Claims
 from remit.core.credential import Credential
@@ -102,12 +102,9 @@ def admit(snapshot: Snapshot, claims: Claims, request: Request) -> Candidate | R
     above = delegation.covering(snapshot, lineage, capability, request) if lineage else ()
     if isinstance(above, Refusal):
         return above
-    credential: Credential | None = None
-    if capability.credential is not None:
-        credential = snapshot.rules.credentials.get(capability.credential)
-        if credential is None or credential.invalid is not None:
-            why = credential.invalid if credential else "does not exist"
-            return Refusal(Reason.CREDENTIAL_UNAVAILABLE, f"credential {capability.credential} {why}")
+    credential = _credential(snapshot, capability, request) if capability.credentials else None
+    if isinstance(credential, Refusal):
+        return credential
     return Candidate(
         claims=claims,
         task=task,
@@ -175,6 +172,18 @@ def grant(
         if both:
             return Refusal(Reason.POLICY_FAILED, f"a policy sets {min(both)}, which credential {credential.name} fills")
     return Permit(candidate=candidate, address=found[0], opinion=opinion)
+
+
+def _credential(snapshot: Snapshot, capability: Capability, request: Request) -> Credential | Refusal | None:
+    """Step credential, as far as rules go: which one it is."""
+    usable: list[Credential] = []
+    for name in capability.credentials:
+        credential = snapshot.rules.credentials.get(name)
+        if credential is None or credential.invalid is not None:
+            why = credential.invalid if credential else "does not exist"
+            return Refusal(Reason.CREDENTIAL_UNAVAILABLE, f"credential {name} {why}")
+        usable.append(credential)
+    return usable[0] if len(usable) == 1 else choice.chosen(usable, request)
 
 
 def _uncovered(role: Role, request: Request) -> Capability | None:

@@ -162,8 +162,8 @@ def _bound(parent: Capability, child: Capability) -> str | None:
 
     Another credential is wider in either direction: without one, a child could send its own.
     """
-    if child.credential != parent.credential:
-        return f"has it with {_named(parent.credential)}, not with {_named(child.credential)}"
+    if child.credentials != parent.credentials:
+        return f"has it with {_named(parent.credentials)}, not with {_named(child.credentials)}"
     if _STRICTNESS.index(child.approval) < _STRICTNESS.index(parent.approval):
         return f"has it with approval {parent.approval}, not {child.approval}"
     for network in child.addresses:
@@ -172,8 +172,8 @@ def _bound(parent: Capability, child: Capability) -> str | None:
     return None
 
 
-def _named(credential: str | None) -> str:
-    return f"credential {credential}" if credential is not None else "no credential"
+def _named(credentials: tuple[str, ...]) -> str:
+    return f"credential {' or '.join(credentials)}" if credentials else "no credential"
 
 
 def _inside(network: Network, wide: Network) -> bool:

@@ -53,6 +53,7 @@ class Reason(StrEnum):
     CREDENTIAL_REVOKED = "credential_revoked"
     CREDENTIAL_UNAVAILABLE = "credential_unavailable"
     CREDENTIAL_NOT_PINNED = "credential_not_pinned"
+    CREDENTIAL_UNCHOSEN = "credential_unchosen"
     AUDIT_UNAVAILABLE = "audit_unavailable"
     OVERLOADED = "overloaded"
     REFUSED_BY_BOUNDARY = "refused_by_boundary"
@@ -205,6 +206,11 @@ MEANING: Mapping[Reason, Meaning] = {
     Reason.CREDENTIAL_NOT_PINNED: Meaning(
         "The credential may not go to this host",
         "Add the host to the credential's spec.hosts, if it is meant.",
+        "credential",
+    ),
+    Reason.CREDENTIAL_UNCHOSEN: Meaning(
+        "The request presents none of the placeholders that choose its credential",
+        "Send the placeholder from one of the variables that the detail names, or nothing at all.",
         "credential",
     ),
     Reason.AUDIT_UNAVAILABLE: Meaning(

@@ -56,15 +56,18 @@ def _capability(document: Document, credentials: Mapping[str, Credential]) -> Ca
     if not isinstance(spec, specs.CapabilitySpec):
         return Capability(name=document.name, hosts=_hosts(document.raw), invalid=document.broken or "cannot be read")
     protocol = Protocol.TLS if spec.tls == "passthrough" else Protocol(spec.protocol)
-    credential = credentials.get(spec.credential) if spec.credential is not None else None
     invalid = None
-    if spec.credential is not None and credential is None:
-        invalid = f"credential {spec.credential} does not exist"
-    elif credential is not None and credential.invalid is not None:
-        invalid = f"credential {credential.name} is invalid: {credential.invalid}"
-    elif credential is not None and protocol in UNREAD:
+    for name in spec.named:
+        credential = credentials.get(name)
+        if credential is None:
+            invalid = f"credential {name} does not exist"
+        elif credential.invalid is not None:
+            invalid = f"credential {credential.name} is invalid: {credential.invalid}"
+        elif len(spec.named) > 1 and credential.placeholder is None:
+            invalid = f"credential {name} has no placeholder to be chosen by"
+    if spec.named and protocol in UNREAD:
         invalid = "a credential cannot be put into what is carried unread"
-    elif credential is not None and protocol is Protocol.HTTP:
+    elif spec.named and protocol is Protocol.HTTP:
         invalid = "a credential never travels in the clear"
     return Capability(
         name=document.name,
@@ -73,7 +76,7 @@ def _capability(document: Document, credentials: Mapping[str, Credential]) -> Ca
         ports=frozenset(spec.ports or [DEFAULT_PORT[protocol]]),
         methods=frozenset(spec.methods),
         paths=tuple(spec.paths),
-        credential=spec.credential,
+        credentials=spec.named,
         addresses=tuple(ipaddress.ip_network(text) for text in spec.addresses),
         ambiguous=frozenset(paths.Ambiguity(text) for text in spec.allow_ambiguous),
         websocket=spec.websocket,
@@ -97,7 +100,6 @@ def _credential(document: Document) -> Credential:
     if not isinstance(spec, specs.CredentialSpec):
         why = document.broken or "cannot be read"
         return Credential(name=document.name, secret="", injection=injections.UNUSABLE, hosts=(), invalid=why)
-    seen = spec.placeholder
     return Credential(
         name=document.name,
         secret=_sealed(document.name, spec.source),
@@ -105,7 +107,9 @@ def _credential(document: Document) -> Credential:
         injection=spec.inject.compiled(),
         hosts=tuple(spec.hosts),
         keeps=frozenset(name.lower() for name in spec.keep),
-        placeholder=Placeholder(variable=seen.env, value=seen.value) if seen else None,
+        placeholders=tuple(
+            Placeholder(variable=one.env, value=specs.placeholder(document.name, one)) for one in spec.shown
+        ),
     )
 
 

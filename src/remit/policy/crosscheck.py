@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from remit.core import names
+from remit.core import choice, names, paths
 from remit.policy import budgets, rego, specs
 from remit.policy.manifests import Document, Problem, near
 from remit.policy.text import Path
@@ -70,6 +70,7 @@ def _role(document: Document, role: specs.RoleSpec, known: Known) -> Iterator[Pr
             yield from _named(document, ("spec", field, n), kind, name, known)
             if name in listed[:n]:
                 yield document.problem(("spec", field, n), "expected each name once", found=f'"{name}"')
+    yield from _shadowed(document, role, known)
     taken: dict[str, str] = {}
     for n, name in enumerate(role.capabilities):
         for variable, credential in _placeholder(name, known):
@@ -83,33 +84,83 @@ def _role(document: Document, role: specs.RoleSpec, known: Known) -> Iterator[Pr
                 yield document.problem(("spec", "env", variable), message)
 
 
+def _shadowed(document: Document, role: specs.RoleSpec, known: Known) -> Iterator[Problem]:
+    """Capabilities with another credential that never get a request: of those that name a host alike, the first in the
+    role's list that covers a request has it."""
+    earlier: list[tuple[str, specs.CapabilitySpec]] = []
+    for n, name in enumerate(role.capabilities):
+        found = known["Capability"].get(name)
+        spec = found.spec if found is not None else None
+        if not isinstance(spec, specs.CapabilitySpec):
+            continue
+        for before, wide in earlier:
+            if wide.named != spec.named and _hides(wide, spec):
+                first = f"credential {' or '.join(wide.named)}" if wide.named else "no credential"
+                message = f"expected {name} before {before}, which covers all of it and has {first}"
+                if _hides(spec, wide):
+                    message = f"expected one of {before} and {name}: both cover the same with other credentials"
+                yield document.problem(("spec", "capabilities", n), message)
+        earlier.append((name, spec))
+
+
+def _hides(wide: specs.CapabilitySpec, narrow: specs.CapabilitySpec) -> bool:
+    """Whether `wide` covers every request that `narrow` does, where its hosts are written alike."""
+    return (
+        (wide.protocol, wide.tls) == (narrow.protocol, narrow.tls)
+        and set(narrow.hosts) <= set(wide.hosts)
+        and narrow.opens <= wide.opens
+        and (not wide.methods or (bool(narrow.methods) and set(narrow.methods) <= set(wide.methods)))
+        and all(any(paths.within(path, pattern) for pattern in wide.paths) for path in narrow.paths)
+        and set(narrow.allow_ambiguous) <= set(wide.allow_ambiguous)
+        and (wide.websocket or not narrow.websocket)
+    )
+
+
 def _placeholder(capability: str, known: Known) -> Iterator[tuple[str, str]]:
     """(variable, credential) that a capability brings into a cell."""
     document = known["Capability"].get(capability)
     spec = document.spec if document is not None else None
-    if not isinstance(spec, specs.CapabilitySpec) or spec.credential is None:
-        return
-    found = known["Credential"].get(spec.credential)
-    credential = found.spec if found is not None else None
-    if isinstance(credential, specs.CredentialSpec) and credential.placeholder is not None:
-        yield credential.placeholder.env, spec.credential
+    for name in spec.named if isinstance(spec, specs.CapabilitySpec) else ():
+        found = known["Credential"].get(name)
+        credential = found.spec if found is not None else None
+        for placeholder in credential.shown if isinstance(credential, specs.CredentialSpec) else ():
+            yield placeholder.env, name
 
 
 def _capability(document: Document, capability: specs.CapabilitySpec, known: Known) -> Iterator[Problem]:
-    if capability.credential is None:
-        return
-    yield from _named(document, ("spec", "credential"), "Credential", capability.credential, known)
-    if capability.protocol == "http":
+    if capability.named and capability.protocol == "http":
         yield document.problem(("spec", "protocol"), "expected https: a credential never travels in the clear")
-    found = known["Credential"].get(capability.credential)
-    credential = found.spec if found is not None else None
-    if not isinstance(credential, specs.CredentialSpec):
+    seen: dict[str, str] = {}
+    for n, name in enumerate(capability.named):
+        at: Path = ("spec", "credential") if capability.credential else ("spec", "credentials", n)
+        yield from _named(document, at, "Credential", name, known)
+        found = known["Credential"].get(name)
+        credential = found.spec if found is not None else None
+        if not isinstance(credential, specs.CredentialSpec):
+            continue
+        for m, host in enumerate(capability.hosts):
+            if not any(names.within(host, pattern) for pattern in credential.hosts):
+                pinned = ", ".join(credential.hosts[:8])
+                message = f"expected a host that credential {name} is pinned to ({pinned})"
+                yield document.problem(("spec", "hosts", m), message, found=host)
+        if len(capability.named) > 1:
+            yield from _choosable(document, at, name, credential, seen)
+
+
+def _choosable(
+    document: Document, at: Path, name: str, credential: specs.CredentialSpec, seen: dict[str, str]
+) -> Iterator[Problem]:
+    """Whether what an agent presents names this credential and none of those `seen` before (placeholder → name)."""
+    if not credential.shown:
+        yield document.problem(at, f"expected a placeholder of credential {name}, which requests would choose it by")
         return
-    for n, host in enumerate(capability.hosts):
-        if not any(names.within(host, pattern) for pattern in credential.hosts):
-            pinned = ", ".join(credential.hosts[:8])
-            message = f"expected a host that credential {capability.credential} is pinned to ({pinned})"
-            yield document.problem(("spec", "hosts", n), message, found=host)
+    value = specs.placeholder(name, credential.shown[0])
+    if len(value) < choice.SHORTEST:
+        yield document.problem(at, f"expected a placeholder of at least {choice.SHORTEST} characters, to choose by")
+    for other, whose in seen.items():
+        if value in other or other in value:
+            yield document.problem(at, f"expected placeholders apart; those of credentials {whose} and {name} are not")
+    seen[value] = name
 
 
 def _policy(document: Document, policy: specs.PolicySpec) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from remit.core import placeholders
 from remit.core.budget import MAX_AMOUNT
 from remit.policy import fields, quantity
 from remit.policy.fields import Model, fault
@@ -95,6 +96,11 @@ class CapabilitySpec(Model):
     methods: list[Method] = Field(default_factory=list, max_length=64, description="Default: any method")
     paths: list[PathPattern] = Field(default_factory=lambda: ["/**"], min_length=1, max_length=MAX_LISTED)
     credential: Name | None = None
+    credentials: list[Name] = Field(
+        default_factory=list,
+        max_length=8,
+        description="Several: each request gets the one whose placeholder it presents",
+    )
     addresses: list[Network] = Field(
         default_factory=list, max_length=64, description="Special-use address ranges that the hosts may resolve to"
     )
@@ -116,7 +122,11 @@ class CapabilitySpec(Model):
             raise fault("expected protocol: https together with tls: passthrough")
         if self.protocol == "tcp" or self.tls == "passthrough":
             self._unread()
-        if self.websocket and self.credential:
+        if self.credential and self.credentials:
+            raise fault("expected credential or credentials, not both")
+        if len(set(self.credentials)) != len(self.credentials):
+            raise fault("expected each credential once")
+        if self.websocket and self.named:
             raise fault("expected no credential together with websocket: true (a WebSocket cannot be scrubbed)")
         for pattern in self.paths:
             missing = fields.unreachable(pattern, self.allow_ambiguous)
@@ -124,13 +134,21 @@ class CapabilitySpec(Model):
                 raise fault(f"expected allowAmbiguous: [{missing}], without which {pattern} never matches")
         return self
 
+    @property
+    def opens(self) -> frozenset[int]:
+        return frozenset(self.ports or [80 if self.protocol == "http" else 443])
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        return (self.credential,) if self.credential is not None else tuple(self.credentials)
+
     def _unread(self) -> None:
         """What is not read can neither be matched more closely nor be given a credential."""
         what = "protocol: tcp" if self.protocol == "tcp" else "tls: passthrough"
         if self.protocol == "tcp" and not self.ports:
             raise fault("expected ports together with protocol: tcp")
         given = {
-            "credential": self.credential,
+            "credential": self.named,
             "methods": self.methods,
             "allowAmbiguous": self.allow_ambiguous,
             "websocket": self.websocket,
@@ -190,8 +208,27 @@ class Source(Model):
 
 
 class Placeholder(Model):
+    """What a cell finds in a variable. Without `value` one of the usual shape is made."""
+
     env: PlaceholderVariable
-    value: PlaceholderValue
+    value: PlaceholderValue | None = None
+    shape: Literal[*placeholders.SHAPES] | None = Field(  # type: ignore[valid-type]
+        default=None, description="Default: what is usual in the variable, else generic"
+    )
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.value is not None and self.shape is not None:
+            raise fault("expected value or shape, not both")
+        return self
+
+
+def placeholder(credential: str, written: Placeholder) -> str:
+    """The placeholder of `credential` in one variable."""
+    if written.value is not None:
+        return written.value
+    shape = written.shape or placeholders.USUAL.get(written.env, "generic")
+    return placeholders.shaped(shape, f"{credential} {written.env}")
 
 
 class CredentialSpec(Model):
@@ -202,12 +239,29 @@ class CredentialSpec(Model):
     hosts: list[Host] = Field(min_length=1, max_length=MAX_LISTED)
     inject: Inject
     placeholder: Placeholder | None = None
+    placeholders: list[Placeholder] = Field(
+        default_factory=list,
+        max_length=8,
+        description="Where clients want several variables (AWS); the first one stands for the secret in answers",
+    )
     keep: list[Annotated[str, AfterValidator(fields.competing)]] = Field(
         default_factory=list,
         max_length=16,
         description="Headers of the agent that stay beside what is injected; by default those that could say who is "
         "asking (Authorization, X-Api-Key and the like) are taken off",
     )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.placeholder is not None and self.placeholders:
+            raise fault("expected placeholder or placeholders, not both")
+        if len({one.env for one in self.shown}) != len(self.shown):
+            raise fault("expected each variable once")
+        return self
+
+    @property
+    def shown(self) -> tuple[Placeholder, ...]:
+        return (self.placeholder,) if self.placeholder is not None else tuple(self.placeholders)
 
 
 class PolicySpec(Model):
