@@ -53,9 +53,9 @@ def measure(directory: Path, *, quick: bool) -> dict[str, Any]:
         decisions = Path(made) / "decisions"
         decisions.mkdir()
         found |= checks.measure(decisions, 1.0 if quick else 4.0)
-        index = Index(Path(made) / "index.db")
+        index = Index(Path(made) / "index.db", here / "audit")
         start = time.perf_counter()
-        taken = index.ingest(here / "audit")
+        taken = index.ingest()
         found["audit_ingest_per_s"] = round(taken / (time.perf_counter() - start))
         index.close()
         opener = Opener(Path(made) / "sealed.key")

@@ -21,7 +21,7 @@ from remit.core.errors import Conflict, Invalid, NotFound
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
-    opened = Index(tmp_path / "index.db")
+    opened = Index(tmp_path / "index.db", tmp_path / "audit")
     yield opened
     opened.close()
 
@@ -37,10 +37,10 @@ async def appended(directory: Path, *entries: tuple[str, dict[str, Any]]) -> lis
 async def test_it_takes_in_each_line_once_and_goes_on_where_it_was(tmp_path: Path, index: Index) -> None:
     await filled(tmp_path, 40, 4096)
     total = content(tmp_path).count(b"\n")
-    assert index.ingest(tmp_path / "audit") == total
-    assert index.ingest(tmp_path / "audit") == 0
+    assert index.ingest() == total
+    assert index.ingest() == 0
     await filled(tmp_path, 3, 4096)
-    assert index.ingest(tmp_path / "audit") == content(tmp_path).count(b"\n") - total
+    assert index.ingest() == content(tmp_path).count(b"\n") - total
     assert index.last() == content(tmp_path).count(b"\n")
     assert len(index.query(limit=1000)) == 43
 
@@ -49,7 +49,7 @@ async def test_a_log_that_is_being_written_can_be_followed(tmp_path: Path, index
     with journal(tmp_path, 2048) as log:
         for number in range(30):
             await log.append(log.new_id(), Entry(kind="decision", fields={**DECISION, "number": number}))
-            index.ingest(tmp_path / "audit")
+            index.ingest()
             (newest,) = index.query(limit=1)
             assert newest["number"] == number
 
@@ -58,7 +58,7 @@ async def test_a_completion_joins_its_decision(tmp_path: Path, index: Index) -> 
     (decided,) = await appended(tmp_path, ("decision", DECISION))
     done = {"record": decided, "status": 200, "bytes_in": 5, "bytes_out": 0, "duration_ms": 3, "reason": "x", "id": "y"}
     await appended(tmp_path, ("completion", done), ("completion", {"record": "r-none"}), ("completion", {"record": 5}))
-    index.ingest(tmp_path / "audit")
+    index.ingest()
     (listed,) = index.query()
     assert tuple(listed)[: len(FIELDS)] == FIELDS
     assert (listed["status"], listed["bytes_in"], listed["duration_ms"]) == (200, 5, 3)
@@ -74,13 +74,13 @@ async def test_every_filter_narrows(tmp_path: Path, index: Index) -> None:
     other = {**DECISION, "task": "t-bbbbbbbbbb", "role": "finops", "decision": "deny", "reason": "no_capability",
              "host": "b.com", "capability": "c", "credential": "k"}  # fmt: skip
     await appended(tmp_path, ("decision", DECISION), ("decision", other), ("operator", {"actor": "root"}))
-    index.ingest(tmp_path / "audit")
+    index.ingest()
     for name in ("task", "role", "decision", "reason", "host", "capability", "credential"):
         (found,) = index.query(filters={name: other[name]})
         assert found["reason"] == "no_capability"
         assert index.query(filters={name: "' OR 1 --"}) == []
     assert [one["kind"] for one in index.query()] == ["operator", "decision", "decision"]
-    first, _, last = (one["time"] for one in index.query(after=0))
+    first, _, last = (datetime.fromisoformat(one["time"]) for one in index.query(after=0))
     assert len(index.query(since=last)) == 1
     assert len(index.query(until=last)) == 2
     assert len(index.query(since=first, until=last)) == 2
@@ -90,7 +90,7 @@ async def test_every_filter_narrows(tmp_path: Path, index: Index) -> None:
 
 async def test_pages_meet_without_gap_or_overlap(tmp_path: Path, index: Index) -> None:
     await filled(tmp_path, 25)
-    index.ingest(tmp_path / "audit")
+    index.ingest()
     seen: list[int] = []
     after = 0
     while page := index.query(after=after, limit=7):
@@ -104,7 +104,7 @@ async def test_pages_meet_without_gap_or_overlap(tmp_path: Path, index: Index) -
 
 async def test_a_record_is_found_by_the_start_of_its_id(tmp_path: Path, index: Index) -> None:
     one, two = await appended(tmp_path, ("decision", DECISION), ("decision", {**DECISION, "host": "b.com"}))
-    index.ingest(tmp_path / "audit")
+    index.ingest()
     assert index.get(one)["id"] == one
     assert index.get(one[:-1])["id"] == one
     assert index.get(two[2:])["host"] == "b.com"
@@ -119,7 +119,7 @@ async def test_hostile_fields_are_listed_as_they_were_written(tmp_path: Path, in
     hostile: dict[str, Any] = {"path": 'a\n{"seq":1}\r\x00\x1b[2J\u2028\ud800"', "host": "x" * 100_000,
                                "task": "\ud800", "role": 1 << 70, "decision": ["x"], "reason": {"a": 1}}  # fmt: skip
     (one,) = await appended(tmp_path, ("decision", hostile))
-    index.ingest(tmp_path / "audit")
+    index.ingest()
     found = index.get(one)
     assert found["path"] == hostile["path"]
     assert found["host"].endswith(record.CUT)
@@ -131,7 +131,7 @@ async def test_lines_that_are_no_records_are_counted_and_passed_over(tmp_path: P
     file = segments.path(tmp_path / "audit", 1)
     bad = b'garbage\n{"seq":"x"}\n{"seq":-1,"id":"r-x","time":"t","kind":"k"}\n[]\n\xff\n'
     file.write_bytes(file.read_bytes() + bad)
-    index.ingest(tmp_path / "audit")
+    index.ingest()
     stats = index.stats()
     assert (stats["unreadable"], stats["records"]) == (5, 4)
     assert stats["kinds"] == {"decision": 3, "segment": 1}
@@ -139,19 +139,20 @@ async def test_lines_that_are_no_records_are_counted_and_passed_over(tmp_path: P
 
 
 async def test_another_log_in_its_place_is_taken_in_from_the_start(tmp_path: Path, index: Index) -> None:
-    await filled(tmp_path / "a", 5)
-    await filled(tmp_path / "b", 3)
-    index.ingest(tmp_path / "a" / "audit")
-    index.ingest(tmp_path / "b" / "audit")
-    assert len(index.query()) == 3
+    await filled(tmp_path, 5)
+    index.ingest()
+    (tmp_path / "audit").rename(tmp_path / "former")
+    await filled(tmp_path, 3)
+    index.ingest()
+    assert [one["number"] for one in index.query()] == [2, 1, 0]
 
 
 async def test_a_file_that_is_no_index_is_built_anew(tmp_path: Path) -> None:
     await filled(tmp_path, 5)
     file = tmp_path / "broken.db"
     file.write_bytes(b"not a database, not at all" * 100)
-    index = Index(file)
-    index.ingest(tmp_path / "audit")
+    index = Index(file, tmp_path / "audit")
+    index.ingest()
     assert len(index.query()) == 5
     assert file.stat().st_mode & 0o077 == 0
     index.close()
@@ -164,7 +165,7 @@ async def test_threads_may_ask_while_it_takes_in(tmp_path: Path, index: Index) -
     def ask() -> None:
         try:
             for _ in range(20):
-                index.ingest(tmp_path / "audit")
+                index.ingest()
                 index.query(filters={"host": "a.com"})
                 index.stats()
         except BaseException as error:
@@ -201,3 +202,35 @@ async def test_the_reader_gives_pages_oldest_first_and_follows(tmp_path: Path) -
         assert (await upcoming)["number"] == 0
     await following.aclose()
     reader.close()
+
+
+async def test_a_changed_line_is_shown_as_such_and_hides_no_other(tmp_path: Path, index: Index) -> None:
+    await filled(tmp_path, 3, 1 << 16)
+    index.ingest()
+    file = segments.path(tmp_path / "audit", 1)
+    file.write_bytes(file.read_bytes().replace(b'{"seq":3,', b'{"seq":7,'))
+    assert [(one["seq"], one["kind"]) for one in index.query()] == [(4, "decision"), (3, "changed"), (2, "decision")]
+
+
+async def test_a_line_that_lies_about_its_number_hides_no_later_one(tmp_path: Path, index: Index) -> None:
+    await filled(tmp_path, 3, 1 << 16)
+    file = segments.path(tmp_path / "audit", 1)
+    file.write_bytes(file.read_bytes().replace(b'{"seq":3,', b'{"seq":900000000000,'))
+    index.ingest()
+    assert [one["seq"] for one in index.query()] == [4, 2]
+    assert index.stats()["unreadable"] == 1
+
+
+async def test_lines_that_a_refusing_disk_took_back_are_forgotten(tmp_path: Path, index: Index) -> None:
+    await filled(tmp_path, 3, 1 << 16)
+    file = segments.path(tmp_path / "audit", 1)
+    whole = file.read_bytes()
+    index.ingest()
+    shorter = whole[: whole.rindex(b"\n", 0, -1) + 1]
+    file.write_bytes(shorter + bytes(100))
+    index.ingest()
+    assert [one["number"] for one in index.query()] == [1, 0]
+    other = record.body("r-other", "2026-11-24T12:00:00.000000Z", "decision", {**DECISION, "number": 7})
+    file.write_bytes(shorter + record.line(4, other, record.digest(shorter.splitlines()[-1])) + b"\n")
+    index.ingest()
+    assert [one["number"] for one in index.query()] == [7, 1, 0]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from remit.api.services import Services, operator, services
 from remit.control.ports_control import Audit, AuditFilter, AuditKey
-from remit.core.errors import Invalid
+from remit.core.errors import Invalid, RemitError
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
 
@@ -22,40 +23,69 @@ KEEP_ALIVE_S = 15.0
 Text = Annotated[str | None, Query(max_length=253)]
 
 
-@router.get("", summary="List audit records")
-async def listed(
+def wanted(
     found: Annotated[Services, Depends(services)],
     task: Annotated[str | None, Query(max_length=32, description="A task's id, or enough of its beginning.")] = None,
     role: Text = None,
     decision: Text = None,
     reason: Text = None,
+    capability: Text = None,
+    credential: Text = None,
     host: Text = None,
     kind: Text = None,
     since: Annotated[datetime | None, Query(description="RFC 3339, with offset.")] = None,
     until: Annotated[datetime | None, Query(description="RFC 3339, with offset.")] = None,
+) -> AuditFilter:
+    """What a list and an export can be narrowed by."""
+    for bound in (since, until):
+        if bound is not None and bound.tzinfo is None:
+            raise Invalid("since and until need an offset, such as 2026-01-31T12:00:00Z")
+    return AuditFilter(
+        task=found.tasks.get(task).id if task is not None else None,
+        role=role,
+        decision=decision,
+        reason=reason,
+        capability=capability,
+        credential=credential,
+        host=host,
+        kind=kind,
+        since=since,
+        until=until,
+    )
+
+
+Wanted = Annotated[AuditFilter, Depends(wanted)]
+
+
+@router.get("", summary="List audit records")
+async def listed(
+    found: Annotated[Services, Depends(services)],
+    narrowed: Wanted,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[
         str | None, Query(pattern="^[0-9]{1,18}$", description="`next` of a former page; 0 is the start.")
     ] = None,
 ) -> dict[str, Any]:
     """Oldest first; without `after`, the latest page. Decisions are joined with their completion."""
-    for bound in (since, until):
-        if bound is not None and bound.tzinfo is None:
-            raise Invalid("since and until need an offset, such as 2026-01-31T12:00:00Z")
-    wanted = AuditFilter(
-        task=found.tasks.get(task).id if task is not None else None,
-        role=role,
-        decision=decision,
-        reason=reason,
-        host=host,
-        kind=kind,
-        since=since,
-        until=until,
-        limit=limit,
-        after=after,
-    )
-    page = await found.audit.query(wanted)
+    page = await found.audit.query(replace(narrowed, limit=limit, after=after))
     return {"records": list(page.records), "next": page.next}
+
+
+@router.get("/export", summary="Export audit records")
+async def exported(
+    found: Annotated[Services, Depends(services)],
+    narrowed: Wanted,
+    whole: Annotated[bool, Query(description="Every line as it stands in the log; narrowed by time only.")] = False,
+) -> StreamingResponse:
+    """A JSON text a line. The first one and the last have the one key `export`: `through` is the last sequence number
+    that is looked at; the last line says how many rows there were, the first and the last of them, and the SHA-256 of
+    all (each with its newline). Without that line the export is not whole. A `problem` in its place says why.
+    """
+    pages = found.audit.export(narrowed, whole=whole)
+    first = await anext(pages)
+    return StreamingResponse(
+        _rows(first, pages), media_type="application/x-ndjson", headers={"cache-control": "no-store"}
+    )
 
 
 @router.get("/stream", summary="Follow the audit log")
@@ -106,6 +136,15 @@ async def shown(
 ) -> dict[str, Any]:
     """The record, how it ended, and what happened in plain English, a sentence an item."""
     return dict(await found.explaining.why(record))
+
+
+async def _rows(first: Sequence[bytes], pages: AsyncIterator[Sequence[bytes]]) -> AsyncIterator[bytes]:
+    yield b"\n".join([*first, b""])
+    try:
+        async for page in pages:
+            yield b"\n".join([*page, b""])
+    except RemitError as error:
+        yield json.dumps({"export": {"problem": {"detail": error.detail, "hint": error.hint}}}).encode() + b"\n"
 
 
 async def _events(audit: Audit) -> AsyncIterator[bytes]:

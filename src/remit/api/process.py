@@ -44,6 +44,7 @@ async def serve(
         group.create_task(_reconcile(services.tasks, cells, publisher))
         group.create_task(_settle(services.revoking))
         group.create_task(_sweep(services.approvals))
+        group.create_task(services.audit.keep_up())
         await server.serve(services, control_socket=control_socket, port=api_port, token_file=token_file, ready=ready)
 
 

@@ -7,19 +7,25 @@ before the question was asked.
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC
 from pathlib import Path
 from typing import Any
 
-from remit.audit import record, verify
+from remit.audit import export, verify
 from remit.audit.index import Index
-from remit.control.ports_control import Audit, AuditFilter, AuditKey, AuditPage, Head
-from remit.core.errors import Invalid
+from remit.control.ports_control import AUDIT_FILTERS, Audit, AuditFilter, AuditKey, AuditPage, Head
+from remit.core.errors import Invalid, Unavailable
+
+log = logging.getLogger(__name__)
 
 FOLLOW_S = 0.2
 _FOLLOW_PAGE = 500
+CATCH_UP_S = 10.0
+"""A question waits this long for the index where it is behind, as after it had to be built anew."""
+KEEP_UP_S = 1.0
 
 
 class Reader:
@@ -27,7 +33,17 @@ class Reader:
 
     def __init__(self, *, directory: Path, file: Path) -> None:
         self._directory = directory
-        self._index = Index(file)
+        self._index = Index(file, directory)
+
+    async def keep_up(self) -> None:
+        """Take in what is written, so that a question finds little to be taken in. Until cancelled."""
+        while True:
+            try:
+                while await asyncio.to_thread(self._index.take):
+                    pass
+            except Unavailable as error:
+                log.warning("the audit log cannot be taken in: %s", error)
+            await asyncio.sleep(KEEP_UP_S)
 
     def close(self) -> None:
         self._index.close()
@@ -40,6 +56,19 @@ class Reader:
         if after is None and wanted.since is not None:
             after = 0
         return await asyncio.to_thread(self._query, wanted, after)
+
+    async def export(self, wanted: AuditFilter, *, whole: bool) -> AsyncIterator[Sequence[bytes]]:
+        filters = _filters(wanted)
+        if whole and filters:
+            raise Invalid(f"the whole log cannot be narrowed by {next(iter(filters))}", hint="narrow it by time only")
+        await asyncio.to_thread(self._catch_up)
+        bounds = {"since": wanted.since, "until": wanted.until}
+        if whole:
+            pages = export.whole(self._index, self._directory, **bounds)
+        else:
+            pages = export.joined(self._index, filters=filters, **bounds)
+        while (page := await asyncio.to_thread(next, pages, None)) is not None:
+            yield page
 
     async def get(self, prefix: str) -> Mapping[str, Any]:
         return await asyncio.to_thread(self._get, prefix)
@@ -57,7 +86,7 @@ class Reader:
         return found
 
     async def follow(self) -> AsyncIterator[Mapping[str, Any]]:
-        await asyncio.to_thread(self._index.ingest, self._directory)
+        await asyncio.to_thread(self._index.ingest)
         at = self._index.last()
         while True:
             records = await asyncio.to_thread(self._since, at)
@@ -68,17 +97,15 @@ class Reader:
                 await asyncio.sleep(FOLLOW_S)
 
     def _since(self, at: int) -> list[dict[str, Any]]:
-        self._index.ingest(self._directory)
+        self._index.ingest()
         return self._index.query(after=at, limit=_FOLLOW_PAGE)
 
     def _query(self, wanted: AuditFilter, after: int | None) -> AuditPage:
-        self._index.ingest(self._directory)
-        names = ("task", "role", "decision", "reason", "host", "kind")
-        filters = {name: value for name in names if (value := getattr(wanted, name)) is not None}
+        self._catch_up()
         records = self._index.query(
-            filters=filters,
-            since=record.stamp(wanted.since.astimezone(UTC)) if wanted.since else None,
-            until=record.stamp(wanted.until.astimezone(UTC)) if wanted.until else None,
+            filters=_filters(wanted),
+            since=wanted.since,
+            until=wanted.until,
             after=after,
             limit=wanted.limit,
         )
@@ -87,9 +114,22 @@ class Reader:
         more = after is not None and len(records) == wanted.limit
         return AuditPage(records=records, next=str(records[-1]["seq"]) if more else None)
 
+    def _catch_up(self) -> None:
+        end = time.monotonic() + CATCH_UP_S
+        while self._index.take():
+            if time.monotonic() > end:
+                raise Unavailable(
+                    f"the audit index is being built: it has taken in record {self._index.last()}",
+                    hint="ask again in a while",
+                )
+
     def _get(self, prefix: str) -> dict[str, Any]:
-        self._index.ingest(self._directory)
+        self._catch_up()
         return self._index.get(prefix)
+
+
+def _filters(wanted: AuditFilter) -> dict[str, str]:
+    return {name: value for name in AUDIT_FILTERS if (value := getattr(wanted, name)) is not None}
 
 
 _: type[Audit] = Reader

@@ -1,4 +1,4 @@
-"""`audit list|tail|show|verify` and `why`: what was decided, and that the log still says so.
+"""`audit list|tail|show|verify|keys|trust` and `why`: what was decided, and that the log still says so.
 
 `audit list --json` prints one record a line; its field names are relied on from outside and do not change.
 """
@@ -13,10 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from remit import __version__
 from remit.cli import client, options, output
 from remit.core.errors import Invalid, NotFound
-from remit.policy import decision_log, quantity
+from remit.policy import quantity
 
 _COLUMNS = ("time", "id", "task", "role", "decision", "reason", "request", "status")
 TABLE_ROWS = 100
@@ -29,6 +28,8 @@ Task = Annotated[str | None, typer.Option(help="Id of a task, or its first lette
 Role = Annotated[str | None, typer.Option()]
 Decision = Annotated[str | None, typer.Option(help="permit or deny.")]
 Reason = Annotated[str | None, typer.Option(help="Such as no_capability; docs/reference lists them.")]
+Capability = Annotated[str | None, typer.Option()]
+Credential = Annotated[str | None, typer.Option()]
 Host = Annotated[str | None, typer.Option()]
 Kind = Annotated[str | None, typer.Option(help="decision, operator, dns, boundary or budget.")]
 Moment = Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339, or how long ago: 90s, 30m, 1h, 2d.")]
@@ -41,6 +42,8 @@ def list_records(
     role: Role = None,
     decision: Decision = None,
     reason: Reason = None,
+    capability: Capability = None,
+    credential: Credential = None,
     host: Host = None,
     kind: Kind = None,
     since: Moment = None,
@@ -54,6 +57,8 @@ def list_records(
         "role": role,
         "decision": decision,
         "reason": reason,
+        "capability": capability,
+        "credential": credential,
         "host": host,
         "kind": kind,
         "since": moment(since),
@@ -144,27 +149,6 @@ def trust(
         output.line(found)
     else:
         output.text(f"{found['key']} is trusted (record {found['record']})")
-
-
-@app.command()
-def export(
-    form: Annotated[
-        str, typer.Option("--format", help="jsonl: records as they are; opa-decision-log: as OPA logs.")
-    ] = "jsonl",
-    role: Role = None,
-    since: Moment = None,
-    until: Moment = None,
-) -> None:
-    """Print records for other systems, oldest first, a JSON object a line."""
-    if form not in ("jsonl", "opa-decision-log"):
-        raise Invalid(f"there is no format {form[:40]!a}", hint="jsonl or opa-decision-log")
-    query: dict[str, object] = {"role": role, "since": moment(since), "until": moment(until)}
-    labels = {"id": "remit", "version": __version__}
-    with client.connected() as api:
-        for record in pages(api, query):
-            told = record if form == "jsonl" else decision_log.event(record, labels)
-            if told is not None:
-                output.line(told)
 
 
 def why(

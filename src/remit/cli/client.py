@@ -71,6 +71,19 @@ class Client:
                     if text.startswith("data:"):
                         yield json.loads(text[5:])
 
+    def lines(self, path: str, **query: object) -> Iterator[bytes]:
+        """The lines of an answer that may be longer than memory, until the server ends it."""
+        with self._translated():
+            timeout = httpx.Timeout(TIMEOUT_S, read=None)
+            with self._http.stream("GET", path, params=_present(query), timeout=timeout) as response:
+                if response.is_error:
+                    response.read()
+                    _raise(response)
+                rest = b""
+                for chunk in response.iter_bytes():
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    yield from whole
+
     def close(self) -> None:
         self._http.close()
 

@@ -13,6 +13,7 @@ from remit.cli import (
     budget,
     errors,
     explain,
+    export,
     lifecycle,
     manifests,
     operators,
@@ -106,6 +107,7 @@ for _command in _PLAIN:
 app.add_typer(budget.app, name="budget")
 app.add_typer(policy.app, name="policy")
 app.add_typer(secrets.app, name="secret")
+audit.app.command("export")(export.export)
 app.add_typer(audit.app, name="audit")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(operators.app, name="operator")

@@ -7,10 +7,11 @@ Where stdout is not a terminal, tables are plain text without colour and are nev
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -84,6 +85,20 @@ def text(value: str) -> None:
 def say(message: str) -> None:
     """Talk to the human; never data."""
     sys.stderr.write(safe(message, keep="\n") + "\n")
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """What shows (done, of all) on stderr, where a person looks at it."""
+    if not sys.stderr.isatty():
+        yield lambda done, of: None
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    with bars.Progress(console=Console(stderr=True), transient=True) as shown_there:
+        bar = shown_there.add_task(what, total=None)
+        yield lambda done, of: shown_there.update(bar, completed=done, total=of or None)
 
 
 def shown(value: object) -> str:

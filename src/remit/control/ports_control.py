@@ -285,6 +285,10 @@ class Sealer(Protocol):
         ...
 
 
+AUDIT_FILTERS = ("kind", "task", "role", "decision", "reason", "capability", "credential", "host")
+"""What records can be filtered by, besides their time."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditFilter:
     """None matches everything. `since` and `until` bound a record's time. `after`: the `next` of a former page; "0"
@@ -294,6 +298,8 @@ class AuditFilter:
     role: str | None = None
     decision: str | None = None
     reason: str | None = None
+    capability: str | None = None
+    credential: str | None = None
     host: str | None = None
     kind: str | None = None
     since: datetime | None = None
@@ -314,8 +320,21 @@ class AuditPage:
 class Audit(Protocol):
     """The audit log of the node, to read. Writing goes through the node alone."""
 
+    async def keep_up(self) -> None:
+        """Take in what is written, beside everything else, so that no question waits for it. Until cancelled."""
+        ...
+
     async def query(self, wanted: AuditFilter) -> AuditPage:
         """One page of what matches."""
+        ...
+
+    def export(self, wanted: AuditFilter, *, whole: bool) -> AsyncIterator[Sequence[bytes]]:
+        """All that matches and was written by now, oldest first, as JSON texts, some at a time. `limit` and `after` do
+        not count. The first text is {"export": {"through": seq}}, the last {"export": {"records", "first", "last",
+        "sha256", "unbroken"}}: how many rows, sequence number and hash of the first and the last, the hash of all rows
+        (each with a newline). `whole`: every line as it stands in the log, in one piece that is checked; of filters
+        only the times. `Invalid`, `Unavailable`, or `Conflict` in the middle where the log is not what was written.
+        """
         ...
 
     async def get(self, prefix: str) -> Mapping[str, Any]:

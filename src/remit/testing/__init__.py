@@ -6,18 +6,15 @@ Must not be imported by anything that governs real agents.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import copy
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from remit.control.ports_control import (
-    AuditFilter,
     AuditKey,
-    AuditPage,
     Document,
     Flows,
     Head,
@@ -33,6 +30,7 @@ from remit.core.task import ALIVE, TRANSITIONS, Task
 from remit.testing.approvals import ApprovalRows, MemoryApprovals, MemoryGrants
 from remit.testing.approvals import MemoryDesk as MemoryDesk
 from remit.testing.approvals import MemoryNotifier as MemoryNotifier
+from remit.testing.audit import MemoryAudit as MemoryAudit
 from remit.testing.deciding import DirectPolicies as DirectPolicies
 from remit.testing.deciding import MemoryJournal as MemoryJournal
 from remit.testing.deciding import MemorySecrets as MemorySecrets
@@ -348,46 +346,3 @@ class MemoryIssuer:
     def activate(self, *, compromised: bool) -> None:
         if compromised:
             self._kids = self._kids[-1:]
-
-
-class MemoryAudit:
-    """Implements `control.ports_control.Audit` over `records`, oldest first, each with an `id` and a `seq`."""
-
-    def __init__(self, records: Sequence[Mapping[str, Any]] = ()) -> None:
-        self.records = list(records)
-        self._news = asyncio.Condition()
-
-    async def add(self, record: Mapping[str, Any]) -> None:
-        async with self._news:
-            self.records.append(record)
-            self._news.notify_all()
-
-    async def query(self, wanted: AuditFilter) -> AuditPage:
-        equal = {name: getattr(wanted, name) for name in ("task", "role", "decision", "reason", "host", "kind")}
-        found = [r for r in self.records if all(v is None or r.get(k) == v for k, v in equal.items())]
-        if wanted.after is not None:
-            page = [r for r in found if r["seq"] > int(wanted.after)][: wanted.limit]
-        else:
-            page = found[-wanted.limit :]
-        more = wanted.after is not None and len(page) == wanted.limit
-        return AuditPage(records=page, next=str(page[-1]["seq"]) if more else None)
-
-    async def get(self, prefix: str) -> Mapping[str, Any]:
-        found = [r for r in self.records if r["id"].startswith(prefix) or r["id"].startswith(f"r-{prefix}")]
-        if not found:
-            raise NotFound(f"no record {ascii(prefix[:40])[1:-1]}", hint="remit audit list")
-        if len(found) > 1:
-            raise Conflict(f"several records start with {prefix}", hint="give more letters")
-        return found[0]
-
-    async def verify(self, heads: Sequence[Head], keys: Sequence[AuditKey]) -> Mapping[str, Any]:
-        return {"ok": True, "records": len(self.records), "segments": 1}
-
-    async def follow(self) -> AsyncIterator[Mapping[str, Any]]:
-        seen = len(self.records)
-        while True:
-            async with self._news:
-                await self._news.wait_for(lambda seen=seen: len(self.records) > seen)  # type: ignore[misc]
-            for record in self.records[seen:]:
-                seen += 1
-                yield record

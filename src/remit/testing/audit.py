@@ -1,0 +1,69 @@
+"""The audit log in memory, for what reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from remit.control.ports_control import AUDIT_FILTERS, Audit, AuditFilter, AuditKey, AuditPage, Head
+from remit.core.errors import Conflict, NotFound
+
+
+class MemoryAudit:
+    """Implements `control.ports_control.Audit` over `records`, oldest first, each with an `id` and a `seq`."""
+
+    def __init__(self, records: Sequence[Mapping[str, Any]] = ()) -> None:
+        self.records = list(records)
+        self._news = asyncio.Condition()
+
+    async def add(self, record: Mapping[str, Any]) -> None:
+        async with self._news:
+            self.records.append(record)
+            self._news.notify_all()
+
+    async def keep_up(self) -> None:
+        pass
+
+    async def query(self, wanted: AuditFilter) -> AuditPage:
+        equal = {name: getattr(wanted, name) for name in AUDIT_FILTERS}
+        found = [r for r in self.records if all(v is None or r.get(k) == v for k, v in equal.items())]
+        if wanted.after is not None:
+            page = [r for r in found if r["seq"] > int(wanted.after)][: wanted.limit]
+        else:
+            page = found[-wanted.limit :]
+        more = wanted.after is not None and len(page) == wanted.limit
+        return AuditPage(records=page, next=str(page[-1]["seq"]) if more else None)
+
+    async def export(self, wanted: AuditFilter, *, whole: bool) -> AsyncIterator[Sequence[bytes]]:
+        page = await self.query(replace(wanted, after="0", limit=len(self.records)))
+        rows = [json.dumps(one).encode() for one in page.records]
+        digest = hashlib.sha256(b"".join(row + b"\n" for row in rows)).hexdigest()
+        word = {"records": len(rows), "first": {}, "last": {}, "sha256": digest, "unbroken": whole}
+        yield [b'{"export":{"through":0}}', *rows, json.dumps({"export": word}).encode()]
+
+    async def get(self, prefix: str) -> Mapping[str, Any]:
+        found = [r for r in self.records if r["id"].startswith(prefix) or r["id"].startswith(f"r-{prefix}")]
+        if not found:
+            raise NotFound(f"no record {ascii(prefix[:40])[1:-1]}", hint="remit audit list")
+        if len(found) > 1:
+            raise Conflict(f"several records start with {prefix}", hint="give more letters")
+        return found[0]
+
+    async def verify(self, heads: Sequence[Head], keys: Sequence[AuditKey]) -> Mapping[str, Any]:
+        return {"ok": True, "records": len(self.records), "segments": 1}
+
+    async def follow(self) -> AsyncIterator[Mapping[str, Any]]:
+        seen = len(self.records)
+        while True:
+            async with self._news:
+                await self._news.wait_for(lambda seen=seen: len(self.records) > seen)  # type: ignore[misc]
+            for record in self.records[seen:]:
+                seen += 1
+                yield record
+
+
+_: type[Audit] = MemoryAudit
