@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from remit.cli import client, options, output
+from remit.cli import client, completion, options, output
 from remit.core.errors import Invalid, NotFound
 from remit.policy import quantity
 
@@ -24,8 +24,8 @@ PAGE = 1000
 
 app = typer.Typer(no_args_is_help=True, help="List, follow, show and verify the audit log.")
 
-Task = Annotated[str | None, typer.Option(help="Id of a task, or its first letters.")]
-Role = Annotated[str | None, typer.Option()]
+Task = Annotated[str | None, typer.Option(help="Id of a task, or its first letters.", autocompletion=completion.tasks)]
+Role = Annotated[str | None, typer.Option(autocompletion=completion.roles)]
 Decision = Annotated[str | None, typer.Option(help="permit or deny.")]
 Reason = Annotated[str | None, typer.Option(help="Such as no_capability; docs/reference lists them.")]
 Capability = Annotated[str | None, typer.Option()]

@@ -11,6 +11,7 @@ from remit.cli import (
     approvals,
     audit,
     budget,
+    completion,
     errors,
     explain,
     export,
@@ -21,6 +22,7 @@ from remit.cli import (
     output,
     policy,
     revoke,
+    run,
     secrets,
     tasks,
 )
@@ -49,25 +51,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
-
-
-@app.command(context_settings=_PASSED_ON)
-def run(context: typer.Context) -> None:
-    """Run a command in a cell: remit run --role ROLE [--workspace DIR] -- COMMAND."""
-    raise typer.Exit(_fast(context))
-
-
-@app.command("exec", context_settings=_PASSED_ON)
-def exec_(context: typer.Context) -> None:
-    """Run a further command in a running cell: remit exec TASK -- COMMAND."""
-    raise typer.Exit(_fast(context))
-
-
-@app.command(context_settings=_PASSED_ON)
-def attach(context: typer.Context) -> None:
-    """Take part in a detached task: remit attach TASK."""
-    raise typer.Exit(_fast(context))
+for _name in run.USAGE:
+    app.command(_name)(completion.described(_name))
 
 
 @app.command()
@@ -139,9 +124,3 @@ def _misused(error: Exception) -> int:
     output.say(f"error: {message}")
     output.say(f"hint: {path} --help")
     return errors.EXIT_CODES["invalid"]
-
-
-def _fast(context: typer.Context) -> int:
-    from remit.cli import run as fast
-
-    return int(fast.main([str(context.info_name), *context.args]))

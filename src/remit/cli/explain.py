@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from remit.cli import client, options, output
+from remit.cli import client, completion, options, output
 from remit.core.errors import Invalid
 
 _MARKS = {"not_reached": "not reached"}
@@ -15,7 +15,7 @@ _MARKS = {"not_reached": "not reached"}
 def explain(
     method: Annotated[str, typer.Argument(help="Such as GET.")],
     url: Annotated[str, typer.Argument(help="Such as https://api.example.com/path.")],
-    role: Annotated[str, typer.Option(help="Role of the supposed task.")],
+    role: Annotated[str, typer.Option(help="Role of the supposed task.", autocompletion=completion.roles)],
     header: Annotated[list[str] | None, typer.Option("--header", "-H", help="'Name: value'. Repeatable.")] = None,
     as_json: options.Json = False,
 ) -> None:

@@ -6,5 +6,14 @@ from typing import Annotated
 
 import typer
 
+from remit.cli import completion
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: one object a line for lists.")]
-TaskId = Annotated[str, typer.Argument(metavar="TASK", help="Id of a task, or its first letters; t- may be left out.")]
+TaskId = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK",
+        help="Id of a task, or its first letters; t- may be left out.",
+        autocompletion=completion.tasks,
+    ),
+]
