@@ -135,6 +135,27 @@ def test_ssh_runs_a_command(site: Site) -> None:
     assert done.stdout == "from the other side\n", done.stderr
 
 
+TUNNELLED = """
+import socket, sys
+with socket.create_connection(("proxy.remit.internal", 3128), 20) as sock:
+    sock.sendall(f"CONNECT {sys.argv[1]} HTTP/1.1\\r\\nhost: {sys.argv[1]}\\r\\n\\r\\n".encode())
+    said = b""
+    while not said.endswith(b"\\r\\n\\r\\n"):
+        said += sock.recv(1)
+    sock.sendall(b"*1\\r\\n$4\\r\\nPING\\r\\n")
+    print(said.split()[1].decode(), sock.recv(100))
+"""
+
+
+def test_a_tunnel_of_the_cells_proxy_carries_it_under_its_name(site: Site) -> None:
+    """Under a wildcard, whose names count only once the cell has asked for them: asking for the tunnel is asking."""
+    done = site.remit.run("data", sys.executable, "-c", TUNNELLED, f"a.cache.up.example:{site.redis}")
+    assert done.stdout == "200 b'+PONG\\r\\n'\n", done.stderr
+    refused = site.remit.run("nothing", sys.executable, "-c", TUNNELLED, f"a.cache.up.example:{site.redis}")
+    assert "No capability of this role covers" in refused.stdout, refused.stderr
+    assert site.record(reason="no_capability", role="nothing", scheme="tcp")["host"] == "a.cache.up.example"
+
+
 GREET = """
 import socket, sys
 with socket.create_connection((sys.argv[1], int(sys.argv[2])), 20) as sock:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from remit.cell import flows, proxy_header
+from remit.cell import flows, proxy, proxy_header
 from remit.cell.dns_relay import Relay
 from remit.cell.forward import Forwarder
 from remit.core import flow
@@ -205,3 +205,137 @@ def test_an_ipv6_header_carries_both_addresses_and_one_tlv() -> None:
     assert made[:16] == proxy_header.SIGNATURE + b"\x21\x21" + (36 + 6).to_bytes(2, "big")
     assert made[16:48] == ipaddress.ip_address("fd00::1").packed + ipaddress.ip_address("2606::2").packed
     assert made[48:] == b"\x04\x00\x01\xbb\xe0\x00\x03tok"
+
+
+# -- the cell's proxy ----------------------------------------------------------------------------------------------------
+
+PROXY = (flow.virtual(flow.PROXY_NAME)[0], flow.PROXY_PORT)
+
+
+class _Names:
+    """The decision service's end: answers questions with `code`, doors with nothing, and writes down what was asked."""
+
+    def __init__(self) -> None:
+        self.code, self.asked = 0, []  # type: ignore[var-annotated]
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readexactly(12)
+                asked = await reader.readexactly(int.from_bytes(head[:4], "big") - 8)
+                door = bool(head[4] & 0x80)
+                said = b"" if door else asked[:2] + bytes((0x81, 0x80 | self.code)) + asked[4:]
+                if not door:
+                    self.asked.append(asked)
+                writer.write((8 + len(said)).to_bytes(4, "big") + head[4:] + said)
+        except asyncio.IncompleteReadError:
+            writer.close()
+
+
+@pytest.fixture
+async def naming(tmp_path: Path) -> AsyncIterator[_Names]:
+    made = _Names()
+    server = await asyncio.start_unix_server(made, str(tmp_path / "dns.sock"))
+    yield made
+    server.close()
+
+
+@pytest.fixture
+async def proxied(
+    boundary: _Boundary,
+    naming: _Names,
+    listeners: list[socket.socket],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[tuple[Forwarder, Any]]:
+    """A forwarder with a DNS, whose cell dialled its proxy; and where to connect."""
+    monkeypatch.setattr(flows, "original_destination", lambda _: PROXY)
+    server = await asyncio.start_unix_server(boundary, str(tmp_path / "proxy.sock"))
+    relay = Relay(tmp_path / "dns.sock")
+    running = asyncio.ensure_future(relay.run())
+    await _until(lambda: relay._writer is not None)
+    forwarder = Forwarder(proxy_socket=tmp_path / "proxy.sock", relay=relay)
+    address = listeners[0].getsockname()
+    forwarder.handle(OPEN, listeners)
+    yield forwarder, address
+    forwarder.close()
+    running.cancel()
+    server.close()
+    for writer in boundary.writers:
+        writer.close()
+    await asyncio.sleep(0.02)
+
+
+def _header(destination: tuple[str, int], port: int = 1024) -> bytes:
+    source = flow.source(5)[":" in destination[0]]
+    return proxy_header.encode(source=(source, port), destination=destination, token=b"the-token")
+
+
+async def test_a_connect_gets_the_destination_that_its_name_has(
+    proxied: tuple[Forwarder, Any], boundary: _Boundary, naming: _Names
+) -> None:
+    reader, writer = await asyncio.open_connection(*proxied[1])
+    for piece in (b"CONN", b"ECT api.example:443 HTTP/1.1\r\nproxy-authorization: x\r\n", b"\r\n"):
+        writer.write(piece)
+        await asyncio.sleep(0.01)
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 200 Connection established\r\n\r\n"
+    await _until(lambda: boundary.headers)
+    assert boundary.headers == [_header((flow.virtual("api.example")[0], 443))]
+    assert [asked[12:] for asked in naming.asked] == [b"\3api\7example\0\0\1\0\1"]
+    writer.close()
+
+
+@pytest.mark.parametrize("literal", ["192.0.2.7", "2001:db8::7"])
+async def test_a_connect_to_an_address_asks_nobody(
+    proxied: tuple[Forwarder, Any], boundary: _Boundary, naming: _Names, literal: str
+) -> None:
+    reader, writer = await asyncio.open_connection(*proxied[1])
+    host = f"[{literal}]" if ":" in literal else literal
+    writer.write(f"CONNECT {host}:80 HTTP/1.1\r\n\r\n".encode())
+    await reader.readuntil(b"\r\n\r\n")
+    await _until(lambda: boundary.headers)
+    assert boundary.headers == [_header((literal, 80))]
+    assert naming.asked == []
+    writer.close()
+
+
+@pytest.mark.parametrize("code", [2, 3])
+async def test_a_name_that_the_cell_may_not_know_opens_no_tunnel(
+    proxied: tuple[Forwarder, Any], boundary: _Boundary, naming: _Names, code: int
+) -> None:
+    naming.code = code
+    _, writer = await asyncio.open_connection(*proxied[1])
+    writer.write(b"CONNECT api.example:443 HTTP/1.1\r\n\r\n")
+    await _until(lambda: boundary.headers)
+    assert boundary.headers == [_header(PROXY)]
+    writer.close()
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_what_never_becomes_a_connect_goes_on_as_it_came(
+    proxied: tuple[Forwarder, Any], boundary: _Boundary, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    monkeypatch.setattr(proxy, "HEAD_TIMEOUT_S", 0.1)
+    _, writer = await asyncio.open_connection(*proxied[1])
+    writer.write(b"CONNECT api.exa")
+    if ended:
+        writer.write_eof()
+    await _until(lambda: boundary.headers)
+    assert boundary.headers == [_header(PROXY)]
+    writer.close()
+
+
+async def test_a_flow_that_is_cut_while_it_says_where_to_reaches_nobody(
+    proxied: tuple[Forwarder, Any], boundary: _Boundary
+) -> None:
+    forwarder, address = proxied
+    for message in ({"op": "cut", "cell": 5, "ports": [1024]}, {"op": "cut", "cell": 5}):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"CONNECT api.example:443 HTTP/1.1\r\n")
+        await asyncio.sleep(0.02)
+        assert forwarder.handle({"id": 9, **message}, [])["closed"] == 1
+        writer.write(b"\r\n")
+        with pytest.raises(ConnectionResetError):
+            await reader.read(1)
+        writer.close()
+    assert boundary.headers == []

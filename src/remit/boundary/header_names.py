@@ -14,6 +14,9 @@ OURS = ("x-remit-", "x-envoy-")
 FORGEABLE = (*OURS, "x-forwarded-")
 """Prefixes that are taken from an agent's request: they tell a proxy or an upstream who is asking."""
 
+ENDS_HERE = ("forwarded", "proxy-authorization", "proxy-connection")
+"""Headers of an agent's that are for the first proxy it meets, which is the boundary (RFC 7239, RFC 9110 §11.7.2)."""
+
 TARGET = "x-remit-path"
 """The one header of ours that the check's answer sets in the request: the target to send instead of the agent's."""
 

@@ -104,7 +104,7 @@ def _who_is_asking(scheme: str) -> Json:
             typed(
                 "envoy.http.early_header_mutation.header_mutation",
                 "http.early_header_mutation.header_mutation.v3.HeaderMutation",
-                mutations=_removed(header_names.FORGEABLE, "forwarded"),
+                mutations=_removed(header_names.FORGEABLE, *header_names.ENDS_HERE),
             )
         ],
     }

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from remit.core import flow
+
 Json = dict[str, Any]
 
 METADATA = "envoy.filters.http.ext_authz"
@@ -125,6 +127,12 @@ def local_reply() -> Json:
         "record": _RECORD,
         "next": "The detail is Envoy's own reason; `remit audit list --reason refused_by_boundary` shows the record.",
     }
+    tunnel = {
+        **problem,
+        "title": "The boundary opens no tunnel for this CONNECT",
+        "next": f"Connect without a proxy, or send a plain CONNECT host:port to {flow.PROXY_NAME}:{flow.PROXY_PORT}; "
+        "no other proxy leads anywhere.",
+    }
     refused = "response.code >= 400 && response.code_details != 'ext_authz_denied'"
     meant = "response.code == {said} && response.code_details == 'ext_authz_denied'"
     return {
@@ -133,10 +141,13 @@ def local_reply() -> Json:
                 {"filter": _expression(meant.format(said=said)), "status_code": status}
                 for status, said in SPOKEN.items()
             ),
-            {
-                "filter": _expression(refused),
-                "body_format_override": {"json_format": problem, "content_type": "application/problem+json"},
-            },
+            *(
+                {
+                    "filter": _expression(which),
+                    "body_format_override": {"json_format": said, "content_type": "application/problem+json"},
+                }
+                for which, said in ((f"request.method == 'CONNECT' && {refused}", tunnel), (refused, problem))
+            ),
         ]
     }
 

@@ -15,10 +15,11 @@ import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from remit.cell import proxy_header
+from remit.cell import proxy, proxy_header
 from remit.cell.dns_relay import MAX_TCP, Relay, TcpConnection, UdpPort
 from remit.cell.doors import Doors
 from remit.cell.splice import RESET, Half
+from remit.core import flow as flow_names
 
 log = logging.getLogger(__name__)
 
@@ -135,13 +136,20 @@ class Cell:
                 return self._port
 
     async def _carry(self, flow: _Flow, sock: socket.socket, destination: tuple[str, int]) -> None:
-        source = self._sources[":" in destination[0]]
         try:
+            heard = proxy.Heard(destination=destination, early=b"")
+            if flow_names.is_proxy(*destination):
+                heard = await proxy.hear(sock, destination, self._number, self._relay)
+                if self._flows.get(flow.port) is not flow:
+                    raise ConnectionAbortedError("cut while it said where to")
+            destination = heard.destination
+            source = self._sources[":" in destination[0]]
             header = proxy_header.encode(source=(source, flow.port), destination=destination, token=self.token)
             async with asyncio.timeout(DIAL_TIMEOUT_S):
                 entrance = await self._doors.entrance(*destination)
                 await self._loop.create_unix_connection(lambda: flow.far, str(entrance))
-                flow.far.write(header)
+                flow.far.write(header + heard.early)
+                flow.near.write(heard.answer)
                 await self._loop.connect_accepted_socket(lambda: flow.near, sock)
         except (OSError, ValueError, TimeoutError, asyncio.CancelledError):
             # Cut while being opened, or no boundary: reset, never left half open.

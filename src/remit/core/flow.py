@@ -19,6 +19,8 @@ SOURCE6 = ipaddress.IPv6Network("fd00:201:2::/96")
 VIRTUAL4 = ipaddress.IPv4Network("198.18.0.0/15")
 VIRTUAL6 = ipaddress.IPv6Network("fd00:201:1::/64")
 MAX_CELL = (1 << 22) - 2
+PROXY_NAME, PROXY_PORT = "proxy.remit.internal", 3128
+"""Where a client that wants to be told of a proxy finds one. A connection to there does not say where it leads."""
 
 
 def source(cell: int) -> tuple[str, str]:
@@ -43,6 +45,11 @@ def cell_of(address: str) -> int | None:
 def is_virtual(address: Address) -> bool:
     """Whether the address stands for a name, and is nobody's."""
     return address in VIRTUAL4 or address in VIRTUAL6
+
+
+def is_proxy(address: str, port: int) -> bool:
+    """Whether a connection to there is one to the cell's own proxy."""
+    return port == PROXY_PORT and address in virtual(PROXY_NAME)
 
 
 def port_of(peer: str) -> int:

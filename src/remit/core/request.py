@@ -16,6 +16,7 @@ from remit.core.reason import Reason, Refusal
 
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 MAX_METHOD = 32
+_PROXY_PORT = str(flow.PROXY_PORT)
 FORBIDDEN_METHODS = frozenset({"CONNECT", "TRACE", "TRACK"})
 
 
@@ -166,6 +167,8 @@ def _disagreement(evidence: Evidence, host: str, port: int) -> Refusal | None:
             )
     to, _, to_port = evidence.destination.rpartition(":")
     to = to.strip("[]")
+    if not evidence.tls and to_port == _PROXY_PORT and flow.is_proxy(to, flow.PROXY_PORT):
+        return None  # a request to a proxy: it alone says where it leads (RFC 9112 §3.2.2)
     if to_port != str(port):
         return Refusal(
             Reason.NAME_MISMATCH, f"the connection went to port {_shown(to_port)}, the request names port {port}"

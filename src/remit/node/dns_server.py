@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from remit.core import flow
 from remit.core.reason import Reason
 from remit.node import dns
 from remit.node.dns_ledger import Ledger, Refused
@@ -84,7 +85,9 @@ class _Desk:
         reply = dns.answer(query, lambda name: self._quota.admit(cell, name))
         if reply.fate is dns.Fate.REFUSED:
             self.ledger.note(cell, reply.name, reply.kind, Reason.OVERLOADED, now)
-        elif reply.fate is dns.Fate.ANSWERED and not dns.is_local(reply.name) and not self._knows(cell, reply.name):
+        elif reply.fate is dns.Fate.ANSWERED and not (
+            dns.is_local(reply.name) or reply.name == flow.PROXY_NAME or self._knows(cell, reply.name)
+        ):
             self.ledger.note(cell, reply.name, reply.kind, Reason.NO_CAPABILITY, now)
         return reply.message
 

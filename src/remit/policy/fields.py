@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import PydanticCustomError
 
-from remit.core import addresses, budget, credential, names, paths
+from remit.core import addresses, budget, credential, flow, names, paths
 from remit.policy import quantity, reserved
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -49,6 +49,8 @@ def host(text: str) -> str:
     bare = text.removeprefix("*.")
     if bare in ("*", ""):
         raise fault("expected a host name; a pattern that covers every host is not allowed")
+    if bare == flow.PROXY_NAME:
+        raise fault("expected the host that is meant; this one is the proxy inside every cell")
     found = names.canonical(bare)
     if found != bare:
         prefix = "*." if bare != text else ""
