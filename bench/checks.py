@@ -25,6 +25,7 @@ from remit.broker.secrets import Broker
 from remit.control.budgets import Budgets
 from remit.control.decide import Decider
 from remit.control.hearing import Answers
+from remit.control.hidden import Hidden
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.core import flow
@@ -103,6 +104,7 @@ async def _measured(directory: Path, seconds: float) -> dict[str, float]:
         openings=Openings(),
         budgets=budgets,
         answers=Answers(clock),
+        hidden=Hidden(answer_max_s=60, monotonic=lambda: 0.0),
     )
     path = directory / "check.sock"
     serving = asyncio.ensure_future(check_server.serve_check(path, decider.check, decider.refuse, 4096))

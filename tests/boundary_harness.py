@@ -32,10 +32,12 @@ from remit.boundary.hold_server import serve_hold
 from remit.boundary.leaf_ration import Ration, nobody
 from remit.boundary.refuse import serve_refuse
 from remit.boundary.resources import Layout
+from remit.boundary.scrub_server import serve_scrub
 from remit.boundary.sds import Desk
 from remit.boundary.sds_server import serve_sds
 from remit.boundary.tunnel_check import serve_tunnel
 from remit.control.decide import Denied, Held, Permitted
+from remit.control.hidden import Hidden
 from remit.control.holding import Body
 from remit.core import flow
 from remit.core.grant import Question
@@ -43,6 +45,7 @@ from remit.core.reason import Reason, Refusal
 from remit.core.request import Evidence, read
 
 SECRET = b"Bearer real-secret"
+PLACEHOLDER = b"ph_000000"
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 Answer = Permitted | Denied | Held
 Script = Callable[[Evidence], Answer | Awaitable[Answer]]
@@ -87,6 +90,7 @@ class Boundary:
         self.script: Script = self.permit
         self.meant = {address: (name,) for name in ("db.test", "api.test") for address in flow.virtual(name)}
         """What a cell means by a virtual address."""
+        self.hidden = Hidden(answer_max_s=60, monotonic=time.monotonic)
         self.held: list[tuple[Evidence, Body]] = []
         self.hold_script: Script = self.permit
         self.upstream, self.plain, self.wrong, self.strange = Echo(), Echo(), Echo(), Echo()
@@ -106,6 +110,7 @@ class Boundary:
             tcp_socket=str(self.directory / "tcp.sock"),
             tls_socket=str(self.directory / "tls.sock"),
             refuse_socket=str(self.directory / "r.sock"),
+            scrub_socket=str(self.directory / "x.sock"),
             admin_socket=str(self.directory / "a.sock"),
             spool=str(self.directory / "spool"),
             upstream_ca_file=str(self.directory / "upstreams.pem"),
@@ -136,6 +141,11 @@ class Boundary:
 
     def permit_with(self, **changes: object) -> Script:
         return lambda evidence: self.permit(evidence, **changes)
+
+    def scrubbed(self, *secrets: bytes, **changes: object) -> Script:
+        """Permit with the credential, and keep it (or `secrets`) from the answer: `PLACEHOLDER` stands for it."""
+        reference = self.hidden.reference(tuple((one, PLACEHOLDER) for one in secrets or (SECRET.split()[-1],)))
+        return self.permit_with(hidden=reference, **changes)
 
     def deny(self, evidence: Evidence) -> Denied:
         return Denied(record=f"r-{next(self._records)}", refusal=Refusal(Reason.NO_CAPABILITY, "nothing covers it"))
@@ -194,6 +204,7 @@ class Boundary:
         self.serve_hold()
         self.serve_sds()
         self.serve_refuse()
+        self.serve_scrub()
         self.serve_tunnel()
         for path in (
             self.layout.check_socket,
@@ -201,6 +212,7 @@ class Boundary:
             self.layout.hold_socket,
             self.layout.sds_socket,
             self.layout.refuse_socket,
+            self.layout.scrub_socket,
         ):
             until(Path(path).exists, path)
         bootstrap = self.directory / "envoy.json"
@@ -274,6 +286,11 @@ class Boundary:
         self.start("refuse", serve_refuse(Path(self.layout.refuse_socket)))
         until(Path(self.layout.refuse_socket).exists, "refuse listens")
 
+    def serve_scrub(self) -> None:
+        """(Re)start the scrubber; back when it listens."""
+        self.start("scrub", serve_scrub(Path(self.layout.scrub_socket), self.hidden.answer))
+        until(Path(self.layout.scrub_socket).exists, "the scrubber listens")
+
     def serve_tunnel(self) -> None:
         """(Re)start the check of opaque connections; back when it listens."""
         path = Path(self.layout.tunnel_socket)
@@ -294,6 +311,7 @@ class Boundary:
         for echo in self.echoes:
             echo.heads.clear()
             echo.go_on.clear()
+            echo.say = None
         self.seen.clear()
         self.refused.clear()
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -75,6 +75,8 @@ class Echo:
     connections: int = 0
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
     """Lets `/sse` send its second event."""
+    say: Callable[[bytes, asyncio.StreamWriter], Awaitable[None]] | None = None
+    """Answers instead, with whatever bytes: it is given the head of the request."""
     switched: bytes = b""
     """What came after the answer to `/switch`, which is 101 whether or not it was asked for."""
     port: int = 0
@@ -102,6 +104,9 @@ class Echo:
         headers = [(k.lower(), v.strip()) for k, _, v in (line.partition(":") for line in lines[1:])]
         method, target, _ = lines[0].split(" ")
         body = await self._body(reader, dict(headers))
+        if self.say is not None:
+            await self.say(head, writer)
+            return
         if target == "/switch":
             writer.write(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: tcp\r\n\r\nSWITCHED")
             while data := await reader.read(4096):

@@ -11,6 +11,7 @@ from remit import testing
 from remit.control.budgets import Budgets
 from remit.control.decide import Decider
 from remit.control.hearing import Answers
+from remit.control.hidden import Hidden
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.control.ports import Entry
@@ -98,8 +99,10 @@ class World:
         task = snapshot.tasks.get(TASK) if snapshot is not None else None
         above = task.parent if task is not None else None
         claims = Claims(trust_domain="remit.local", role="r", task=TASK, jti="j", issued=0, expires=9, parent=above)
+        self.hidden = Hidden(answer_max_s=60, monotonic=lambda: self.time)
         self.decider = Decider(
             answers=Answers(self.clock),
+            hidden=self.hidden,
             knowledge=self.knowledge,
             verifier=testing.StaticVerifier({b"good": claims}),
             policies=testing.StaticPolicies(opinion),

@@ -144,6 +144,11 @@ class Settings:
         return self.run_dir / "decide" / "refuse.sock"
 
     @property
+    def scrub_socket(self) -> Path:
+        """Where Envoy sends the answers to requests that carried a credential."""
+        return self.run_dir / "decide" / "scrub.sock"
+
+    @property
     def store_file(self) -> Path:
         """The decision service's copy of `openbao_file`."""
         return self.run_dir / "store" / "openbao.toml"

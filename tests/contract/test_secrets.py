@@ -19,10 +19,10 @@ from remit.testing import MemorySecrets
 @pytest.fixture(params=["broker", "memory"])
 def secrets(request: pytest.FixtureRequest, tmp_path: Path) -> Secrets:
     if request.param == "memory":
-        return MemorySecrets({"github": b"s3cret"})
+        return MemorySecrets({"github": b"s3cret-long"})
     opener = Opener(tmp_path / "sealed.key")
     broker = Broker(opener, time.monotonic)
-    broker.update(Snapshot(sealed={"github": sealed.seal(opener.public, "github", b"s3cret")}))
+    broker.update(Snapshot(sealed={"github": sealed.seal(opener.public, "github", b"s3cret-long")}))
     return broker
 
 
@@ -30,7 +30,7 @@ def test_a_permit_opens_the_secret_of_its_credential(secrets: Secrets) -> None:
     asked = permit(credential())
     found = secrets.lease(asked)
     assert isinstance(found, Secret)
-    assert found.reveal(asked) == b"s3cret"
+    assert found.reveal(asked) == b"s3cret-long"
 
 
 @pytest.mark.parametrize("asked", [permit(None), permit(credential(secret="unknown"))])

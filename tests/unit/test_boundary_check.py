@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -203,3 +204,13 @@ def test_a_denial_is_a_problem_and_sets_nothing(reason: Reason) -> None:
 def test_only_what_is_counted_is_marked() -> None:
     assert b"x-remit-metered" not in check.render(PERMITTED)
     assert b"\r\nx-remit-metered: yes\r\n" in check.render(dataclasses.replace(PERMITTED, metered=True))
+
+
+def test_a_permit_with_something_hidden_asks_for_an_answer_that_can_be_read() -> None:
+    head, _, body = check.render(replace(PERMITTED, hidden="abc123")).partition(b"\r\n\r\n")
+    assert body == b""
+    lines = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    assert lines[b"x-remit-scrub"] == b"r-1 abc123"
+    assert lines[b"accept-encoding"] == b"identity"
+    assert {b"range", b"if-range"} <= set(lines[b"x-envoy-auth-headers-to-remove"].split(b","))
+    assert b"x-remit-scrub" not in check.render(PERMITTED)

@@ -13,6 +13,7 @@ from remit.core.errors import Unavailable
 LAYOUT = resources.Layout(
     proxy_socket="/run/r/p.sock",
     check_socket="/run/r/c.sock",
+    scrub_socket="/run/r/x.sock",
     hold_socket="/run/r/h.sock",
     sds_socket="/run/r/s.sock",
     tunnel_socket="/run/r/t.sock",

@@ -141,8 +141,8 @@ def test_a_secret_that_was_replaced_or_removed_is_forgotten(opener: Opener) -> N
     broker = Broker(opener, time.monotonic)
     broker.update(holding(opener))
     assert value(broker.lease(PERMIT)) == CANARY
-    broker.update(holding(opener, b"second"))
-    assert value(broker.lease(PERMIT)) == b"second"
+    broker.update(holding(opener, b"second-one"))
+    assert value(broker.lease(PERMIT)) == b"second-one"
     broker.update(Snapshot())
     found = broker.lease(PERMIT)
     assert isinstance(found, Refusal)

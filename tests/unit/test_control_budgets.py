@@ -20,6 +20,7 @@ from remit.audit.journal import Journal
 from remit.control.budgets import CHECKPOINT_BYTES, MARKS, Budgets
 from remit.control.decide import Decider, Denied, Permitted
 from remit.control.hearing import Answers
+from remit.control.hidden import Hidden
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.control.ports import Entry
@@ -73,6 +74,7 @@ class World:
         claims = Claims(trust_domain="remit.local", role="r", task=TASK, jti="j", issued=0, expires=9, parent=above)
         self.decider = Decider(
             answers=Answers(self.clock),
+            hidden=Hidden(answer_max_s=60, monotonic=lambda: 0.0),
             knowledge=self.knowledge,
             verifier=testing.StaticVerifier({b"good": claims}),
             policies=testing.StaticPolicies(),

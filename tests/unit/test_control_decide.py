@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from deciding import World, asking, knowing
+from deciding import MANIFESTS, World, asking, knowing
 
 from remit.control.decide import Denied, Permitted
 from remit.core.decision import Opinion
 from remit.core.request import Evidence
 from remit.core.snapshot import Revoked, Snapshot
 from remit.core.task import State
+from remit.policy import compile as compiler
+from remit.policy import manifests
 
 
 async def test_a_permit_pins_the_address_carries_the_secret_and_has_its_record_first() -> None:
@@ -126,3 +128,25 @@ async def test_without_a_record_there_is_no_permit() -> None:
     answer = await world.decider.check(asking())
     assert isinstance(answer, Denied)
     assert answer.refusal.reason == "audit_unavailable"
+
+
+async def test_what_was_injected_is_named_to_the_boundary_and_not_said() -> None:
+    world = World(knowing(), secrets={"k": b"long-s3cret"})
+    answer = await world.decider.check(asking())
+    assert isinstance(answer, Permitted)
+    found = world.hidden.answer(answer.hidden)
+    assert found is not None
+    assert found.body(b"long-s3cret", end=True) == b"remit-hidden"
+    assert "long-s3cret" not in answer.hidden
+
+
+async def test_a_credential_whose_answers_are_trusted_hides_nothing_and_the_record_says_so() -> None:
+    text = MANIFESTS.replace("spec: {hosts: [api.a.com], inject", "spec: {scrub: false, hosts: [api.a.com], inject")
+    rules = compiler.rules(manifests.parse(text, "m"))
+    trusting, careful = World(knowing(rules=rules)), World(knowing())
+    answer = await trusting.decider.check(asking())
+    assert isinstance(answer, Permitted)
+    assert answer.hidden == ""
+    assert trusting.records()[0]["unscrubbed"] is True
+    await careful.decider.check(asking())
+    assert "unscrubbed" not in careful.records()[0]

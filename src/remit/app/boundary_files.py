@@ -45,6 +45,7 @@ def write(settings: Settings) -> None:
         hold_s=settings.hold_s,
         sds_socket=str(settings.sds_socket),
         refuse_socket=str(settings.refuse_socket),
+        scrub_socket=str(settings.scrub_socket),
         admin_socket=str(settings.envoy_admin),
         spool=str(settings.spool),
         upstream_ca_file=str(upstream),

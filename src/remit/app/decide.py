@@ -21,6 +21,7 @@ from remit.boundary import (
     hold_server,
     leaf_ration,
     refuse,
+    scrub_server,
     sds,
     sds_server,
     tunnel_check,
@@ -30,6 +31,7 @@ from remit.broker.secrets import Broker
 from remit.control.budgets import MARKS, Budgets
 from remit.control.decide import Decider
 from remit.control.hearing import Answers
+from remit.control.hidden import Hidden
 from remit.control.holding import Holding
 from remit.control.knowledge import Knowledge
 from remit.control.observing import Observer
@@ -100,6 +102,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     known = link.cached(settings.decide_dir / "snapshot.json")
     if known is not None:
         knowledge.replace(known)
+    hidden = Hidden(answer_max_s=settings.connection_max_s, monotonic=time.monotonic)
     decider = Decider(
         knowledge=knowledge,
         verifier=verifier,
@@ -110,6 +113,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
         openings=openings,
         budgets=budgets,
         answers=Answers(clock),
+        hidden=hidden,
     )
     holding = Holding(
         decider=decider,
@@ -143,6 +147,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
                 )
             )
             group.create_task(refuse.serve_refuse(settings.refuse_socket))
+            group.create_task(scrub_server.serve_scrub(settings.scrub_socket, hidden.answer))
             group.create_task(
                 dns_server.serve_dns(settings.dns_socket, observer.knows, name_refused, quota=quota, door=meant.door)
             )

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from remit.boundary import header_names, replies
+from remit.boundary import header_names, replies, scrub_filter
 from remit.control.decide import Denied, Held, Permitted
 from remit.core import names
 from remit.core.reason import Reason, Refusal
@@ -169,6 +169,9 @@ def _shown(text: bytes, limit: int = 120) -> str:
     return ascii(text[:limit].decode("latin-1"))[1:-1]
 
 
+_SEARCHED = b"%b: %%b %%b\r\naccept-encoding: identity\r\n" % scrub_filter.PERMIT.encode()
+_UNSEARCHABLE = (b"range", b"if-range", b"grpc-accept-encoding")
+"""Pieces of an answer, and encoded ones, cannot be searched for what was injected."""
 _METERED = f"{replies.METERED}: {replies.METERED_VALUE}\r\n".encode()
 _PERMIT = (
     b"HTTP/1.1 200 OK\r\nx-remit-record: %b\r\nx-remit-pin: %b\r\nx-remit-pin-port: %d\r\n"
@@ -190,16 +193,20 @@ def render(answer: Permitted | Denied | Held) -> bytes:
     if pin is None:
         return problem(answer.record, Refusal(Reason.ADDRESS_REFUSED, "the host has no address that can be dialled"))
     lines = [_METERED] if answer.metered else []
+    removed = answer.removed
+    if answer.hidden:
+        lines.append(_SEARCHED % (answer.record.encode(), answer.hidden.encode()))
+        removed += _UNSEARCHABLE
     if answer.target is not None:
         if not _TARGET.fullmatch(answer.target):
             why = "the path cannot be sent as it would have to be"
             return problem(answer.record, Refusal(Reason.PATH_AMBIGUOUS, why))
         lines.append(b"%b: %b\r\n" % (header_names.TARGET.encode(), answer.target))
-    if answer.removed:
-        if not all(map(_settable, answer.removed)):
+    if removed:
+        if not all(map(_settable, removed)):
             why = "a header that would have to be taken off cannot be"
             return problem(answer.record, Refusal(Reason.POLICY_FAILED, why))
-        lines.append(b"%b: %b\r\n" % (REMOVED, b",".join(answer.removed)))
+        lines.append(b"%b: %b\r\n" % (REMOVED, b",".join(removed)))
     for name, value in answer.headers:
         if not _settable(name) or not _VALUE.fullmatch(value):
             return problem(
@@ -232,7 +239,20 @@ def _settable(name: bytes) -> bool:
 def problem(record: str, refusal: Refusal) -> bytes:
     """A denial as an RFC 9457 problem. Carries no header of the request."""
     meaning = refusal.meaning
-    body = json.dumps(
+    body = problem_body(record, refusal)
+    wait_s = 1 if meaning.status == 503 else refusal.retry_after_s
+    retry = b"retry-after: %d\r\n" % wait_s if wait_s is not None else b""
+    head = (
+        b"HTTP/1.1 %d Denied\r\ncontent-type: application/problem+json\r\nx-remit-record: %b\r\n"
+        b"%bcontent-length: %d\r\n\r\n"
+    )
+    return head % (replies.SPOKEN.get(meaning.status, meaning.status), record.encode(), retry, len(body)) + body
+
+
+def problem_body(record: str, refusal: Refusal) -> bytes:
+    """The JSON of a problem (RFC 9457)."""
+    meaning = refusal.meaning
+    return json.dumps(
         {
             "type": f"https://remit.dev/problems/{refusal.reason.value}",
             "title": meaning.title,
@@ -244,10 +264,3 @@ def problem(record: str, refusal: Refusal) -> bytes:
             **refusal.facts,
         }
     ).encode()
-    wait_s = 1 if meaning.status == 503 else refusal.retry_after_s
-    retry = b"retry-after: %d\r\n" % wait_s if wait_s is not None else b""
-    head = (
-        b"HTTP/1.1 %d Denied\r\ncontent-type: application/problem+json\r\nx-remit-record: %b\r\n"
-        b"%bcontent-length: %d\r\n\r\n"
-    )
-    return head % (replies.SPOKEN.get(meaning.status, meaning.status), record.encode(), retry, len(body)) + body

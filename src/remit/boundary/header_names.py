@@ -20,6 +20,9 @@ ENDS_HERE = ("forwarded", "proxy-authorization", "proxy-connection")
 TARGET = "x-remit-path"
 """The one header of ours that the check's answer sets in the request: the target to send instead of the agent's."""
 
+LENGTH = "x-remit-length"
+"""Set beside an answer that was searched: the length that Envoy took off, and gets back."""
+
 FRAMING = (
     "connection",
     "content-length",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from remit.boundary import header_names, replies
+from remit.boundary import header_names, replies, scrub_filter
 from remit.boundary.hold_server import BODY_MAX_BYTES
 
 Json = dict[str, Any]
@@ -43,6 +43,7 @@ METADATA_HEADERS = (
     "x-remit-pool",
     "x-remit-hold",
     replies.METERED,
+    scrub_filter.PERMIT,
 )
 
 _SET_TARGET = f"""
@@ -135,13 +136,14 @@ def _limits(connection_max_s: float, idle_s: float) -> Json:
 def _filters(hold_s: float) -> list[Json]:
     own = _removed(header_names.OURS)
     return [
-        _mutation("cell", request_mutations=own, response_mutations=own, response_trailers_mutations=own),
+        _mutation("cell", request_mutations=own, response_mutations=[_length(), *own], response_trailers_mutations=own),
         _check("check", CHECK_TIMEOUT, stat_prefix="check"),
         _check("hold", f"{hold_s + HOLD_MARGIN_S:g}s", **_only_held()),
         typed("envoy.filters.http.lua", "filters.http.lua.v3.Lua", default_source_code={"inline_string": _SET_TARGET}),
         pin(),
         # Only now: a route is not found without x-forwarded-proto, which Envoy itself has set.
-        _mutation("upstream", request_mutations=_removed(header_names.FORGEABLE)),
+        scrub_filter.scrub(),
+        _mutation("upstream", request_mutations=_removed(header_names.FORGEABLE), response_mutations=own),
         typed(
             "envoy.filters.http.dynamic_forward_proxy",
             "filters.http.dynamic_forward_proxy.v3.FilterConfig",
@@ -160,6 +162,13 @@ def _removed(prefixes: tuple[str, ...], *names: str) -> list[Json]:
     return [{"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in prefixes] + [
         {"remove": name} for name in names
     ]
+
+
+def _length() -> Json:
+    """Envoy takes the length off what it shows to `scrub`, which keeps it true. An upstream's own header of the name is
+    taken off before; where there is none, nothing is written."""
+    line = {"key": "content-length", "value": f"%RESP({header_names.LENGTH})%"}
+    return {"append": {"header": line, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
 
 
 def _only_held() -> Json:

@@ -133,7 +133,8 @@ def local_reply() -> Json:
         "next": f"Connect without a proxy, or send a plain CONNECT host:port to {flow.PROXY_NAME}:{flow.PROXY_PORT}; "
         "no other proxy leads anywhere.",
     }
-    refused = "response.code >= 400 && response.code_details != 'ext_authz_denied'"
+    said = "response.code_details == 'ext_authz_denied' || response.code_details.startsWith('remit_')"
+    refused = f"response.code >= 400 && !({said})"
     meant = "response.code == {said} && response.code_details == 'ext_authz_denied'"
     return {
         "mappers": [

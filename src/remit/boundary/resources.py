@@ -38,6 +38,8 @@ class Layout:
     tunnel_socket: str
     """The check of opaque connections."""
     refuse_socket: str
+    scrub_socket: str
+    """Where answers go to requests that carried a credential."""
     tcp_socket: str
     """The door for connections to be carried unread: nothing is inspected, so servers may speak first."""
     tls_socket: str
@@ -76,6 +78,7 @@ def bootstrap(layout: Layout) -> Json:
                     hold=layout.hold_socket,
                     sds=layout.sds_socket,
                     refuse=layout.refuse_socket,
+                    scrub=layout.scrub_socket,
                 ),
             ],
         },

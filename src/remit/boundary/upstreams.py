@@ -1,4 +1,4 @@
-"""Where Envoy may connect: the pinned addresses of upstreams, and the five sockets of the decision service.
+"""Where Envoy may connect: the pinned addresses of upstreams, and the six sockets of the decision service.
 
 An upstream is dialled at the address the decision screened, yet must prove the *name* the agent asked for: SNI and the
 certificate's names are checked against `:authority`. No session is kept, so a resumed one cannot skip that check.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from remit.boundary import scrub_filter
 from remit.boundary.http_chain import dns_cache, typed
 
 Json = dict[str, Any]
@@ -36,7 +37,7 @@ def upstreams(*, ca_file: str, connect_timeout_s: float) -> list[Json]:
     ]
 
 
-def services(*, check: str, hold: str, tunnel: str, sds: str, refuse: str) -> list[Json]:
+def services(*, check: str, hold: str, tunnel: str, sds: str, refuse: str, scrub: str) -> list[Json]:
     """Clusters for the decision service's Unix sockets, and for the listener inside Envoy."""
     check_cluster = _pipe("check", check, _http({"explicit_http_config": {"http_protocol_options": {}}}))
     hold_cluster = _pipe("hold", hold, _http({"explicit_http_config": {"http_protocol_options": {}}}))
@@ -44,7 +45,11 @@ def services(*, check: str, hold: str, tunnel: str, sds: str, refuse: str) -> li
     http1: Json = {"explicit_http_config": {"http_protocol_options": {}}}
     tunnel_cluster = _pipe("check_tunnel", tunnel, _http(http1))
     refuse_cluster = _pipe("refuse", refuse, _http(http1))
-    return [check_cluster, hold_cluster, tunnel_cluster, sds_cluster, refuse_cluster, _inner()]
+    # A slow reader holds up its own stream and never the connection, whose window is the largest there is.
+    http2: Json = {"initial_stream_window_size": 256 << 10, "initial_connection_window_size": (1 << 31) - 1}
+    shown = _http({"explicit_http_config": {"http2_protocol_options": http2}})
+    scrub_cluster = _pipe(scrub_filter.CLUSTER, scrub, shown)
+    return [check_cluster, hold_cluster, tunnel_cluster, sds_cluster, refuse_cluster, scrub_cluster, _inner()]
 
 
 def _inner() -> Json:

@@ -13,6 +13,7 @@ from typing import Protocol
 from remit.broker.cache import NEVER, Cache, Key, Material
 from remit.broker.sealed import Opener
 from remit.control.ports import Secrets
+from remit.core import credential
 from remit.core.credential import Credential, Injection
 from remit.core.decision import Permit
 from remit.core.errors import Unavailable
@@ -50,7 +51,7 @@ class Broker:
         self._blobs: Mapping[str, bytes] = {}
         self._revoked: frozenset[str] = frozenset()
         self._opened: dict[str, tuple[bytes, Secret | Refusal]] = {}
-        self._fit: dict[tuple[str, Injection], Refusal | None] = {}
+        self._fit: dict[tuple[str, Injection, bool], Refusal | None] = {}
 
     def attach(self, remote: Remote) -> None:
         """Use `remote` for what is not sealed."""
@@ -107,7 +108,8 @@ class Broker:
         if self._remote is None:
             raise Unavailable(NO_STORE, hint="docs/guide, OpenBao")
         material = await self._remote.obtain(wanted.source, permit.candidate.task.id, wanted.name)
-        why = wanted.injection.unfit(material.value.reveal(permit))
+        value = material.value.reveal(permit)
+        why = wanted.injection.unfit(value) or credential.unhideable(wanted, value)
         if why is not None:
             raise Unavailable(f"credential {wanted.name}: {why}")
         return material
@@ -139,9 +141,10 @@ class Broker:
             return Refusal(Reason.CREDENTIAL_UNAVAILABLE, error.detail)
 
     def _unfit(self, wanted: Credential, secret: Secret, permit: Permit) -> Refusal | None:
-        key = (wanted.secret, wanted.injection)
+        key = (wanted.secret, wanted.injection, wanted.scrub)
         if key not in self._fit:
-            why = wanted.injection.unfit(secret.reveal(permit))
+            value = secret.reveal(permit)
+            why = wanted.injection.unfit(value) or credential.unhideable(wanted, value)
             said = f"secret {wanted.secret}: {why}"
             self._fit[key] = Refusal(Reason.CREDENTIAL_UNAVAILABLE, said) if why is not None else None
         return self._fit[key]

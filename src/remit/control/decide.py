@@ -14,6 +14,7 @@ from typing import Any
 from remit.control import budgets as budgeting
 from remit.control.budgets import Budgets
 from remit.control.hearing import Answers
+from remit.control.hidden import Hidden
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.control.ports import Entry, Journal, Policies, Resolver, Secrets, Verifier
@@ -49,6 +50,8 @@ class Permitted:
     pool: str
     metered: bool = False
     removed: tuple[bytes, ...] = ()
+    hidden: str = ""
+    """What was injected and must not come back (`control.hidden`); empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,7 @@ class Decider:
         openings: Openings,
         budgets: Budgets,
         answers: Answers,
+        hidden: Hidden,
     ) -> None:
         self._knowledge = knowledge
         self._verifier = verifier
@@ -109,6 +113,7 @@ class Decider:
         self._openings = openings
         self._budgets = budgets
         self._answers = answers
+        self._hidden = hidden
 
     async def check(self, evidence: Evidence, answers: Answers | None = None) -> Permitted | Denied | Held:
         """Decide one HTTP request. Never raises for anything an agent, a policy or a store can do.
@@ -227,7 +232,9 @@ class Decider:
         if isinstance(injected, Refusal):
             return injected
         competing = credential.competing(asked)
-        return replace(injected, removed=(*injected.removed, *competing)) if competing else injected
+        if competing:
+            injected = replace(injected, removed=(*injected.removed, *competing))
+        return injected if credential.scrub else replace(injected, secrets=())
 
     async def _denied(self, refusal: Refusal, facts: _Facts, evidence: Evidence) -> Denied:
         return await self._write_denial(refusal, _denial_fields(refusal, facts, evidence))
@@ -251,6 +258,7 @@ class Decider:
             removed=injected.removed,
             pool=self._openings.pool(permit.candidate.task.id, permit.credential.name if permit.credential else ""),
             metered=metered,
+            hidden=self._hidden.reference(injected.secrets) if injected.secrets else "",
         )
 
 
@@ -265,6 +273,7 @@ def _permit_fields(permit: Permit) -> dict[str, Any]:
         "detail": "",
         "capability": candidate.capability.name,
         "credential": candidate.credential.name if candidate.credential else None,
+        **({"unscrubbed": True} if candidate.credential is not None and not candidate.credential.scrub else {}),
         **_asked(candidate.request),
         "address": str(permit.address),
         "jti": candidate.claims.jti,

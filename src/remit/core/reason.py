@@ -56,6 +56,8 @@ class Reason(StrEnum):
     CREDENTIAL_UNCHOSEN = "credential_unchosen"
     AUDIT_UNAVAILABLE = "audit_unavailable"
     OVERLOADED = "overloaded"
+    ANSWER_ENCODED = "answer_encoded"
+    ANSWER_UNREADABLE = "answer_unreadable"
     REFUSED_BY_BOUNDARY = "refused_by_boundary"
 
 
@@ -218,6 +220,16 @@ MEANING: Mapping[Reason, Meaning] = {
     ),
     Reason.OVERLOADED: Meaning(
         "Too many requests wait for a decision", "Retry later, with fewer at once.", "audit", 503
+    ),
+    Reason.ANSWER_ENCODED: Meaning(
+        "The upstream compressed an answer that must be read",
+        "Answers are searched for the credential, so the upstream must heed Accept-Encoding: identity;"
+        " or the operator trusts it (spec.scrub: false in the credential).",
+        "credential",
+        502,
+    ),
+    Reason.ANSWER_UNREADABLE: Meaning(
+        "The answer could not be searched for the credential", "Send the request again.", "credential", 502
     ),
     Reason.REFUSED_BY_BOUNDARY: Meaning("Envoy refused the request", "The detail is Envoy's own reason.", "names", 400),
 }

@@ -2,8 +2,8 @@
 
 The output does not depend on how the input was cut: what could still become a form is held back, nothing else is, so
 an event that ends in anything but the beginning of a form passes at once. Where forms overlap, the first and then the
-longest wins. Searching each form alone (`bytes.find` skips ahead) measured five times faster than one expression of
-all of them, so the expression runs only where something was found.
+longest wins. The search is the Rust library `aho-corasick`'s, by way of `ahocorasick_rs`: some twenty times faster than
+`bytes.find` for each form, and than one expression of all of them by far.
 """
 
 from __future__ import annotations
@@ -11,31 +11,34 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
+
 
 class Forms:
     """What to look for, prepared once: every form (not empty) with what replaces it."""
 
     def __init__(self, table: Mapping[bytes, bytes]) -> None:
-        self._marks = dict(table)
-        self._longest_first = sorted(self._marks, key=lambda form: (-len(form), form))
-        self._any = re.compile(b"|".join(map(re.escape, self._longest_first)) or b"(?!)", re.DOTALL)
-        self._reach = max(map(len, self._marks), default=1) - 1
+        self._forms = sorted(table)
+        self._marks = [table[form] for form in self._forms]
+        self._search = BytesAhoCorasick(
+            self._forms, matchkind=MatchKind.LeftmostLongest, implementation=Implementation.ContiguousNFA
+        )
+        self._reach = max(map(len, self._forms), default=1) - 1
         self._openings: dict[bytes, list[bytes]] = {}
-        for form in self._longest_first:
+        for form in self._forms:
             self._openings.setdefault(form[:1], []).append(form)
-        pairs = sorted({form[:2] for form in self._marks})
+        pairs = sorted({form[:2] for form in self._forms})
         self._pair = re.compile(b"|".join(map(re.escape, pairs)) or b"(?!)", re.DOTALL)
-        self.early = min(3, min(map(len, self._marks), default=0) // 8)
+        self.early = min(3, min(map(len, self._forms), default=0) // 8)
         """Bytes of a form that may pass before it is known to be one (`Scrubber.idle`)."""
 
     def found(self, data: bytes) -> bool:
         """Whether any form stands in `data`."""
-        return any(form in data for form in self._longest_first)
+        return bool(self._search.find_matches_as_indexes(data))
 
-    def first(self, data: bytes, start: int) -> tuple[int, int, bytes] | None:
-        """(begin, end, mark) of the first form at or after `start`, the longest where several begin there."""
-        match = self._any.search(data, start)
-        return None if match is None else (match.start(), match.end(), self._marks[match.group()])
+    def matches(self, data: bytes) -> list[tuple[int, int, bytes]]:
+        """(begin, end, mark) of the forms in `data`, from left to right, none within another."""
+        return [(begin, end, self._marks[which]) for which, begin, end in self._search.find_matches_as_indexes(data)]
 
     def open_from(self, data: bytes, start: int) -> int:
         """Where in `data`, at or after `start`, the first form begins that its end cuts; its length if none does."""
@@ -55,7 +58,12 @@ class Forms:
 
     def replaced(self, data: bytes) -> bytes:
         """The whole of `data`, scrubbed."""
-        return self._any.sub(lambda match: self._marks[match.group()], data) if self.found(data) else data
+        out: list[bytes] = []
+        at = 0
+        for begin, end, mark in self.matches(data):
+            out += (data[at:begin], mark)
+            at = end
+        return b"".join((*out, data[at:])) if at else data
 
 
 class Scrubber:
@@ -66,6 +74,13 @@ class Scrubber:
         self._held = b""
         self._passed = 0
         """How many of the bytes that are held have been given out already."""
+        self.replaced = False
+        """Whether a form was found so far."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether `idle` has something to give."""
+        return self._passed < min(self._forms.early, len(self._held))
 
     def feed(self, data: bytes) -> bytes:
         """What may pass now that `data` has come."""
@@ -84,23 +99,21 @@ class Scrubber:
 
     def _through(self, data: bytes, *, last: bool) -> bytes:
         out: list[bytes] = []
-        passed, at = self._passed, 0
-        found = self._forms.found(data)
-        while True:
-            stop = len(data) if last else self._forms.open_from(data, at)
-            match = self._forms.first(data, at) if found else None
-            if match is None or match[0] >= stop:
+        at, stop = 0, self._until(data, 0, last)
+        for begin, end, mark in self._forms.matches(data):
+            if begin >= stop:
                 break
-            begin, end, mark = match
+            self.replaced = True
             out += (data[at:begin], mark)
-            if passed:  # they are the first of `data`, and of the form or of what turned out to be none
-                out = [b"".join(out)[passed:]]
-                passed = 0
-            at = end
-        rest = data[at:stop]
-        if passed:
-            cut = min(passed, len(rest))
-            rest, passed = rest[cut:], passed - cut
-        self._held, self._passed = data[stop:], passed
-        out.append(rest)
-        return b"".join(out)
+            at, stop = end, self._until(data, end, last)
+        out.append(data[at:stop])
+        self._held = data[stop:]
+        if not self._passed:
+            return out[0] if len(out) == 1 else b"".join(out)
+        whole = b"".join(out)  # what has passed are the first bytes of `data`, and of the form or of what was none
+        cut = min(self._passed, len(whole))
+        self._passed = 0 if at else self._passed - cut
+        return whole[cut:]
+
+    def _until(self, data: bytes, at: int, last: bool) -> int:
+        return len(data) if last else self._forms.open_from(data, at)

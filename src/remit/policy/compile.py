@@ -110,6 +110,7 @@ def _credential(document: Document) -> Credential:
         placeholders=tuple(
             Placeholder(variable=one.env, value=specs.placeholder(document.name, one)) for one in spec.shown
         ),
+        scrub=spec.scrub,
     )
 
 

@@ -250,6 +250,9 @@ class CredentialSpec(Model):
         description="Headers of the agent that stay beside what is injected; by default those that could say who is "
         "asking (Authorization, X-Api-Key and the like) are taken off",
     )
+    scrub: bool = Field(
+        default=True, description="false: answers may repeat the secret to the agent; recorded with each request"
+    )
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
