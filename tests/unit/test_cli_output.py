@@ -44,6 +44,15 @@ def test_a_table_is_aligned_and_escaped(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out.splitlines() == ["NAME    WHAT", "a       x\\x1b", "longer"]
 
 
+def test_on_a_terminal_only_the_last_column_gives_way(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    output.table(("id", "what"), [("r" * 30, "w" * 90), ("r" * 30, "short")])
+    assert capsys.readouterr().out.splitlines()[1:] == ["r" * 30 + "  " + "w" * 27 + "…", "r" * 30 + "  short"]
+
+
 def test_an_empty_table_says_so_on_stderr_only(capsys: pytest.CaptureFixture[str]) -> None:
     output.table(("name",), [], empty="nothing here")
     captured = capsys.readouterr()

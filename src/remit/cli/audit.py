@@ -17,7 +17,7 @@ from remit.cli import client, completion, options, output
 from remit.core.errors import Invalid, NotFound
 from remit.policy import quantity
 
-_COLUMNS = ("time", "id", "task", "role", "decision", "reason", "request", "status")
+_COLUMNS = ("time", "id", "task", "role", "decision", "reason", "status", "request")
 TABLE_ROWS = 100
 PAGE = 1000
 """The most that the API gives at once."""
@@ -203,8 +203,8 @@ def _row(record: Mapping[str, Any]) -> tuple[object, ...]:
         record.get("role") or "-",
         record.get("decision") or record.get("action") or record.get("kind") or "-",
         record.get("reason") or "-",
-        _request(record),
         output.shown(record.get("status")),
+        _request(record),
     )
 
 

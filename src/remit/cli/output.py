@@ -2,13 +2,14 @@
 
 Host names, paths, commands and logs were written by agents. A terminal obeys control characters (ECMA-48) and shows
 bidirectional and invisible ones as something else than they are, so every one is printed as its escape; JSON is ASCII.
-Where stdout is not a terminal, tables are plain text without colour and are never cut.
+On a terminal, the last column of a table is cut to fit; elsewhere they are plain text without colour and never cut.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 GAP = "  "
+NARROWEST = 24
 COLOURS = {
     "permit": "32",
     "running": "32",
@@ -52,6 +54,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
         return
     coloured = sys.stdout.isatty()
     widths = [max(len(columns[n]), *(len(row[n]) for row in cells)) for n in range(len(columns))]
+    if coloured:
+        taken = sum(widths[:-1]) + len(GAP) * (len(widths) - 1)
+        widths[-1] = min(widths[-1], max(NARROWEST, shutil.get_terminal_size().columns - taken))
     _write([name.upper() for name in columns], widths, coloured=False)
     for row in cells:
         _write(row, widths, coloured=coloured)
@@ -123,8 +128,10 @@ def clock(moment: object) -> str:
 
 
 def _write(row: Sequence[str], widths: Sequence[int], *, coloured: bool) -> None:
-    padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-    padded[-1] = row[-1]
+    padded = [
+        (cell if len(cell) <= width else cell[: width - 1] + "…").ljust(width)
+        for cell, width in zip(row, widths, strict=True)
+    ]
     if coloured:
         padded = [
             f"\x1b[{COLOURS[cell]}m{out}\x1b[0m" if cell in COLOURS else out
