@@ -187,6 +187,11 @@ class Settings:
         return self.ca_bundle.parent / "node"
 
     @property
+    def node_trust_file(self) -> Path:
+        """The CAs of upstreams, for what the decision service itself asks (token endpoints)."""
+        return self.ca_dir / "upstreams.pem"
+
+    @property
     def root_ca_dir(self) -> Path:
         """The root of the certificate authority; only the supervisor enters it."""
         return self.ca_bundle.parent / "root"

@@ -34,7 +34,8 @@ def write(settings: Settings) -> None:
     files = [Path(file) for file in settings.upstream_ca_files]
     for file in files:
         _usable(file)
-    envoy.write_upstream_cas(upstream, [Path(settings.system_ca_file), *files])
+    for bundle in (upstream, settings.node_trust_file):
+        envoy.write_upstream_cas(bundle, [Path(settings.system_ca_file), *files])
     layout = resources.Layout(
         proxy_socket=str(settings.proxy_socket),
         check_socket=str(settings.check_socket),

@@ -26,6 +26,10 @@ from remit.boundary import (
     sds_server,
     tunnel_check,
 )
+from remit.broker import signing
+from remit.broker.dialler import Dialler
+from remit.broker.exchanger import Exchanger
+from remit.broker.rotations import Rotations
 from remit.broker.sealed import Opener
 from remit.broker.secrets import Broker
 from remit.control.budgets import MARKS, Budgets
@@ -88,6 +92,15 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     store = _store(settings, opener, broker)
     source = resolving.Server(settings.resolver) if settings.resolver else resolving.System()
     resolver = resolving.Resolver(source, settings.static_hosts, time.monotonic)
+    broker.exchange_with(
+        Exchanger(
+            dial=Dialler(resolver, settings.node_trust_file),
+            sign=signing.local,
+            rotations=Rotations(settings.decide_dir / "rotated", opener),
+            monotonic=_boottime,
+            now=clock.now,
+        )
+    )
     quota = dns.Quota()
     leaves = sds.Desk(ca.load(settings.ca_dir), leaf_ration.Ration(quota.askers))
     knowledge.on_change(
@@ -124,7 +137,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
         hold_s=settings.hold_s,
     )
     asking.on_news(holding.ring)
-    observer = Observer(knowledge=knowledge, journal=journal, openings=openings, budgets=budgets)
+    observer = Observer(knowledge=knowledge, journal=journal, openings=openings, budgets=budgets, secrets=broker)
 
     async def name_refused(refused: Refused) -> None:
         await observer.name_refused(

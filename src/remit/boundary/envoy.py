@@ -83,6 +83,7 @@ def write_upstream_cas(path: Path, files: Sequence[Path]) -> None:
         raise Unavailable("no CA certificates for upstreams were found", hint="apt install ca-certificates")
     temporary = path.with_suffix(".new")
     temporary.write_bytes(b"".join(seen))
+    temporary.chmod(0o644)  # certificates are public; the directory says who comes here
     temporary.replace(path)
 
 

@@ -25,6 +25,10 @@ WAIT_S = 0.7
 FETCH_S = 5.0
 QUIET_S = 0.5
 """After a failure nobody asks again for this long."""
+DOUBT_S = 60.0
+MAX_DOUBT_S = 3600.0
+"""A server that rejects a value makes it be obtained anew once in this time; twice as long each time it does so soon
+again: a hostile one must not use us to hammer a token endpoint."""
 MAX_FLIGHTS = 64
 NEVER = float("inf")
 
@@ -61,6 +65,9 @@ class Cache:
         self._failed: dict[Key, tuple[float, Refusal]] = {}
         self._flights: dict[Key, _Flight] = {}
         self._tasks: set[asyncio.Task[Secret | Refusal]] = set()
+        self._doubted: set[Key] = set()
+        self._doubts: dict[Key, tuple[float, float]] = {}
+        """When the last doubt was, and for how long there is no other."""
 
     def get(self, key: Key, wanted: Credential, permit: Permit) -> Secret | Refusal | None:
         """What is at hand; None where it has to be obtained."""
@@ -69,10 +76,13 @@ class Cache:
         if kept is not None:
             by, material = kept
             if now < material.until and (by is wanted or by == wanted):
+                if key in self._doubted and not self._quiet(key, now):
+                    return None
                 if now >= material.again and not self._quiet(key, now):
                     self._fly(key, wanted, permit)
                 return material.value
             del self._kept[key]
+            self._doubted.discard(key)
         return self._quiet(key, now)
 
     async def obtain(self, key: Key, wanted: Credential, permit: Permit) -> Secret | Refusal:
@@ -81,9 +91,27 @@ class Cache:
         if isinstance(flight, Refusal):
             return flight
         done, _ = await asyncio.wait({flight.task}, timeout=WAIT_S)
-        if not done:
-            return _refusal(f"the source of credential {wanted.name} has not answered within {WAIT_S:g} s")
-        return flight.task.result()
+        found = flight.task.result() if done else None
+        if isinstance(found, Secret):
+            return found
+        kept = self._kept.get(key)
+        if kept is not None and kept[0] == wanted and self._monotonic() < kept[1].until:
+            return kept[1].value  # it was only doubted
+        return found or _refusal(f"the source of credential {wanted.name} has not answered within {WAIT_S:g} s")
+
+    def doubt(self, which: Callable[[Key, Credential], bool]) -> None:
+        """Somebody rejects these values: obtain them anew for the next request, within bounds. They are given until
+        there are others."""
+        now = self._monotonic()
+        for key, (by, _) in self._kept.items():
+            if not which(key, by) or key in self._doubted:
+                continue
+            last, pause_s = self._doubts.get(key, (-NEVER, DOUBT_S))
+            if now < last + pause_s:
+                continue
+            soon = now < last + 4 * pause_s
+            self._doubts[key] = now, min(2 * pause_s, MAX_DOUBT_S) if soon else DOUBT_S
+            self._doubted.add(key)
 
     def forget(self, unwanted: Callable[[Key, Credential], bool]) -> None:
         """Values for which `unwanted` is true are gone; so are those that are being asked for."""
@@ -147,6 +175,7 @@ class Cache:
         if self._monotonic() >= material.until:
             return self._fail(key, f"what the source of credential {wanted.name} gave has ended already")
         self._kept[key] = wanted, material
+        self._doubted.discard(key)
         self._failed.pop(key, None)
         return material.value
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from remit.broker.cache import NEVER, Cache, Key, Material
+from remit.broker.exchanger import Exchanger
 from remit.broker.sealed import Opener
 from remit.control.ports import Secrets
 from remit.core import credential
@@ -20,7 +21,7 @@ from remit.core.errors import Unavailable
 from remit.core.reason import Reason, Refusal
 from remit.core.secret import Secret
 from remit.core.snapshot import Snapshot
-from remit.core.source import Kv, Source
+from remit.core.source import Lease, Source
 from remit.core.task import ALIVE
 
 NO_STORE = "this node has no OpenBao (setting openbao_file)"
@@ -47,6 +48,7 @@ class Broker:
     def __init__(self, opener: Opener, monotonic: Callable[[], float]) -> None:
         self._opener = opener
         self._remote: Remote | None = None
+        self._exchanger: Exchanger | None = None
         self._cache = Cache(self._obtained, monotonic)
         self._blobs: Mapping[str, bytes] = {}
         self._revoked: frozenset[str] = frozenset()
@@ -57,20 +59,32 @@ class Broker:
         """Use `remote` for what is not sealed."""
         self._remote = remote
 
+    def exchange_with(self, exchanger: Exchanger) -> None:
+        """Use `exchanger` for what is not presented as it is stored."""
+        self._exchanger = exchanger
+
+    def rejected(self, name: str) -> None:
+        """A server answered 401 to what was presented for credential `name`."""
+        self._cache.doubt(lambda key, by: key[0] == name and (by.exchange is not None or by.source is not None))
+
     def renewed(self, task: str, name: str, until: float, soon: bool) -> None:
         """The lease of credential `name` that `task` holds lasts until then; `soon`: another one is wanted."""
         self._cache.prolong((name, task), until=until, again=0.0 if soon else NEVER)
 
     def update(self, snapshot: Snapshot) -> None:
         """Use the blobs of `snapshot` from now on; forget what was opened from others."""
+        before = self._blobs
         self._blobs, self._revoked = snapshot.sealed, snapshot.revoked.credentials
         self._opened = {name: kept for name, kept in self._opened.items() if self._blobs.get(name) == kept[0]}
         self._fit = {}
         rules, revoked = snapshot.rules, self._revoked
+        replaced = {name for name in {*before, *self._blobs} if before.get(name) != self._blobs.get(name)}
         alive = frozenset(task.id for task in snapshot.tasks.values() if task.state in ALIVE)
 
         def stale(key: Key, by: Credential) -> bool:
             _, task = key
+            if by.exchange is not None and by.secret in replaced:
+                return True
             return by.name in revoked or rules.credentials.get(by.name) != by or bool(task and task not in alive)
 
         self._cache.forget(stale)
@@ -81,7 +95,7 @@ class Broker:
         wanted = self._usable(permit)
         if isinstance(wanted, Refusal):
             return wanted
-        if wanted.source is not None:
+        if wanted.source is not None or wanted.exchange is not None:
             return self._cache.get(_key(wanted, permit), wanted, permit)
         found = self._found(wanted.secret)
         if isinstance(found, Refusal):
@@ -104,10 +118,20 @@ class Broker:
 
     async def _obtained(self, permit: Permit) -> Material:
         wanted = permit.credential
-        assert wanted is not None and wanted.source is not None
-        if self._remote is None:
+        assert wanted is not None
+        if wanted.source is None:
+            found = self._found(wanted.secret)
+            if isinstance(found, Refusal):
+                raise Unavailable(found.detail)
+            material = Material(value=found, until=NEVER, again=NEVER)
+        elif self._remote is None:
             raise Unavailable(NO_STORE, hint="docs/guide, OpenBao")
-        material = await self._remote.obtain(wanted.source, permit.candidate.task.id, wanted.name)
+        else:
+            material = await self._remote.obtain(wanted.source, permit.candidate.task.id, wanted.name)
+        if wanted.exchange is not None:
+            if self._exchanger is None:
+                raise Unavailable(f"credential {wanted.name}: this node exchanges no secrets")
+            material = await self._exchanger.obtain(wanted, wanted.exchange, material.value.reveal(permit))
         value = material.value.reveal(permit)
         why = wanted.injection.unfit(value) or credential.unhideable(wanted, value)
         if why is not None:
@@ -152,7 +176,7 @@ class Broker:
 
 def _key(wanted: Credential, permit: Permit) -> Key:
     """What is stored is the same for every task; what is made is made for one."""
-    return wanted.name, "" if isinstance(wanted.source, Kv) else permit.candidate.task.id
+    return wanted.name, permit.candidate.task.id if isinstance(wanted.source, Lease) else ""
 
 
 _: type[Secrets] = Broker

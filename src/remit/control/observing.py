@@ -12,21 +12,25 @@ from typing import Any
 from remit.control.budgets import Budgets
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
-from remit.control.ports import Entry, Journal
+from remit.control.ports import Entry, Journal, Secrets
 from remit.core import flow
 from remit.core.errors import Unavailable
 from remit.core.reason import Reason
 from remit.core.task import Task
 
+UNAUTHORIZED = 401
 log = logging.getLogger(__name__)
 
 
 class Observer:
     """Attributes what it sees to the task of the cell it comes from."""
 
-    def __init__(self, *, knowledge: Knowledge, journal: Journal, openings: Openings, budgets: Budgets) -> None:
+    def __init__(
+        self, *, knowledge: Knowledge, journal: Journal, openings: Openings, budgets: Budgets, secrets: Secrets
+    ) -> None:
         self._knowledge = knowledge
         self._openings = openings
+        self._secrets = secrets
         self._budgets = budgets
         self._journal = journal
 
@@ -61,7 +65,9 @@ class Observer:
             if fields.get("interim"):
                 await self._budgets.counted(record, fields)
                 return
-            self._openings.ended(record)
+            credential = self._openings.ended(record)
+            if credential is not None and fields.get("status") == UNAUTHORIZED:
+                self._secrets.rejected(credential)
             await self._append("completion", {"record": record, **fields, **self._budgets.ended(record, fields)})
             return
         cell = flow.cell_of(str(fields.get("flow", "")).rpartition(":")[0].strip("[]"))

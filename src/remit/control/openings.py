@@ -48,11 +48,13 @@ class Openings:
         name = credential.name if credential is not None else None
         self._open[record] = (task, candidate.request.flow, candidate.capability.name, name)
 
-    def ended(self, record: str) -> None:
-        """Its request is over. Unknown records are none of ours."""
+    def ended(self, record: str) -> str | None:
+        """Its request is over; the credential it carried, as far as that is known. Unknown records are none of ours."""
         found = self._open.pop(record, None)
-        if found is not None:
-            self._count[found[0]] -= 1
+        if found is None:
+            return None
+        self._count[found[0]] -= 1
+        return found[3]
 
     def using(self, kind: str, name: str) -> Ports:
         """The flows that carry something open under capability or credential `name`."""

@@ -53,6 +53,10 @@ class Secrets(Protocol):
         """The secret of the permit's credential, or why there is none. None: it is not at hand, `obtain` it."""
         ...
 
+    def rejected(self, name: str) -> None:
+        """An upstream answered 401 to what was presented for credential `name`. Whether it means anything is open."""
+        ...
+
     async def obtain(self, permit: Permit) -> Secret | Refusal:
         """The same, asking whoever keeps or makes the secret. Bounded below the time that a check may take."""
         ...

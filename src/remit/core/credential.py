@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from remit.core import names, spellings
+from remit.core import names, paths, spellings
+from remit.core.exchange import Exchange
 from remit.core.reason import Refusal
 from remit.core.request import Request
 from remit.core.source import Source
@@ -82,6 +83,8 @@ class Credential:
     hosts: tuple[str, ...]
     source: Source | None = None
     """None: the sealed store."""
+    exchange: Exchange | None = None
+    """None: the stored secret is presented as it is."""
     placeholders: tuple[Placeholder, ...] = ()
     """The first one stands for the secret in answers, and chooses this credential (`core.choice`)."""
     invalid: str | None = None
@@ -105,6 +108,14 @@ class Credential:
         return tuple(
             name.encode() for name in COMPETING if name in sent and name not in ours and name not in self.keeps
         )
+
+    def asked_by_node(self, request: Request) -> bool:
+        """Whether `request` goes where only the node asks, with the stored secret."""
+        if self.exchange is None:
+            return False
+        to = self.exchange.endpoint
+        there = request.host == to.host and request.port == to.port
+        return there and request.path.rstrip("/") == paths.normal(to.target.partition("?")[0]).rstrip("/")
 
     def pinned_to(self, host: str) -> bool:
         """Whether the secret may be sent to `host` (canonical)."""

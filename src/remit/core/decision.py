@@ -168,6 +168,9 @@ def grant(
             return Refusal(
                 Reason.CREDENTIAL_NOT_PINNED, f"credential {credential.name} is not pinned to {request.host}"
             )
+        if credential.exchange is not None and credential.asked_by_node(request):
+            why = f"only the node asks {credential.exchange.endpoint}, for credential {credential.name}"
+            return Refusal(Reason.CREDENTIAL_NOT_PINNED, why)
         both = credential.injection.headers.intersection(opinion.headers) if opinion.headers else ()
         if both:
             return Refusal(Reason.POLICY_FAILED, f"a policy sets {min(both)}, which credential {credential.name} fills")

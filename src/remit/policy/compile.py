@@ -105,6 +105,7 @@ def _credential(document: Document) -> Credential:
         secret=_sealed(document.name, spec.source),
         source=_source(spec.source),
         injection=spec.inject.compiled(),
+        exchange=spec.inject.exchange(),
         hosts=tuple(spec.hosts),
         keeps=frozenset(name.lower() for name in spec.keep),
         placeholders=tuple(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from remit.core import addresses, budget, credential, flow, names, paths
@@ -186,3 +187,7 @@ def _masked(text: str) -> str:
         return str(ipaddress.ip_network(text, strict=False))
     except ValueError:
         return ""
+
+
+HeaderName = Annotated[str, AfterValidator(header)]
+Format = Annotated[str, AfterValidator(template), Field(json_schema_extra={"pattern": "\\{secret\\}"})]

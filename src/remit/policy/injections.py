@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol, Self
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, RootModel, model_validator
+from pydantic import ConfigDict, Field, RootModel, model_validator
 
 from remit.core.credential import Injection
+from remit.core.exchange import Exchange
 from remit.core.injections import headers
 from remit.core.injections.basic import BasicInjection
 from remit.core.injections.cookie import CookieInjection
 from remit.core.injections.header import HeaderInjection
 from remit.core.injections.query import QueryInjection
-from remit.policy import fields
-from remit.policy.fields import Model, fault
+from remit.policy.exchanges import OAuth2
+from remit.policy.fields import Format, HeaderName, Model, fault
 
-HeaderName = Annotated[str, AfterValidator(fields.header)]
-Format = Annotated[str, AfterValidator(fields.template), Field(json_schema_extra={"pattern": "\\{secret\\}"})]
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
 
 UNUSABLE: Injection = HeaderInjection(header="authorization")
 """Of a credential that cannot be read, and is never injected."""
 
 
-class Kind(Protocol):
-    def compiled(self) -> Injection: ...
+class Kind(Model):
+    def compiled(self) -> Injection:
+        raise NotImplementedError
+
+    def exchange(self) -> Exchange | None:
+        """None: what is stored is what is presented."""
+        return None
 
 
-class Header(Model):
+class Header(Kind):
     name: HeaderName
     format: Format = "{secret}"
 
@@ -35,7 +39,7 @@ class Header(Model):
         return HeaderInjection(header=self.name.lower(), template=self.format)
 
 
-class Basic(Model):
+class Basic(Kind):
     username: Annotated[str, Field(pattern=r"^[\x21-\x39\x3b-\x7e]{1,128}$")] | None = Field(
         default=None, description="Without it the secret has both, as fields username and password"
     )
@@ -44,7 +48,7 @@ class Basic(Model):
         return BasicInjection(username=self.username)
 
 
-class Query(Model):
+class Query(Kind):
     parameter: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{1,128}$")]
 
     def compiled(self) -> Injection:
@@ -69,8 +73,11 @@ class Headers(RootModel[Annotated[list[Line], Field(min_length=1, max_length=8)]
         lines = (headers.Line(name=one.name.lower(), template=one.format, key=one.key) for one in self.root)
         return headers.HeadersInjection(lines=tuple(lines))
 
+    def exchange(self) -> None:
+        return None
 
-class Cookie(Model):
+
+class Cookie(Kind):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$")]
 
     def compiled(self) -> Injection:
@@ -85,6 +92,7 @@ class Inject(Model):
     query: Query | None = None
     headers: Headers | None = None
     cookie: Cookie | None = None
+    oauth2: OAuth2 | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -96,5 +104,9 @@ class Inject(Model):
         (kind,) = self._written()
         return kind.compiled()
 
-    def _written(self) -> list[Kind]:
+    def exchange(self) -> Exchange | None:
+        (kind,) = self._written()
+        return kind.exchange()
+
+    def _written(self) -> list[Kind | Headers]:
         return [kind for name in type(self).model_fields if (kind := getattr(self, name)) is not None]

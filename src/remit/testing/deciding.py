@@ -96,6 +96,9 @@ class MemorySecrets:
     def lease(self, permit: Permit) -> Secret | Refusal | None:
         return self._found(permit)
 
+    def rejected(self, name: str) -> None:
+        """A table has nothing newer."""
+
     async def obtain(self, permit: Permit) -> Secret | Refusal:
         return self._found(permit)
 

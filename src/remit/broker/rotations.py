@@ -1,0 +1,82 @@
+"""Secrets that were replaced by the service they belong to: refresh tokens that are good for one use.
+
+The one before has ended when the next one is known, so the next is on disk, sealed to this node's own key, before
+anything that came with it is used. It counts only as the successor of the very secret that an operator stored: whoever
+stores another one begins anew. What cannot be written is kept, and written before that service is asked again.
+Not covered: a crash or a lost connection between the service's answer and the write (services that allow the one before
+for a few seconds cover that themselves).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from remit.broker import sealed
+from remit.broker.sealed import Opener
+from remit.core.errors import Unavailable
+
+
+class Rotations:
+    """Files in `directory`, one a secret. Not for several processes."""
+
+    def __init__(self, directory: Path, opener: Opener) -> None:
+        self._directory = directory
+        self._opener = opener
+        self._unwritten: dict[str, tuple[bytes, bytes]] = {}
+
+    def current(self, name: str, stored: bytes) -> bytes:
+        """What has taken the place of `stored`, or `stored` itself. `Unavailable` where that cannot be known, or where
+        an earlier one is still not written."""
+        if name in self._unwritten:
+            self._write(name, *self._unwritten[name])
+        try:
+            blob = self._file(name).read_bytes()
+        except FileNotFoundError:
+            return stored
+        except OSError as error:
+            raise Unavailable(f"the successor of secret {name} cannot be read: {error.strerror}") from error
+        try:
+            kept = json.loads(self._opener.own(sealed.OWN + "rotated:" + name, blob))
+            origin, value = kept["origin"], kept["value"].encode()
+        except (Unavailable, ValueError, KeyError, TypeError) as error:
+            why = f"the successor of secret {name} cannot be opened"
+            raise Unavailable(why, hint=f"log in anew and store it: remit secret put {name}") from error
+        return value if origin == _digest(stored) else stored
+
+    def replace(self, name: str, stored: bytes, value: bytes) -> None:
+        """`value` takes the place of `stored`; durable on return. `Unavailable`: it is kept, but not written."""
+        self._unwritten[name] = stored, value
+        self._write(name, stored, value)
+
+    def _write(self, name: str, stored: bytes, value: bytes) -> None:
+        plain = json.dumps({"origin": _digest(stored), "value": value.decode()}).encode()
+        blob = sealed.seal(self._opener.public, sealed.OWN + "rotated:" + name, plain)
+        file = self._file(name)
+        try:
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            temporary = file.with_suffix(".new")
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as out:
+                out.write(blob)
+                out.flush()
+                os.fsync(descriptor)
+            temporary.replace(file)
+            directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise Unavailable(f"the successor of secret {name} cannot be written: {error.strerror}") from error
+        del self._unwritten[name]
+
+    def _file(self, name: str) -> Path:
+        return self._directory / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.sealed"
+
+
+def _digest(value: bytes) -> str:
+    """Only ever inside the seal."""
+    return hashlib.sha256(value).hexdigest()
