@@ -60,6 +60,11 @@ class Settings:
     openbao_file: str = _described(
         "", "TOML file (0600): how this node reaches its OpenBao or Vault, and how it logs in; empty: it has none."
     )
+    search_domains: tuple[str, ...] = _described(
+        (),
+        "Domains that complete short names in cells, at most 6. A name under one that no capability of the role covers "
+        "does not exist there, so that the next is tried.",
+    )
     node_lease_s: float = _described(
         30.0, "How long a node that lost its control plane keeps deciding with what it knows."
     )
@@ -262,6 +267,10 @@ def _in_range(settings: Settings) -> Settings:
     if settings.opa_url and not _BESIDE.fullmatch(settings.opa_url):
         hint = "http://127.0.0.1:8181 or unix:/run/opa/opa.sock: what decides must not come over a network"
         raise Invalid(f"setting opa_url: {settings.opa_url[:200]!a} is not beside the node", hint=hint)
+    for domain in settings.search_domains:
+        if not _DOMAIN.fullmatch(domain) or len(settings.search_domains) > 6:
+            hint = "at most 6 domains in lower case, without a final dot: corp.example"
+            raise Invalid(f"setting search_domains: {domain[:80]!a} cannot be searched", hint=hint)
     for item in fields(Settings):
         value = getattr(settings, item.name)
         if item.name != "api_port" and isinstance(value, int | float) and not 0 < value < float("inf"):
@@ -270,6 +279,7 @@ def _in_range(settings: Settings) -> Settings:
 
 
 _BESIDE = re.compile(r"http://(?:127\.0\.0\.1|\[::1\])(?::[0-9]{1,5})?/?|unix:/[\x21-\x7e]{1,100}")
+_DOMAIN = re.compile(r"(?=.{1,180}$)[a-z][a-z0-9-]{0,62}(?:\.[a-z][a-z0-9-]{0,62})*")
 _DEFAULTS = Settings()
 _SHAPES: Mapping[type, str] = {
     float: "a number",

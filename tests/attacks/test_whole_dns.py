@@ -114,6 +114,41 @@ def test_no_search_domain_makes_another_name_of_one(whole: Whole, cell: Attacker
     assert "search" not in cell.do("result = open('/etc/resolv.conf').read()")
 
 
+def test_a_suffix_that_the_agents_resolver_appends_leads_nowhere_else(whole: Whole, cell: Attacker) -> None:
+    """glibc completes names with LOCALDOMAIN first when ndots says so: the request then names another host than its
+    connection, and no name but the one that was decided is looked up."""
+    port, before = whole.upstreams.https_port, whole.names.asked.total()
+    source = """
+import os, subprocess, sys
+code = "import socket, sys; print(socket.gethostbyname(sys.argv[1]))"
+environment = os.environ | {"LOCALDOMAIN": "evil.up.example", "RES_OPTIONS": "ndots:9"}
+result = subprocess.run([sys.executable, "-c", code, host], env=environment, capture_output=True, text=True).stdout
+"""
+    found = cell.do(source, host=API).strip()
+    assert found == flow.virtual(f"{API}.evil.up.example")[0]
+    whole.refused(lambda: cell.ask(API, port, request(API, port), to=found), "destination_mismatch")
+    assert whole.names.asked.total() == before
+
+
+def test_a_refused_name_is_recorded_once_however_often_it_is_asked(whole: Whole, cell: Attacker) -> None:
+    """The next record of it comes after a minute, with the count (`unit/test_node_dns.py`)."""
+    name = f"{secrets.token_hex(8)}.often.example"
+    cell.do("result = [datagram(data, to) for _ in range(300)][-1]", data=query(name.encode()), to=RESOLVER)
+    other = f"{secrets.token_hex(8)}.often.example"
+    cell.do("result = datagram(data, to)", data=query(other.encode()), to=RESOLVER)
+    wait_for(lambda: whole.audit(kind="dns", host=other), "the record of a later name")
+    (record,) = whole.audit(kind="dns", host=name)
+    assert (record["reason"], record["count"] <= 300) == ("no_capability", True)
+
+
+def test_a_name_in_another_script_shares_nothing_with_the_one_it_looks_like(whole: Whole, cell: Attacker) -> None:
+    """`аpi.up.example` with a Cyrillic а, as clients write it (RFC 5890)."""
+    name, port = "xn--pi-6kc.up.example", whole.upstreams.https_port
+    assert cell.do("result = address(host)", host=name) == flow.virtual(name)[0] != flow.virtual(API)[0]
+    whole.refused(lambda: cell.ask(name, port, request(name, port)), "no_capability")
+    whole.refused(lambda: cell.ask(API, port, request(name, port)), "name_mismatch")
+
+
 def test_tcp_and_edns_say_the_same_and_options_are_not_echoed(whole: Whole, cell: Attacker) -> None:
     """Client subnet and cookies carry data of the agent's; a pipelined second question is answered alike."""
     option = b"\xfd\xe9\0\x0c" + b"exfiltration"

@@ -93,6 +93,30 @@ def test_over_quota_is_a_server_failure_and_says_so() -> None:
     assert dns.message.from_wire(reply.message).rcode() == dns.rcode.SERVFAIL
 
 
+def test_a_name_under_a_search_domain_exists_only_where_it_is_covered() -> None:
+    """Or the first domain would win for every short name; it costs nothing of the quota."""
+    query = dns.message.make_query("db.corp.example", "A").to_wire()
+    reply = node_dns.answer(query, lambda name: False, lambda name: name.endswith(".corp.example"))
+    assert (reply.fate, reply.name) == (Fate.ABSENT, "db.corp.example")
+    assert dns.message.from_wire(reply.message).rcode() == dns.rcode.NXDOMAIN
+    assert node_dns.answer(query, always, lambda name: False).fate is Fate.ANSWERED
+
+
+@pytest.mark.parametrize("name", ["xn--pi-xka.test", "xn--80ak6aa92e.com"])
+def test_a_name_in_another_script_is_a_name_of_its_own(name: str) -> None:
+    """IDN: only A-labels are names (RFC 5890); one that looks like an allowed name shares nothing with it."""
+    assert addresses(ask(name)[1]) == [flow.virtual(name)[0]]
+    assert flow.virtual(name)[0] not in (flow.virtual("api.test")[0], flow.virtual("apple.com")[0])
+
+
+def test_an_answer_is_stable_and_names_no_other_name() -> None:
+    """Neither CNAME nor authority nor additional records, whoever asks and however often."""
+    first, again = ask("api.test")[1], ask("api.test")[1]
+    assert addresses(first) == addresses(again)
+    assert [rrset.rdtype.name for rrset in first.answer] == ["A"]
+    assert (first.authority, first.additional) == ([], [])
+
+
 def test_unreadable_messages_get_an_error_or_nothing() -> None:
     query = dns.message.make_query("a.test", "A")
     wire = query.to_wire()

@@ -27,6 +27,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
                 forward_uid=who.forward if who else os.geteuid(),
                 opens=partial(fence.opened, who.fence) if who else _nothing_is_closed,
                 control_uid=who.control if who else os.geteuid(),
+                search=settings.search_domains,
                 token_ttl_s=settings.token_ttl_s,
                 kept=retention.Retention(age_s=settings.retention_s, total_bytes=settings.retention_bytes),
                 stage_dir=settings.run_dir / "stage",

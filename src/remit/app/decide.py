@@ -162,7 +162,14 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
             group.create_task(refuse.serve_refuse(settings.refuse_socket))
             group.create_task(scrub_server.serve_scrub(settings.scrub_socket, hidden.answer))
             group.create_task(
-                dns_server.serve_dns(settings.dns_socket, observer.knows, name_refused, quota=quota, door=meant.door)
+                dns_server.serve_dns(
+                    settings.dns_socket,
+                    observer.knows,
+                    name_refused,
+                    quota=quota,
+                    door=meant.door,
+                    search=settings.search_domains,
+                )
             )
             group.create_task(
                 completions.follow(

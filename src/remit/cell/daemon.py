@@ -333,6 +333,7 @@ async def serve(
     token_ttl_s: float,
     kept: retention.Retention,
     ca_certificate: Path | None = None,
+    search: tuple[str, ...] = (),
     stage_dir: Path | None = None,
     path: str = "",
     ready: Callable[[], None] = lambda: None,
@@ -340,7 +341,7 @@ async def serve(
     """Run until cancelled. Enters a mount namespace of its own: give it a process of its own.
 
     `stage_dir`: a directory that every uid can walk to (default: one in /run, named after `cells_dir`).
-    `control_uid`: of the control plane, which may ask `FOR_CONTROL` and nothing else.
+    `control_uid`: of the control plane, which may ask `FOR_CONTROL` and nothing else. `search`: of resolv.conf.
     `opens`: lets Envoy dial exactly these (range, port) from now on, of what a rule of the kernel keeps it from.
     `path`: PATH in which toolchains are looked for when a client sends none. `ready` is called when it accepts.
     """
@@ -349,8 +350,7 @@ async def serve(
     process.reserve()
     mark = f"remit-{hashlib.blake2s(os.fsencode(cells_dir), digest_size=4).hexdigest()}-"
     tree = limits.tree()
-    left = limits.sweep(tree, mark)
-    if left:
+    if left := limits.sweep(tree, mark):
         log.warning("ended %d cells that an earlier daemon left", left)
     cells_dir.mkdir(parents=True, exist_ok=True)
     staging = stage.Stage(stage_dir or Path("/run") / f"{mark}cells")
@@ -358,7 +358,7 @@ async def serve(
     try:
         # Not before: a thread keeps the mount namespace in which it began.
         await asyncio.to_thread(stored.look_after_all, cells_dir)
-        etc = machine.Etc(staging.root / "etc", bundle=ca_bundle, certificate=ca_certificate)
+        etc = machine.Etc(staging.root / "etc", bundle=ca_bundle, certificate=ca_certificate, search=search)
         etc.write()
         site = cells.Site(
             stage=staging, etc=etc, tree=tree, mark=mark, system=machine.system(), cells=cells_dir, path=path

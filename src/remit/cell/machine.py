@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from remit.cell import environment, network, sandbox, truststore
@@ -42,17 +43,17 @@ def system() -> tuple[tuple[str, str, str], ...]:
 
 
 class Etc:
-    """The shared /etc at `root` (made by `write`)."""
+    """The shared /etc at `root` (made by `write`). `search`: domains that resolvers complete short names with."""
 
-    def __init__(self, root: Path, *, bundle: Path, certificate: Path | None) -> None:
-        self._root, self._bundle, self._certificate = root, bundle, certificate
+    def __init__(self, root: Path, *, bundle: Path, certificate: Path | None, search: Sequence[str]) -> None:
+        self._root, self._bundle, self._certificate, self._search = root, bundle, certificate, search
         self._seen: tuple[object, ...] = ()
 
     def write(self) -> None:
         self._root.mkdir(mode=0o755)
         for name in COPIED:
             self._copy(Path("/etc") / name, self._root / name)
-        for name, text in _files().items():
+        for name, text in _files(self._search).items():
             target = self._root / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text)
@@ -106,7 +107,7 @@ def _replace(target: Path, content: bytes) -> None:
     os.replace(temporary, target)
 
 
-def _files() -> dict[str, str]:
+def _files(search: Sequence[str]) -> dict[str, str]:
     user, group, uid, gid = sandbox.USER, sandbox.GROUP, sandbox.UID, sandbox.GID
     return {
         "passwd": f"root:x:0:0:root:/root:/usr/sbin/nologin\n{user}:x:{uid}:{gid}:agent:{sandbox.HOME}:/bin/bash\n"
@@ -114,7 +115,8 @@ def _files() -> dict[str, str]:
         "group": f"root:x:0:\ntty:x:5:\n{group}:x:{gid}:\nnogroup:x:65534:\n",
         "hosts": f"127.0.0.1 localhost {sandbox.HOSTNAME}\n::1 localhost ip6-localhost ip6-loopback\n",
         "hostname": f"{sandbox.HOSTNAME}\n",
-        "resolv.conf": f"nameserver {network.RESOLVER}\noptions timeout:2 attempts:2\n",
+        "resolv.conf": f"nameserver {network.RESOLVER}\noptions timeout:2 attempts:2\n"
+        + (f"search {' '.join(search)}\n" if search else ""),
         "nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"
         "networks: files\nprotocols: files\nservices: files\nethers: files\nrpc: files\n",
     }

@@ -130,7 +130,7 @@ MEANING: Mapping[Reason, Meaning] = {
     ),
     Reason.DESTINATION_MISMATCH: Meaning(
         "The connection did not go where the name leads",
-        "Look names up with the system's resolver; do not pin addresses.",
+        "Look names up with the system's resolver, write them in full, and pin no addresses.",
         "names",
     ),
     Reason.METHOD_INVALID: Meaning("The method is never forwarded", "Use an ordinary HTTP method.", "names"),

@@ -38,6 +38,9 @@ _CANARY = "use-application-dns.net"
 """Its absence tells browsers to use the system's resolver instead of DNS over HTTPS."""
 
 
+Admit = Callable[[str], bool]
+
+
 class Fate(Enum):
     """What becomes of a question."""
 
@@ -50,7 +53,10 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """`message` is what to send, empty to send nothing. `name` is canonical, or empty where there was none."""
+    """`message` is what to send, empty to send nothing. `name` is canonical, or empty where there was none.
+
+    An absent one with a name is hidden.
+    """
 
     message: bytes
     fate: Fate
@@ -97,8 +103,17 @@ class Quota:
         self._meant.pop(cell, None)
 
 
-def answer(query: bytes, admit: Callable[[str], bool]) -> Reply:
-    """The reply to one DNS message of a cell. `admit` says whether the cell may know one more canonical name."""
+def nothing_hidden(name: str) -> bool:
+    """Where no search domain is set."""
+    return False
+
+
+def answer(query: bytes, admit: Admit, hidden: Callable[[str], bool] = nothing_hidden) -> Reply:
+    """The reply to one DNS message of a cell. `admit` says whether the cell may know one more canonical name.
+
+    `hidden`: a name that must not exist there, because resolvers make it of others with a search domain. If everything
+    existed, the first domain of the list would win (resolv.conf(5)).
+    """
     if not _HEADER <= len(query) <= QUERY_MAX or query[2] & 0x80:
         return Reply(message=b"", fate=Fate.UNREADABLE)
     try:
@@ -110,12 +125,12 @@ def answer(query: bytes, admit: Callable[[str], bool]) -> Reply:
     if len(asked.question) != 1:
         return Reply(message=_bare(query, dns.rcode.FORMERR), fate=Fate.UNREADABLE)
     try:
-        return _answered(asked, admit)
+        return _answered(asked, admit, hidden)
     except dns.exception.DNSException:
         return Reply(message=_bare(query, dns.rcode.SERVFAIL), fate=Fate.UNREADABLE)
 
 
-def _answered(asked: dns.message.Message, admit: Callable[[str], bool]) -> Reply:
+def _answered(asked: dns.message.Message, admit: Admit, hidden: Callable[[str], bool]) -> Reply:
     question = asked.question[0]
     asked.use_edns(asked.edns, payload=PAYLOAD, options=[])  # options (cookies, padding, client subnet) are not echoed
     response = dns.message.make_response(asked, recursion_available=True, our_payload=PAYLOAD)
@@ -127,9 +142,9 @@ def _answered(asked: dns.message.Message, admit: Callable[[str], bool]) -> Reply
         response.set_rcode(dns.rcode.REFUSED)
         return Reply(message=response.to_wire(), fate=Fate.UNREADABLE, kind=kind)
     name = _canonical(question.name)
-    if name is None:
+    if name is None or hidden(name):
         response.set_rcode(dns.rcode.NXDOMAIN)
-        return Reply(message=response.to_wire(), fate=Fate.ABSENT, kind=kind)
+        return Reply(message=response.to_wire(), fate=Fate.ABSENT, name=name or "", kind=kind)
     if not (is_local(name) or admit(name)):
         response.set_rcode(dns.rcode.SERVFAIL)
         return Reply(message=response.to_wire(), fate=Fate.REFUSED, name=name, kind=kind)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from remit.core import flow
@@ -36,11 +36,21 @@ Door = Callable[[int, str, int], bytes]
 
 
 async def serve_dns(
-    path: Path, knows: Knows, record: Record, *, quota: dns.Quota, door: Door, mode: int = 0o660
+    path: Path,
+    knows: Knows,
+    record: Record,
+    *,
+    quota: dns.Quota,
+    door: Door,
+    search: Sequence[str] = (),
+    mode: int = 0o660,
 ) -> None:
-    """Answer the forwarder on Unix socket `path` until cancelled. `mode`: the forwarder is another uid."""
+    """Answer the forwarder on Unix socket `path` until cancelled. `mode`: the forwarder is another uid.
+
+    `search`: domains with which resolvers in cells complete short names.
+    """
     path.unlink(missing_ok=True)
-    desk = _Desk(knows, quota, door)
+    desk = _Desk(knows, quota, door, search)
     open_now: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -67,7 +77,8 @@ async def serve_dns(
 
 
 class _Desk:
-    def __init__(self, knows: Knows, quota: dns.Quota, door: Door) -> None:
+    def __init__(self, knows: Knows, quota: dns.Quota, door: Door, search: Sequence[str]) -> None:
+        self._search = tuple(f".{domain}" for domain in search)
         self._door = door
         self._knows = knows
         self._quota = quota
@@ -82,10 +93,14 @@ class _Desk:
         return self._door(cell, str(address), int.from_bytes(asked[:2], "big"))
 
     def answer(self, cell: int, query: bytes, now: float) -> bytes:
-        reply = dns.answer(query, lambda name: self._quota.admit(cell, name))
+        reply = dns.answer(
+            query,
+            lambda name: self._quota.admit(cell, name),
+            lambda name: name.endswith(self._search) and not self._knows(cell, name),
+        )
         if reply.fate is dns.Fate.REFUSED:
             self.ledger.note(cell, reply.name, reply.kind, Reason.OVERLOADED, now)
-        elif reply.fate is dns.Fate.ANSWERED and not (
+        elif reply.name and not (
             dns.is_local(reply.name) or reply.name == flow.PROXY_NAME or self._knows(cell, reply.name)
         ):
             self.ledger.note(cell, reply.name, reply.kind, Reason.NO_CAPABILITY, now)
