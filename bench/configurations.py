@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,33 @@ from remit.boundary.http_chain import typed
 
 Json = dict[str, Any]
 BODY = json.dumps({"ok": True, "padding": "x" * 200})
-GOVERNANCE = ("envoy.filters.http.ext_authz", "envoy.filters.http.lua")
+GOVERNANCE = ("envoy.filters.http.ext_authz", "envoy.filters.http.lua", "scrub")
 """The filters that ask for a decision and carry it out."""
 
 
-def upstream(port: int, files: Files) -> Json:
-    """HTTPS on loopback; every request is answered with the same small body by Envoy itself."""
+def upstream(port: int, files: Files, bodies: Mapping[str, Path]) -> Json:
+    """HTTPS on loopback; every request is answered with the same small body by Envoy itself, but for those `bodies`."""
+    routes = [
+        {"match": {"path": path}, "direct_response": {"status": 200, "body": {"filename": str(body)}}}
+        for path, body in bodies.items()
+    ]
     manager = typed(
         "envoy.filters.network.http_connection_manager",
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix="up",
         http_filters=[typed("envoy.filters.http.router", "filters.http.router.v3.Router")],
         route_config={
+            "max_direct_response_body_size_bytes": 1 << 24,
             "virtual_hosts": [
                 {
                     "name": "any",
                     "domains": ["*"],
                     "routes": [
-                        {"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": BODY}}}
+                        *routes,
+                        {"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": BODY}}},
                     ],
                 }
-            ]
+            ],
         },
     )
     secret = {"certificate_chain": {"filename": str(files.certificate)}, "private_key": {"filename": str(files.key)}}

@@ -85,7 +85,7 @@ def throughput(rig: Rig, variants: Sequence[str], rounds: int, seconds: float, *
             before = _cpu(rig, variant)
             said = rig.in_cell(*command)
             after = _cpu(rig, variant)
-            rate, requests = _wrk(said, variant)
+            rate, requests = wrk(said, variant)
             found[variant].per_s.append(rate)
             for name in PARTS[variant]:
                 used = (after[name] - before[name]) / requests * 1e6
@@ -188,7 +188,8 @@ def _cpu(rig: Rig, variant: str) -> dict[str, float]:
     return {name: processes.cpu_s(pids[name]) for name in PARTS[variant]}
 
 
-def _wrk(said: str, variant: str) -> tuple[float, int]:
+def wrk(said: str, variant: str) -> tuple[float, int]:
+    """(requests a second, requests) of what wrk printed. `RuntimeError` where an answer was no 200."""
     rate = re.search(r"Requests/sec:\s+([0-9.]+)", said)
     requests = re.search(r"([0-9]+) requests in", said)
     wrong = re.search(r"Non-2xx or 3xx responses: ([0-9]+)", said)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +54,19 @@ metadata: {{name: key}}
 spec:
   hosts: ["*.bench.example"]
   inject: {{header: {{name: Authorization, format: "Bearer {{secret}}"}}}}
+  scrub: false
 """
+"""Answers are not searched, as mitmproxy's are not: `bench.scrub` measures that."""
 
 
 class Rig:
-    """Everything runs in `directory`, which is removed on `close`. `streams`: port of the bench's own upstream."""
+    """Everything runs in `directory`, which is removed on `close`. `streams`: port of the bench's own upstream.
+    `bodies`: what the other one answers, by path, besides a small body."""
 
-    def __init__(self, *, streams: int) -> None:
+    def __init__(self, *, streams: int, bodies: Mapping[str, Path] | None = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="rmtb-"))
         self.directory.chmod(0o755)
-        self.port, self.streams = free_port(), streams
+        self.port, self.streams, self.bodies = free_port(), streams, bodies or {}
         self.certificates = certificates.make(self.directory, "*.bench.example", "127.0.0.1")
         self.settings = Settings(state_dir=self.directory / "state", run_dir=self.directory / "run")
         names = ["api", "stream", *(f"c{number}" for number in range(COLD_NAMES))]
@@ -81,7 +84,7 @@ class Rig:
 
     def start(self) -> None:
         """The upstream, Remit, and the Envoy without the check."""
-        self._envoy("upstream", configurations.upstream(self.port, self.certificates), threads=1)
+        self._envoy("upstream", configurations.upstream(self.port, self.certificates, self.bodies), threads=1)
         wait_until(lambda: connects(("127.0.0.1", self.port)), "the upstream")
         self.remit("up", "--detach")
         self.remit("apply", "-f", "-", given=MANIFESTS.format(port=self.port, streams=self.streams))
