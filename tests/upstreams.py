@@ -5,6 +5,7 @@ Each writes down what reached it, so that a test can say what did not.
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -111,6 +112,8 @@ class Upstreams:
                 path = self.path.partition("?")[0]
                 if path.startswith(("/stream", "/v1/stream")):
                     self._stream()
+                elif path.startswith("/v1/silent"):
+                    self._silent(begun="begun" in path)
                 elif path.startswith("/tool.git/"):
                     self._git(body)
                 else:
@@ -149,6 +152,18 @@ class Upstreams:
                     upstreams.seen.append(
                         {"host": "", "method": "CLOSED", "path": self.path, "headers": {}, "body": ""}
                     )
+
+            def _silent(self, *, begun: bool) -> None:
+                """Say nothing, or nothing more, until the other end has gone."""
+                if begun:
+                    self.send_response(200)
+                    self.send_header("transfer-encoding", "chunked")
+                    self.end_headers()
+                    self.wfile.write(b"1\r\nx\r\n")
+                with contextlib.suppress(OSError):
+                    self.connection.recv(1)
+                upstreams.seen.append({"host": "", "method": "CLOSED", "path": self.path, "headers": {}, "body": ""})
+                self.close_connection = True
 
             def _git(self, body: bytes) -> None:
                 path, _, query = self.path.partition("?")

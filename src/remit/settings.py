@@ -69,7 +69,12 @@ class Settings:
         30.0, "How long a node that lost its control plane keeps deciding with what it knows."
     )
     token_ttl_s: float = _described(600.0, "Life of a task's token; it is renewed at half of it.")
-    connection_max_s: float = _described(3600.0, "Longest life of a connection of a cell.")
+    connection_max_s: float = _described(
+        3600.0, "How long a connection of a cell takes new requests, and how long one stream or WebSocket may last."
+    )
+    connection_idle_s: float = _described(
+        600.0, "How long a connection, stream or WebSocket of a cell may be silent in both directions before it is cut."
+    )
     policy_timeout_s: float = _described(0.25, "Time one evaluation of the policies may take.")
     opa_url: str = _described(
         "",

@@ -51,5 +51,6 @@ def write(settings: Settings) -> None:
         spool=str(settings.spool),
         upstream_ca_file=str(upstream),
         connection_max_s=settings.connection_max_s,
+        idle_s=settings.connection_idle_s,
     )
     envoy.write_bootstrap(settings.envoy_bootstrap, layout)

@@ -118,6 +118,8 @@ def _limits(connection_max_s: float, idle_s: float) -> Json:
             "max_headers_count": MAX_HEADERS,
             "headers_with_underscores_action": "REJECT_REQUEST",
             "max_connection_duration": f"{connection_max_s:g}s",
+            # The former only lets nothing new begin; a WebSocket or an answer without end would stay for ever.
+            "max_stream_duration": f"{connection_max_s:g}s",
             "idle_timeout": f"{idle_s:g}s",
         },
         "http_protocol_options": {"accept_http_10": False, "enable_trailers": True},
