@@ -197,6 +197,9 @@ def test_an_interim_answer_tells_nothing(boundary: Boundary, status: bytes) -> N
         [b"content-encoding: identity, gzip"],
         [b"content-encoding: unheard-of"],
         [b"content-type: application/grpc", b"grpc-encoding: gzip"],
+        [b"content-encoding: " + HIDDEN],
+        [b"content-encoding: " + b"x" * 30 + HIDDEN],
+        [b"content-type: text/plain; charset=" + HIDDEN],
     ],
 )
 def test_an_answer_that_is_encoded_nevertheless_is_refused(boundary: Boundary, lines: list[bytes]) -> None:
@@ -216,10 +219,57 @@ def test_identity_is_asked_for_and_ranges_are_not(boundary: Boundary) -> None:
         ("accept-encoding", "gzip, br"),
         ("accept-encoding", "zstd"),
         ("grpc-accept-encoding", "gzip"),
+        ("request-range", "bytes=0-3"),
+        ("x-ms-range", "bytes=0-3"),
+        ("a-im", "vcdiff"),
+        ("accept-charset", "utf-16"),
     )
     seen = boundary.ask(headers=headers).json["headers"]
     assert [value for name, value in seen if name == "accept-encoding"] == ["identity"]
-    assert not {"range", "if-range", "grpc-accept-encoding"} & {name for name, _ in seen}
+    assert not {name for name, _ in headers} & {name for name, _ in seen} - {"accept-encoding"}
+
+
+@pytest.mark.parametrize(
+    ("status", "lines"),
+    [
+        (b"206 Partial Content", [b"content-range: bytes 0-3/99"]),
+        (b"206 Partial Content", [b"Content-Range: BYTES 0-3/*"]),
+        (b"200 OK", [b"content-range: bytes 0-3/99"]),
+        (b"206 Partial Content", [b"content-type: multipart/byteranges; boundary=x"]),
+        (b"206 Partial Content", [b"content-type: multipart/x-byteranges; boundary=x"]),
+        (b"226 IM Used", [b"im: vcdiff"]),
+    ],
+)
+def test_a_part_of_an_answer_is_refused(boundary: Boundary, status: bytes, lines: list[bytes]) -> None:
+    """An upstream that knows other ways of asking for pieces; the agent would put them together."""
+    got = answered(boundary, said(whole(HIDDEN[:4], *lines, status=status)))
+    assert (got.status, got.json["reason"]) == (502, "answer_encoded")
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"206 Partial Content"])
+def test_a_page_of_a_list_is_no_part_of_an_answer(boundary: Boundary, status: bytes) -> None:
+    got = answered(boundary, said(whole(b"[1]", b"content-range: items 0-0/9", status=status)))
+    assert (got.status, got.body) == (int(status[:3]), b"[1]")
+
+
+CHARSETS = ("utf-16", "UTF-16LE", "utf-32", "utf-7", "ibm037", "cp1047", "x-user-defined", "iso-2022-jp", "hz-gb-2312")
+
+
+@pytest.mark.parametrize("charset", CHARSETS)
+@pytest.mark.parametrize(
+    "said_as", ["text/plain; charset={}", 'text/plain;CHARSET="{}"', "text/plain; a=b; charset = {}"]
+)
+def test_an_answer_in_an_alphabet_without_ascii_is_refused(boundary: Boundary, charset: str, said_as: str) -> None:
+    """`Accept: text/plain;charset=utf-16` is enough to get one from servers that convert texts."""
+    raw = whole(HIDDEN.decode().encode("utf-16"), b"content-type: " + said_as.format(charset).encode())
+    got = answered(boundary, said(raw))
+    assert (got.status, got.json["reason"]) == (502, "answer_encoded")
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF8", '"utf-8"', "ISO-8859-15", "windows-1252", "Shift_JIS", "gb18030"])
+def test_an_answer_in_an_alphabet_with_ascii_passes(boundary: Boundary, charset: str) -> None:
+    got = answered(boundary, said(whole(b"x", b"content-type: text/plain; charset=" + charset.encode())))
+    assert (got.status, got.body) == (200, b"x")
 
 
 def test_where_nothing_was_injected_a_request_keeps_its_ranges_and_its_encodings(boundary: Boundary) -> None:

@@ -170,8 +170,12 @@ def _shown(text: bytes, limit: int = 120) -> str:
 
 
 _SEARCHED = b"%b: %%b %%b\r\naccept-encoding: identity\r\n" % scrub_filter.PERMIT.encode()
-_UNSEARCHABLE = (b"range", b"if-range", b"grpc-accept-encoding")
-"""Pieces of an answer, and encoded ones, cannot be searched for what was injected."""
+_UNSEARCHABLE = (
+    *(b"range", b"request-range", b"x-ms-range", b"if-range"),  # Apache and Azure know ranges under names of their own
+    *(b"a-im", b"accept-charset", b"grpc-accept-encoding"),
+)
+"""What asks for pieces of an answer (RFC 9110 §14.2, RFC 3229), or for one that is written so that it cannot be
+searched for what was injected."""
 _METERED = f"{replies.METERED}: {replies.METERED_VALUE}\r\n".encode()
 _PERMIT = (
     b"HTTP/1.1 200 OK\r\nx-remit-record: %b\r\nx-remit-pin: %b\r\nx-remit-pin-port: %d\r\n"

@@ -1,12 +1,14 @@
 """What may pass of the answer to a request that carried a secret: its head, body and trailers, without it. Sans-io.
 
 Where an answer says how long it is, or is framed within (gRPC), what stands for a secret is as long as the secret: cut,
-or filled with `*`. Elsewhere it is the placeholder itself. An encoded body cannot be read, so it is refused: it was not
-asked for (`Accept-Encoding: identity`, RFC 9110 §12.5.3). A head without a body may name any encoding.
+or filled with `*`. Elsewhere it is the placeholder itself. A body that could tell a secret unfound is refused, since it
+was not asked for: an encoded one (`Accept-Encoding: identity`, RFC 9110 §12.5.3), a part of one, one in a charset that
+writes ASCII otherwise. A head without a body may say anything of it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,6 +19,18 @@ Lines = list[tuple[bytes, bytes]]
 """Names (lower case) and values, in order, repeated where they were."""
 PLAIN = frozenset({b"", b"identity"})
 _ENCODINGS = (b"content-encoding", b"grpc-encoding")
+_DIFFERENCE = b"226"
+"""RFC 3229 §10.4.1: what is told is what changed."""
+_BYTE_RANGE = re.compile(rb"bytes\b(?!\s*\*)", re.IGNORECASE)
+"""A secret told in pieces is never found. Ranges of other units are pages of lists (RFC 9110 §14.4)."""
+_BYTE_RANGES = (b"multipart/byteranges", b"multipart/x-byteranges")
+_CHARSET = re.compile(rb"charset\*?\s*=\s*[\"']?([^\"';,\s]*)", re.IGNORECASE)
+_ASCII_INSIDE = re.compile(
+    rb"(?:utf-?8|us-ascii|ascii|iso-?8859-\d+|iso_8859-\d+|latin-?\d+|l\d|windows-(?:125\d|874|31j)|cp125\d|koi8-[ru]"
+    rb"|macintosh|gb2312|gbk|gb18030|big5(?:-hkscs)?|euc-(?:jp|kr|tw)|shift[_-]jis|sjis|ks_c_5601-1987|tis-620|binary)?",
+    re.IGNORECASE,
+)
+"""Charsets in which ASCII characters stand as ASCII writes them; in others (UTF-16, UTF-7, EBCDIC) nothing is found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +60,8 @@ class Answer:
     def head(self, lines: Lines, *, end: bool) -> Changes | Refusal:
         """`end`: there is no body."""
         known = dict(lines)
-        if not end:
-            for name in _ENCODINGS:
-                if any(value.strip().lower() not in PLAIN for key, value in lines if key == name):
-                    said = ascii(known[name][:40])[2:-1]
-                    why = f"the answer is encoded ({said}), although that was not asked for"
-                    return Refusal(Reason.ANSWER_ENCODED, why)
+        if not end and (why := self._unsearchable(lines)) is not None:
+            return Refusal(Reason.ANSWER_ENCODED, f"the answer is {why}, although that was not asked for")
         length = known.get(b"content-length")
         if length is not None or known.get(b"content-type", b"").lower().startswith(b"application/grpc"):
             self._body = Scrubber(self._level)
@@ -87,3 +97,23 @@ class Answer:
 
     def _values(self, name: bytes, lines: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, ...]:
         return tuple(self._plain.replaced(value) for key, value in lines if key == name)
+
+    def _unsearchable(self, lines: Lines) -> str | None:
+        """Why the body could tell a secret that is not found in it, or None."""
+        for name, value in lines:
+            if name == b":status" and value == _DIFFERENCE:
+                return "a difference to another"
+            if name == b"content-range" and _BYTE_RANGE.match(value.strip()):
+                return "a part of another"
+            if name in _ENCODINGS and value.strip().lower() not in PLAIN:
+                return f"encoded ({self._shown(value)})"
+            if name == b"content-type":
+                if value.strip().lower().startswith(_BYTE_RANGES):
+                    return "made of parts of another"
+                for charset in _CHARSET.findall(value):
+                    if not _ASCII_INSIDE.fullmatch(charset):
+                        return f"written in {self._shown(charset)}"
+        return None
+
+    def _shown(self, text: bytes) -> str:
+        return ascii(self._plain.replaced(text)[:40])[2:-1]

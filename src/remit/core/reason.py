@@ -222,9 +222,9 @@ MEANING: Mapping[Reason, Meaning] = {
         "Too many requests wait for a decision", "Retry later, with fewer at once.", "audit", 503
     ),
     Reason.ANSWER_ENCODED: Meaning(
-        "The upstream compressed an answer that must be read",
-        "Answers are searched for the credential, so the upstream must heed Accept-Encoding: identity;"
-        " or the operator trusts it (spec.scrub: false in the credential).",
+        "The upstream compressed, cut or recoded an answer that must be read",
+        "Answers are searched for the credential, so they must come whole, as Accept-Encoding: identity asks, and in a"
+        " charset with ASCII in it; or the operator trusts the upstream (spec.scrub: false in the credential).",
         "credential",
         502,
     ),
