@@ -287,6 +287,25 @@ def test_a_memory_bomb_ends_its_task_and_is_told(node: Rig) -> None:
     assert node.sh("true").returncode == 0
 
 
+def test_connections_that_nobody_reads_hold_no_more_than_the_cells_memory(node: Rig) -> None:
+    """What TCP has queued is the kernel's memory, of which the whole machine has one share (tcp_mem)."""
+    done = node.python(
+        "import resource, socket\n"
+        "most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\n"
+        "listener, kept, queued = socket.create_server(('127.0.0.1', 0)), [], 0\n"
+        "for _ in range(min(most // 2 - 50, 1500)):\n"
+        "    one = socket.create_connection(listener.getsockname()); kept += [one, listener.accept()[0]]\n"
+        "    one.setblocking(False)\n"
+        "    try:\n"
+        "        while True: queued += one.send(bytes(1 << 16))\n"
+        "    except BlockingIOError: pass\n"
+        "print(queued >> 20)\n"
+    )
+    assert done.returncode == 137 or int(done.stdout) < 256, done
+    assert node.sh("true").returncode == 0
+
+
 @pytest.mark.parametrize("where", ["/tmp", "/home/agent", "/dev/shm", "/var/tmp"])
 def test_filling_a_disk_fills_only_the_cells_own(node: Rig, where: str) -> None:
     done = node.sh(f"head -c 100000000 /dev/zero > {where}/big; echo; stat -c %s {where}/big")

@@ -21,6 +21,9 @@ from remit.core.snapshot import Limits
 
 WANTED = frozenset(("memory", "pids", "cpu"))
 _PERIOD_US = 100_000
+_TCP_BYTES = 128 << 20
+"""What a cell's TCP connections may hold under cgroup v1, which does not count it as memory; under v2 it is memory.
+The kernel gives all connections of a machine 9 % of its memory (tcp(7), tcp_mem), other cells' and the node's too."""
 _REMOVE_S = 2.0
 _TRY_S = 5.0
 
@@ -183,6 +186,9 @@ def make(where: Tree, name: str, wanted: Limits) -> Group:
         swap = path / ("memory.swap.max" if new else "memory.memsw.limit_in_bytes")
         if swap.exists():
             swap.write_text("0" if new else str(wanted.memory_bytes))
+        connections = path / "memory.kmem.tcp.limit_in_bytes"
+        if connections.exists():
+            connections.write_text(str(min(wanted.memory_bytes or _TCP_BYTES, _TCP_BYTES)))
 
     def processes(path: Path, new: bool) -> None:
         # setsid, bubblewrap and its pid 1 are not the agent's.
