@@ -12,7 +12,10 @@ import pytest
 
 from remit.core.errors import Unavailable
 from remit.core.exchange import Answer, Call, Endpoint, Exchange, Granted, Sign, endpoint
+from remit.core.exchanges.github_app import GitHubApp
+from remit.core.exchanges.jwt_bearer import JwtBearer
 from remit.core.exchanges.oauth2 import Authentication, Client, ClientCredentials, RefreshToken
+from remit.core.exchanges.registry import RegistryToken
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 TOKENS = Endpoint(host="auth.example.com", port=443, target="/oauth/token")
@@ -174,3 +177,78 @@ def test_nothing_of_an_exchange_prints_what_it_carries() -> None:
     assert SECRET not in shown
     assert "at-secret" not in shown
     assert "KEY" not in shown
+
+
+PEM = b"-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----\n"
+ACCOUNT = json.dumps({"private_key": PEM.decode(), "client_email": "a@b.example", "private_key_id": "k1"}).encode()
+
+
+def claims(call: Call | Sign) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(header, claims) of what is to be signed."""
+    assert isinstance(call, Sign)
+    assert call.algorithm == "RS256"
+    header, body = (json.loads(base64.urlsafe_b64decode(part + b"==")) for part in call.message.split(b"."))
+    return header, body
+
+
+def test_a_service_account_signs_who_it_is() -> None:
+    exchange = JwtBearer(endpoint=TOKENS, subject="user@b.example", scopes=("s1", "s2"))
+    (sign, call), granted = run(exchange, ACCOUNT, b"signature", told(access_token="at-1", expires_in=3599))
+    header, said = claims(sign)
+    assert header == {"alg": "RS256", "typ": "JWT", "kid": "k1"}
+    assert said == {
+        "iss": "a@b.example", "sub": "user@b.example", "aud": "https://auth.example.com/oauth/token",
+        "scope": "s1 s2", "iat": 1795521600, "exp": 1795521900,
+    }  # fmt: skip
+    assert isinstance(sign, Sign)
+    assert sign.key == PEM
+    sent = form(call)
+    assert sent["grant_type"] == "urn:ietf:params:oauth:grant-type:jwt-bearer"
+    assert sent["assertion"] == sign.message.decode() + "." + "c2lnbmF0dXJl"
+    assert granted == Granted(value=b"at-1", lasts_s=3599)
+
+
+def test_a_bare_key_needs_an_issuer() -> None:
+    assert JwtBearer(endpoint=TOKENS).unfit(PEM) is not None
+    assert JwtBearer(endpoint=TOKENS, issuer="me").unfit(PEM) is None
+    (sign, _), _ = run(JwtBearer(endpoint=TOKENS, issuer="me", audience="them"), PEM, b"s", told(access_token="at"))
+    header, said = claims(sign)
+    assert (header.get("kid"), said["iss"], said["aud"]) == (None, "me", "them")
+    assert JwtBearer(endpoint=TOKENS, issuer="me").unfit(b"no key") == "the secret holds no private key in PEM form"
+
+
+def test_an_installation_of_a_github_app() -> None:
+    api = Endpoint(host="api.github.com", port=443, target="/app/installations/7/access_tokens")
+    exchange = GitHubApp(endpoint=api, app="Iv1.x", repositories=("tool",), permissions=(("contents", "read"),))
+    ends = "2026-11-24T13:00:00Z"
+    (sign, call), granted = run(exchange, PEM, b"signature", told(201, token="ghs_1", expires_at=ends))
+    assert claims(sign)[1] == {"iat": 1795521540, "exp": 1795522080, "iss": "Iv1.x"}
+    assert isinstance(call, Call)
+    assert isinstance(sign, Sign)
+    assert (call.method, call.endpoint) == ("POST", api)
+    assert call.headers["authorization"] == f"Bearer {sign.message.decode()}.c2lnbmF0dXJl"
+    assert json.loads(call.body) == {"repositories": ["tool"], "permissions": {"contents": "read"}}
+    assert granted == Granted(value=b"ghs_1", lasts_s=3600)
+
+
+@pytest.mark.parametrize("ends", [None, "soon", 5, "2026-11-24T13:00:00"])
+def test_an_installation_token_without_an_end_is_refused(ends: object) -> None:
+    with pytest.raises(Unavailable, match="does not say when"):
+        run(GitHubApp(endpoint=TOKENS, app="1"), PEM, b"s", told(201, token="ghs_1", expires_at=ends))
+
+
+def test_a_registry_is_asked_for_a_token_of_what_is_pulled() -> None:
+    exchange = RegistryToken(
+        endpoint=TOKENS,
+        service="registry.example.com",
+        scopes=("repository:a/b:pull", "repository:c:pull"),
+        username="u",
+    )
+    (call,), granted = run(exchange, b"pw", told(token="rt-1", access_token="other"))
+    assert isinstance(call, Call)
+    assert call.method == "GET"
+    assert call.endpoint.target == (
+        "/oauth/token?service=registry.example.com&scope=repository%3Aa%2Fb%3Apull&scope=repository%3Ac%3Apull"
+    )
+    assert base64.b64decode(call.headers["authorization"].removeprefix("Basic ")) == b"u:pw"
+    assert granted == Granted(value=b"rt-1", lasts_s=60)

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from remit.core import exchange
 from remit.core.credential import Injection
 from remit.core.exchange import Endpoint, Exchange
-from remit.core.exchanges import oauth2
+from remit.core.exchanges import github_app, jwt_bearer, oauth2, registry
 from remit.core.exchanges.oauth2 import Authentication
 from remit.core.injections.basic import BasicInjection
 from remit.core.injections.header import HeaderInjection
@@ -83,6 +83,65 @@ class OAuth2(Presented):
         if self.grant == "clientCredentials":
             return oauth2.ClientCredentials(client=client)
         return oauth2.RefreshToken(client=client)
+
+
+class JwtBearer(Presented):
+    """A statement signed with a private key buys a token (RFC 7523): service accounts."""
+
+    token_url: Url = Field(alias="tokenUrl")
+    issuer: Annotated[str, Field(max_length=512)] = Field(
+        default="", description="Default: client_email of the secret, where that is a service account's JSON file"
+    )
+    subject: Annotated[str, Field(max_length=512)] = Field(default="", description="On whose behalf, if anybody's")
+    audience: Annotated[str, Field(max_length=1024)] = Field(default="", description="Default: tokenUrl")
+    scopes: list[Visible] = Field(default_factory=list, max_length=64)
+
+    def exchange(self) -> Exchange:
+        return jwt_bearer.JwtBearer(
+            endpoint=self.endpoint(self.token_url),
+            issuer=self.issuer,
+            subject=self.subject,
+            audience=self.audience,
+            scopes=tuple(self.scopes),
+        )
+
+
+class GitHubApp(Presented):
+    """A token of one installation of a GitHub App. With `username: x-access-token` for git."""
+
+    app: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="Its client id or app id")]
+    installation: Annotated[int, Field(ge=1)]
+    api_url: Url = Field(default="https://api.github.com", alias="apiUrl", description="GitHub Enterprise: …/api/v3")
+    repositories: list[Visible] = Field(default_factory=list, max_length=100)
+    permissions: dict[Visible, Literal["read", "write", "admin"]] = Field(default_factory=dict, max_length=64)
+
+    def exchange(self) -> Exchange:
+        url = f"{self.api_url.rstrip('/')}/app/installations/{self.installation}/access_tokens"
+        return github_app.GitHubApp(
+            endpoint=self.endpoint(url),
+            app=self.app,
+            repositories=tuple(self.repositories),
+            permissions=_pairs(dict(self.permissions)),
+        )
+
+
+class Registry(Presented):
+    """A container registry's token, asked for where its 401 would send a client."""
+
+    realm: Url = Field(description="Such as https://auth.docker.io/token")
+    service: Annotated[str, Field(max_length=256)] = Field(description="Such as registry.docker.io")
+    scopes: list[Visible] = Field(min_length=1, max_length=64, description="Such as repository:library/alpine:pull")
+    user: Annotated[str, Field(max_length=128)] = Field(
+        default="", description="Without it the secret has both, as fields username and password"
+    )
+
+    def exchange(self) -> Exchange:
+        return registry.RegistryToken(
+            endpoint=self.endpoint(self.realm),
+            service=self.service,
+            scopes=tuple(self.scopes),
+            username=self.user,
+        )
 
 
 def _pairs(parameters: dict[str, str]) -> tuple[tuple[str, str], ...]:

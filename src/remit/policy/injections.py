@@ -13,7 +13,7 @@ from remit.core.injections.basic import BasicInjection
 from remit.core.injections.cookie import CookieInjection
 from remit.core.injections.header import HeaderInjection
 from remit.core.injections.query import QueryInjection
-from remit.policy.exchanges import OAuth2
+from remit.policy.exchanges import GitHubApp, JwtBearer, OAuth2, Registry
 from remit.policy.fields import Format, HeaderName, Model, fault
 
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
@@ -93,11 +93,15 @@ class Inject(Model):
     headers: Headers | None = None
     cookie: Cookie | None = None
     oauth2: OAuth2 | None = None
+    jwt_bearer: JwtBearer | None = Field(default=None, alias="jwtBearer")
+    github_app: GitHubApp | None = Field(default=None, alias="githubApp")
+    registry: Registry | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if len(self._written()) != 1:
-            raise fault(f"expected exactly one of {', '.join(type(self).model_fields)}")
+            kinds = (found.alias or name for name, found in type(self).model_fields.items())
+            raise fault(f"expected exactly one of {', '.join(kinds)}")
         return self
 
     def compiled(self) -> Injection:
