@@ -100,6 +100,7 @@ class World:
         above = task.parent if task is not None else None
         claims = Claims(trust_domain="remit.local", role="r", task=TASK, jti="j", issued=0, expires=9, parent=above)
         self.hidden = Hidden(answer_max_s=60, monotonic=lambda: self.time)
+        self.secrets = testing.MemorySecrets({"k": b"s3cret"} if secrets is None else secrets)
         self.decider = Decider(
             answers=Answers(self.clock),
             hidden=self.hidden,
@@ -107,7 +108,7 @@ class World:
             verifier=testing.StaticVerifier({b"good": claims}),
             policies=testing.StaticPolicies(opinion),
             resolver=testing.StaticResolver({"api.a.com": tuple(map(ipaddress.ip_address, found))}),
-            secrets=testing.MemorySecrets({"k": b"s3cret"} if secrets is None else secrets),
+            secrets=self.secrets,
             journal=self.journal,
             openings=self.openings,
             budgets=self.budgets,

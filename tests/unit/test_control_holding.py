@@ -20,6 +20,8 @@ from remit.core.decision import Opinion
 from remit.core.grant import Grant, Question, Scope
 from remit.core.snapshot import Snapshot
 from remit.core.task import State
+from remit.policy import compile as compiler
+from remit.policy import manifests
 
 HOLDS = Opinion(holds=(("large", "more than 1000"),))
 PENDING = Answered(word=Word.PENDING, approval="a-aaaaaaaaaa")
@@ -47,6 +49,7 @@ class Held1:
     async def question(self, **changes: object) -> Question:
         answer = await self.world.decider.check(asking(**changes))
         assert isinstance(answer, Held)
+        assert answer.question is not None
         return answer.question
 
     def grant(self, question: Question, scope: Scope = Scope.ONCE, **changes: Any) -> Grant:
@@ -240,3 +243,41 @@ async def test_a_hold_that_cannot_be_recorded_goes_on_and_its_permit_does_not() 
     await until(lambda: len(held.desk.asked) == 1)
     held.give(held.grant(held.desk.asked[0]))
     await denied(waiting, "audit_unavailable")
+
+
+AWS = """
+apiVersion: remit.dev/v1alpha1
+kind: Role
+metadata: {name: r}
+spec: {capabilities: [c]}
+---
+apiVersion: remit.dev/v1alpha1
+kind: Capability
+metadata: {name: c}
+spec: {hosts: [api.a.com], credential: k}
+---
+apiVersion: remit.dev/v1alpha1
+kind: Credential
+metadata: {name: k}
+spec: {hosts: [api.a.com], inject: {sigv4: {services: [dynamodb], regions: [eu-central-1]}}}
+"""
+
+
+async def test_what_can_be_signed_only_with_its_body_is_decided_again_with_it_and_asks_nobody() -> None:
+    rules = compiler.rules(manifests.parse(AWS, "m"))
+    held = Held1(opinion=Opinion(), snapshot=knowing(rules=rules))
+    keys = b'{"accessKeyId": "AKIAREALREALREAL0000", "secretAccessKey": "real-secret-key"}'
+    held.world.secrets.table["k"] = keys
+    scope = f"AKIAPLACEHOLDER00000/{NOW:%Y%m%d}/eu-central-1/dynamodb/aws4_request"
+    headers = {
+        "authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host;x-amz-date, Signature={'0' * 64}",
+        "x-amz-date": f"{NOW:%Y%m%dT%H%M%SZ}",
+        "content-length": "9",
+    }
+    asked = asking(method="POST", headers=headers)
+    assert await held.world.decider.check(asked) == Held(question=None)
+    assert held.world.records() == []
+    signed = [await held.holding.check(asked, body) for body in (BODY, replace(BODY, digest="cd" * 32))]
+    assert all(isinstance(answer, Permitted) for answer in signed)
+    assert len({dict(answer.headers)[b"authorization"] for answer in signed if isinstance(answer, Permitted)}) == 2
+    assert held.desk.asked == []

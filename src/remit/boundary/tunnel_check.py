@@ -34,6 +34,7 @@ async def serve_tunnel(path: Path, decide: check_server.Decide, refuse: Refuse, 
         answer = await decide(opened(evidence, names))
         if not isinstance(answer, Held):
             return answer
+        assert answer.question is not None, "what is carried unread has no credential"
         why = f"a connection that is carried unread cannot wait for a human: {'; '.join(answer.question.reasons)}"
         refusal, asked = Refusal(Reason.APPROVAL_UNAVAILABLE, why), answer.question
         facts: dict[str, object] = {"capability": asked.capability, "scheme": asked.protocol, "host": asked.host}

@@ -20,7 +20,7 @@ from remit.control.openings import Openings
 from remit.control.ports import Entry, Journal, Policies, Resolver, Secrets, Verifier
 from remit.core import approval, decision, delegation, observe, request
 from remit.core.claims import Claims
-from remit.core.credential import Injected
+from remit.core.credential import Injected, NeedsBody
 from remit.core.decision import Candidate, Permit
 from remit.core.errors import Unavailable
 from remit.core.grant import Grant, Question
@@ -62,9 +62,12 @@ class Denied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """Nothing is permitted: a human must be asked this first (`control.holding`). Not recorded here."""
+    """Nothing is permitted: a human must be asked this first (`control.holding`). Not recorded here.
 
-    question: Question
+    No question: only the body has to be seen, with which the request is decided once more.
+    """
+
+    question: Question | None
 
 
 @dataclass(slots=True)
@@ -125,6 +128,8 @@ class Decider:
         for _ in range(ATTEMPTS):
             facts = _Facts(returned=returned)
             granted = await self._decide(evidence, facts, answers)
+            if isinstance(granted, NeedsBody):
+                return Held(question=None)
             if isinstance(granted, Refusal):
                 if facts.question is not None:
                     return Held(question=facts.question)
@@ -169,7 +174,9 @@ class Decider:
         }
         return await self._write_denial(refusal, fields)
 
-    async def _decide(self, evidence: Evidence, facts: _Facts, answers: Answers) -> tuple[Permit, Injected] | Refusal:
+    async def _decide(
+        self, evidence: Evidence, facts: _Facts, answers: Answers
+    ) -> tuple[Permit, Injected] | NeedsBody | Refusal:
         refusal = self._knowledge.refusal()
         if refusal is not None:
             return refusal
@@ -216,9 +223,9 @@ class Decider:
         if isinstance(permit, Refusal):
             return permit
         injected = await self._injected(permit, answers)
-        return injected if isinstance(injected, Refusal) else (permit, injected)
+        return (permit, injected) if isinstance(injected, Injected) else injected
 
-    async def _injected(self, permit: Permit, answers: Answers) -> Injected | Refusal:
+    async def _injected(self, permit: Permit, answers: Answers) -> Injected | NeedsBody | Refusal:
         credential = permit.credential
         if credential is None:
             return Injected()
@@ -229,7 +236,7 @@ class Decider:
             return secret
         asked = permit.candidate.request
         injected = credential.injection.inject(secret.reveal(permit), asked, answers.seen(credential))
-        if isinstance(injected, Refusal):
+        if not isinstance(injected, Injected):
             return injected
         competing = credential.competing(asked)
         if competing:

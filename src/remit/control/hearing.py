@@ -21,6 +21,8 @@ class Answers:
     """For the fast check: grants that stand for themselves."""
 
     body, body_bytes = "", 0
+    shown: str | None = None
+    """`body` where one has been looked for."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -31,7 +33,7 @@ class Answers:
 
     def seen(self, credential: Credential) -> Seen:
         """What `credential` is presented by, besides the request."""
-        return Seen(now=self._clock.now(), stand_in=credential.stand_in)
+        return Seen(now=self._clock.now(), body=self.shown, stand_in=credential.stand_in)
 
     async def take(self, grant: Grant) -> Refusal | None:
         """Standing grants have no uses to take."""
@@ -44,7 +46,7 @@ class Hearing(Answers):
     def __init__(self, clock: Clock, desk: ApprovalDesk, *, body: str, body_bytes: int) -> None:
         super().__init__(clock)
         self._desk = desk
-        self.body = body
+        self.body = self.shown = body
         self.body_bytes = body_bytes
         self._taken: Grant | None = None
         self._useless: set[str] = set()

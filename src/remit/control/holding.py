@@ -75,6 +75,8 @@ class Holding:
         answer = await self._decider.check(evidence, hearing)
         if not isinstance(answer, Held):
             return answer
+        if answer.question is None:
+            return await self._unshown(evidence)
         task = answer.question.task
         if self._waiting[task] >= PER_TASK_MAX:
             why = f"{PER_TASK_MAX} requests of task {task} wait for a human already"
@@ -83,7 +85,7 @@ class Holding:
         self._waiting[task] += 1
         self._bells[task].add(bell)
         try:
-            return await self._wait(evidence, answer, hearing, bell, deadline)
+            return await self._wait(evidence, answer.question, hearing, bell, deadline)
         finally:
             self._waiting[task] -= 1
             self._bells[task].discard(bell)
@@ -91,11 +93,10 @@ class Holding:
                 del self._waiting[task], self._bells[task]
 
     async def _wait(
-        self, evidence: Evidence, held: Held, hearing: Hearing, bell: asyncio.Event, deadline: float
+        self, evidence: Evidence, question: Question, hearing: Hearing, bell: asyncio.Event, deadline: float
     ) -> Permitted | Denied:
         said, noted = Answered(word=Word.REFUSED), ""
         while True:
-            question = held.question
             bell.clear()
             try:
                 async with asyncio.timeout_at(deadline):
@@ -111,7 +112,14 @@ class Holding:
             answer = await self._decider.check(evidence, hearing)
             if not isinstance(answer, Held):
                 return answer
-            held = answer
+            if answer.question is None:
+                return await self._unshown(evidence)
+            question = answer.question
+
+    async def _unshown(self, evidence: Evidence) -> Denied:
+        """The body was here, and is asked for again."""
+        refusal = Refusal(Reason.NOT_READY, "the request could not be decided with its body")
+        return await self._decider.refuse(refusal, token=evidence.token, flow=evidence.peer)
 
     async def _asked(self, question: Question) -> Answered:
         try:

@@ -35,9 +35,13 @@ class Placeholder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What a presentation may depend on besides the request. `now`: UTC."""
+    """What a presentation may depend on besides the request. `now`: UTC.
+
+    `body`: the SHA-256 (hex) of its body, "" where it has none; None where that has not been seen.
+    """
 
     now: datetime
+    body: str | None = None
     stand_in: bytes = HIDDEN
 
 
@@ -51,6 +55,14 @@ class Injected:
     """Headers of the agent that are taken off."""
     secrets: Secrets = ()
     """Empty: nothing is looked for in the answer, and the request keeps `Range` and `Accept-Encoding`."""
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsBody:
+    """A secret can be presented only where the request's body has been seen."""
+
+
+NEEDS_BODY = NeedsBody()
 
 
 class Injection(Protocol):
@@ -69,7 +81,7 @@ class Injection(Protocol):
         """What must not come back of a `value` for which `unfit` found nothing."""
         ...
 
-    def inject(self, value: bytes, request: Request, seen: Seen) -> Injected | Refusal:
+    def inject(self, value: bytes, request: Request, seen: Seen) -> Injected | NeedsBody | Refusal:
         """Present `value`, for which `unfit` found nothing, in `request`; or why that request cannot carry it."""
         ...
 

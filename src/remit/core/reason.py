@@ -54,6 +54,7 @@ class Reason(StrEnum):
     CREDENTIAL_UNAVAILABLE = "credential_unavailable"
     CREDENTIAL_NOT_PINNED = "credential_not_pinned"
     CREDENTIAL_UNCHOSEN = "credential_unchosen"
+    SIGNATURE_REFUSED = "signature_refused"
     AUDIT_UNAVAILABLE = "audit_unavailable"
     OVERLOADED = "overloaded"
     ANSWER_ENCODED = "answer_encoded"
@@ -213,6 +214,11 @@ MEANING: Mapping[Reason, Meaning] = {
     Reason.CREDENTIAL_UNCHOSEN: Meaning(
         "The request presents none of the placeholders that choose its credential",
         "Send the placeholder from one of the variables that the detail names, or nothing at all.",
+        "credential",
+    ),
+    Reason.SIGNATURE_REFUSED: Meaning(
+        "The request cannot be signed anew with the real keys",
+        "The detail says what the client's settings have to change.",
         "credential",
     ),
     Reason.AUDIT_UNAVAILABLE: Meaning(

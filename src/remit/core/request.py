@@ -65,6 +65,8 @@ class Request:
     flow: str
     cell: int
     headers: Mapping[str, str]
+    authority: str = ""
+    """`Host` as the agent wrote it, and as the upstream gets it."""
 
 
 def read(evidence: Evidence) -> Request | Refusal:
@@ -111,6 +113,7 @@ def read(evidence: Evidence) -> Request | Refusal:
         flow=evidence.peer,
         cell=cell,
         headers=evidence.headers,
+        authority=evidence.authority,
     )
 
 

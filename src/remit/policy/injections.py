@@ -13,6 +13,7 @@ from remit.core.injections.basic import BasicInjection
 from remit.core.injections.cookie import CookieInjection
 from remit.core.injections.header import HeaderInjection
 from remit.core.injections.query import QueryInjection
+from remit.core.injections.sigv4 import SigV4Injection
 from remit.policy.exchanges import GitHubApp, JwtBearer, OAuth2, Registry
 from remit.policy.fields import Format, HeaderName, Model, fault
 
@@ -84,6 +85,19 @@ class Cookie(Kind):
         return CookieInjection(name=self.name)
 
 
+Service = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")]
+
+
+class SigV4(Kind):
+    """AWS: what the SDK signed with placeholder keys is signed anew with the real ones."""
+
+    services: list[Service] = Field(min_length=1, max_length=32, description="Such as s3, dynamodb, sts")
+    regions: list[Service] = Field(min_length=1, max_length=64, description="Such as eu-central-1")
+
+    def compiled(self) -> Injection:
+        return SigV4Injection(services=frozenset(self.services), regions=frozenset(self.regions))
+
+
 class Inject(Model):
     """Exactly one of them."""
 
@@ -96,6 +110,7 @@ class Inject(Model):
     jwt_bearer: JwtBearer | None = Field(default=None, alias="jwtBearer")
     github_app: GitHubApp | None = Field(default=None, alias="githubApp")
     registry: Registry | None = None
+    sigv4: SigV4 | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
