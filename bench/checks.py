@@ -61,13 +61,31 @@ spec: {hosts: ["*.bench.example"], inject: {header: {name: Authorization, format
 """
 
 
+_HEADER = '{header: {name: Authorization, format: "Bearer {secret}"}}'
+KINDS = {
+    "check": (RULES, b"bench-secret-4711"),
+    "check_bare": (RULES.replace(", credential: key", ""), b"bench-secret-4711"),
+    "check_signed": (
+        RULES.replace(_HEADER, "{sigv4: {services: [s3], regions: [eu-central-1]}}"),
+        b'{"accessKeyId": "AKIABENCHBENCHBENCH0", "secretAccessKey": "bench/secret/key/4711"}',
+    ),
+}
+"""Name → rules and secret: with a credential in a header, without one, with an AWS signature."""
+
+
 def measure(directory: Path, seconds: float) -> dict[str, float]:
-    """`check_cpu_us`: processor time of one permitted request in the decision service, its durable record included."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_measured(directory, seconds))
+    """`…_cpu_us`: processor time of one permitted request in the decision service, its durable record included."""
+    found: dict[str, float] = {}
+    for name, (rules, secret) in KINDS.items():
+        here = directory / name
+        here.mkdir()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            cpu_us, per_s = runner.run(_measured(here, seconds, rules, secret))
+        found |= {f"{name}_cpu_us": cpu_us, f"{name}_per_s": per_s}
+    return found
 
 
-async def _measured(directory: Path, seconds: float) -> dict[str, float]:
+async def _measured(directory: Path, seconds: float, rules: str, secret: bytes) -> tuple[float, float]:
     opener = sealed.Opener(directory / "sealed.key")
     task = Task(id=TASK, role="bench", state=State.RUNNING, cell=1, created=datetime(2026, 1, 1, tzinfo=UTC))
     knowledge = Knowledge(lease_s=3600, monotonic=time.monotonic)
@@ -79,9 +97,9 @@ async def _measured(directory: Path, seconds: float) -> dict[str, float]:
         Snapshot(
             version="1",
             epoch=1,
-            rules=compiler.rules(manifests.parse(RULES, "bench")),
+            rules=compiler.rules(manifests.parse(rules, "bench")),
             tasks={TASK: task},
-            sealed={"key": sealed.seal(opener.public, "key", b"bench-secret-4711")},
+            sealed={"key": sealed.seal(opener.public, "key", secret)},
         )
     )
     knowledge.heard()
@@ -127,7 +145,7 @@ async def _measured(directory: Path, seconds: float) -> dict[str, float]:
         await serving
     await policies.close()
     journal.close()
-    return {"check_cpu_us": cpu / count * 1e6, "check_per_s": count / wall}
+    return cpu / count * 1e6, count / wall
 
 
 def _nothing_to_cut(*_: Any) -> None:
@@ -140,11 +158,14 @@ class _Nowhere:
 
 
 def _request(number: int) -> bytes:
+    now = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     lines = [
         f"GET /v1/things/{number} HTTP/1.1", f"host: {HOST}", "content-length: 0", "user-agent: curl/8", "accept: */*",
         f"x-remit-connection: v=100.64.0.1:{1024 + number} /run/remit/boundary/forward.sock"
         f" {flow.virtual(HOST)[0]}:443 TLSv1.3 {HOST} {TOKEN.decode()}",
-        "x-remit-length: v=-",
+        "x-remit-length: v=-", f"x-amz-date: {now}", "x-amz-content-sha256: UNSIGNED-PAYLOAD",
+        f"authorization: AWS4-HMAC-SHA256 Credential=AKIAPLACEHOLDER00000/{now[:8]}/eu-central-1/s3/aws4_request, "
+        f"SignedHeaders=host;x-amz-content-sha256;x-amz-date, Signature={'0' * 64}",
         "x-envoy-internal: true", "x-forwarded-for: 100.64.0.1", "x-envoy-expected-rq-timeout-ms: 1000",
     ]  # fmt: skip
     return ("\r\n".join(lines) + "\r\n\r\n").encode()

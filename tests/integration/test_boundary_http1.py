@@ -68,6 +68,15 @@ def test_every_header_that_the_check_may_set_is_set(boundary: Boundary) -> None:
     assert seen == {"host": "api.test", **{k.decode(): v.decode() for k, v in headers}}
 
 
+def test_a_host_with_its_usual_port_reaches_the_upstream_as_it_was_written(boundary: Boundary) -> None:
+    """Whoever presigned a URL for `host:443` signed just that."""
+    boundary.script = boundary.governed
+    target = "/k?X-Amz-Signature=abc&X-Amz-Credential=a%2Fb"
+    answer = boundary.ask(target, authority="api.test:443")
+    assert answer.upstream_headers["host"] == "api.test:443"
+    assert answer.json["target"] == target
+
+
 def test_bodies_pass_in_both_framings(boundary: Boundary) -> None:
     assert boundary.ask(method="PUT", body=b"x" * 100_000).json["body"] == "x" * 100_000
     with boundary.connect() as sock:

@@ -29,6 +29,7 @@ async def test_a_signature_verifies_with_the_public_key() -> None:
         (pem(rsa.generate_private_key(65537, 1024)), "RS256", "no RSA key of at least 2048 bits"),
         (b"", "none", "signatures of kind none"),
     ],
+    ids=["garbage", "closed", "elliptic", "short", "none"],
 )
 async def test_a_key_that_does_not_fit_is_a_reason(key: bytes, algorithm: str, why: str) -> None:
     with pytest.raises(Unavailable) as caught:

@@ -118,6 +118,8 @@ class Cache:
         self._kept = {key: kept for key, kept in self._kept.items() if not unwanted(key, kept[0])}
         self._flights = {key: flight for key, flight in self._flights.items() if not unwanted(key, flight.wanted)}
         self._failed.clear()
+        self._doubted &= self._kept.keys()
+        self._doubts = {key: doubt for key, doubt in self._doubts.items() if key in self._kept}
 
     def prolong(self, key: Key, *, until: float, again: float) -> None:
         """The value under `key` lasts until then, and is asked for anew at `again`."""

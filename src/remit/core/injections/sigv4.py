@@ -33,7 +33,7 @@ CHUNKED = (
     "the body is signed in chunks, which cannot be signed anew; set in boto3 Config(request_checksum_calculation="
     '"when_required", s3={"payload_signing_enabled": False}), in Java chunkedEncodingEnabled(false)'
 )
-_DATE = "%Y%m%dT%H%M%SZ"
+_DATE = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})Z")
 _SCOPE = (
     r"(?P<key>[A-Za-z0-9]{16,128})/(?P<day>\d{8})/(?P<region>[a-z0-9-]{1,64})/(?P<service>[a-z0-9-]{1,64})/aws4_request"
 )
@@ -72,9 +72,7 @@ class SigV4Injection:
         return None
 
     def secrets(self, value: bytes, stand_in: bytes) -> Secrets:
-        keys = _keys(value)
-        hidden = [(keys["access"], stand_in), (keys["secret"], stand_in), (keys["session"], stand_in)]
-        return tuple((text.encode(), seen) for text, seen in hidden if text)
+        return _hidden(_keys(value), stand_in)
 
     def inject(self, value: bytes, request: Request, seen: Seen) -> Injected | NeedsBody | Refusal:
         asked = _asked(request)
@@ -89,23 +87,14 @@ class SigV4Injection:
         if not _DECLARED.fullmatch(payload):
             declares = payload.startswith("STREAMING-AWS4-")
             return _refused(CHUNKED if declares else "x-amz-content-sha256 is no digest of a body")
-        signed = _signed(_keys(value), asked, request, payload, seen.now)
-        return signed if isinstance(signed, Refusal) else self._hidden(signed, value, seen)
-
-    def _hidden(self, signed: Injected, value: bytes, seen: Seen) -> Injected:
-        return Injected(
-            headers=signed.headers,
-            target=signed.target,
-            removed=signed.removed,
-            secrets=self.secrets(value, seen.stand_in),
-        )
+        return _signed(_keys(value), asked, request, payload, seen)
 
     def _forbidden(self, asked: _Asked, now: datetime) -> str | None:
         if asked.service not in self.services:
             return f"it is signed for service {asked.service}; the credential is for {', '.join(sorted(self.services))}"
         if asked.region not in self.regions:
             return f"it is signed for region {asked.region}; the credential is for {', '.join(sorted(self.regions))}"
-        if asked.time.strftime("%Y%m%d") != asked.day:
+        if f"{asked.time:%Y%m%d}" != asked.day:
             return "its scope and its time are of different days"
         if not asked.time - SKEW <= now <= asked.time + max(SKEW, timedelta(seconds=asked.lasts_s)):
             return f"it is of {asked.time:%Y-%m-%d %H:%M:%S} UTC, which is too far from now"
@@ -208,8 +197,12 @@ def _escaped(text: str) -> str:
 
 
 def _time(text: str) -> datetime | None:
+    match = _DATE.fullmatch(text)
+    if match is None:
+        return None
+    year, month, day, hour, minute, second = map(int, match.groups())
     try:
-        return datetime.strptime(text, _DATE).replace(tzinfo=UTC) if len(text) == 16 else None
+        return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError:
         return None
 
@@ -227,8 +220,8 @@ def _payload(asked: _Asked, request: Request, body: str | None) -> str | None:
     return EMPTY if none else None
 
 
-def _signed(keys: dict[str, str], asked: _Asked, request: Request, payload: str, now: datetime) -> Injected | Refusal:
-    time = now.astimezone(UTC).strftime(_DATE)
+def _signed(keys: dict[str, str], asked: _Asked, request: Request, payload: str, seen: Seen) -> Injected | Refusal:
+    time = f"{seen.now.astimezone(UTC):%Y%m%dT%H%M%SZ}"
     lines = {
         name: " ".join(text.split())
         for name, text in request.headers.items()
@@ -263,10 +256,15 @@ def _signed(keys: dict[str, str], asked: _Asked, request: Request, payload: str,
         headers=tuple((name.encode(), text.encode("latin-1")) for name, text in set_here),
         target=f"{request.target.partition('?')[0]}{'?' if query else ''}{query}".encode() if asked.presigned else None,
         removed=() if temporary else (b"x-amz-security-token",),
+        secrets=_hidden(keys, seen.stand_in),
     )
 
 
 _SET = ("x-amz-date", "x-amz-security-token", "x-amz-content-sha256")
+
+
+def _hidden(keys: dict[str, str], stand_in: bytes) -> Secrets:
+    return tuple((text.encode(), stand_in) for text in keys.values() if text)
 
 
 def _keys(value: bytes) -> dict[str, str]:
