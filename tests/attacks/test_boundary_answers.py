@@ -450,6 +450,22 @@ def test_an_upstream_cannot_fill_memory_behind_a_reader_that_does_not_read(bound
         assert boundary.ask().status == 200
 
 
+def test_the_answer_to_a_request_that_was_held_is_searched_too(boundary: Boundary) -> None:
+    boundary.script, boundary.hold_script = boundary.hold, boundary.scrubbed()
+    got = answered(boundary, said(whole(HIDDEN)))
+    assert (got.status, got.body) == (200, LEVEL)
+
+
+def test_that_an_answer_told_it_is_noted_and_that_another_did_not(boundary: Boundary) -> None:
+    for body, noted in ((HIDDEN, "yes"), (b"nothing", None)):
+        for raw in (whole(body), chunked(b"x", body), whole(b"", b"x-key: " + body)):
+            boundary.script = boundary.scrubbed(record=f"r-noted-{len(boundary.lines())}")
+            before = len(boundary.lines())
+            answered(boundary, said(raw))
+            line = boundary.line(record=f"r-noted-{before}")
+            assert line["repeated"] == noted, raw
+
+
 def test_denials_and_what_envoy_says_itself_are_left_as_they_are(boundary: Boundary) -> None:
     boundary.script = boundary.deny
     got = boundary.ask()

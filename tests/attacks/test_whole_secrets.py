@@ -73,9 +73,24 @@ def test_a_credential_asked_for_in_ranges_is_not_told_in_pieces(whole: Whole, ce
     assert SECRET not in "".join(pieces)
 
 
-def test_an_ordinary_upstream_that_shows_the_request_does_not_tell_the_agent(whole: Whole, cell: Attacker) -> None:
-    port = whole.upstreams.https_port
-    assert SECRET not in cell.ask(API, port, request(API, port, "/query/x"))["body"]
+@pytest.mark.parametrize(
+    ("path", "seen"),
+    [
+        ("/v1/x", PLACEHOLDER[: len(SECRET)]),
+        ("/basic/x", base64.b64encode(b"robot:remit-hidden").decode()),
+        ("/query/x", "key=remit-hidden"),
+    ],
+)
+def test_an_ordinary_upstream_that_shows_the_request_does_not_tell_the_agent(
+    whole: Whole, cell: Attacker, path: str, seen: str
+) -> None:
+    port, before = whole.upstreams.https_port, len(whole.upstreams.seen)
+    body = cell.ask(API, port, request(API, port, path))["body"].encode("latin-1")
+    pair = base64.b64encode(f"robot:{SECRET}".encode())
+    arrived = json.dumps(whole.upstreams.seen[before:]).encode()
+    assert SECRET.encode() in arrived or pair in arrived
+    assert not [spelled for spelled in (*SPELLED, pair) if spelled in body]
+    assert seen.encode() in body
 
 
 def test_the_reason_phrase_of_an_upstream_is_not_passed_on(whole: Whole, cell: Attacker) -> None:

@@ -48,6 +48,12 @@ def test_an_ending_says_nothing_of_what_the_decision_said() -> None:
     }  # fmt: skip
 
 
+def test_an_answer_that_said_the_credential_again_is_noted() -> None:
+    parsed = completions.parse(encoded(repeated="yes"))
+    assert parsed is not None
+    assert parsed[1]["repeated"] is True
+
+
 def test_a_request_that_runs_on_says_only_how_much_it_moved() -> None:
     parsed = completions.parse(encoded(type="DownstreamPeriodic", status=0))
     assert parsed is not None

@@ -478,6 +478,22 @@ async def test_why_tells_how_a_permitted_request_ended(plane: Plane) -> None:
     assert told["completion"] == ended
 
 
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"repeated": True}, "20 came in. It said the credential again; the agent saw the placeholder."),
+        ({"ending": "remit_answer_encoded"}, "The upstream's answer was refused, with reason answer_encoded."),
+    ],
+)
+async def test_why_tells_what_became_of_an_answer_that_was_searched(
+    plane: Plane, more: dict[str, object], told: str
+) -> None:
+    ended = {"completed": "2026-01-01T00:00:01Z", "status": 200, "bytes_out": 10, "bytes_in": 20, "duration_ms": 30}
+    permitted = {"decision": "permit", "reason": "permitted", "capability": "github", "credential": "github-token"}
+    plane.audit.records.append({**RECORD, **permitted, **ended, **more})
+    assert (await plane.services.explaining.why("r-00"))["explanation"][-1].endswith(told)
+
+
 async def test_why_tells_who_revoked_the_task(plane: Plane) -> None:
     revoked = {"id": "r-0000000001", "seq": 1, "kind": "operator", "action": "revoke", "operator": "bob"}
     plane.audit.records.append({**revoked, "time": "2025-12-31T23:59:59Z", "task": "t-abcdefghij"})

@@ -100,6 +100,8 @@ def parse(line: bytes) -> tuple[str | None, dict[str, Any]] | None:
     if isinstance(record, str) and record.startswith("r-") and len(record) <= RECORD_MAX:
         ended["ending"] = _text(said.get("details"))
         ended["upstream"] = _text(said.get("upstream"))
+        if said.get("repeated") == "yes":
+            ended["repeated"] = True
         failure = _text(said.get("upstream_failure"))
         return record, {**ended, "upstream_failure": failure} if failure else ended
     return None, {

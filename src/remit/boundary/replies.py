@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from remit.core import flow
+from remit.core import answers, flow
 
 Json = dict[str, Any]
 
@@ -40,6 +40,7 @@ _LINE: Json = {
     "bytes_out": "%BYTES_RECEIVED%",
     "bytes_in": "%BYTES_SENT%",
     "duration_ms": "%DURATION%",
+    "repeated": "%DYNAMIC_METADATA(remit.answer:found)%",
     "upstream": "%UPSTREAM_HOST%",
     "upstream_failure": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
 }
@@ -133,7 +134,7 @@ def local_reply() -> Json:
         "next": f"Connect without a proxy, or send a plain CONNECT host:port to {flow.PROXY_NAME}:{flow.PROXY_PORT}; "
         "no other proxy leads anywhere.",
     }
-    said = "response.code_details == 'ext_authz_denied' || response.code_details.startsWith('remit_')"
+    said = f"response.code_details == 'ext_authz_denied' || response.code_details.startsWith('{answers.REFUSED}')"
     refused = f"response.code >= 400 && !({said})"
     meant = "response.code == {said} && response.code_details == 'ext_authz_denied'"
     return {

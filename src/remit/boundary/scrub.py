@@ -13,6 +13,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as wire
 from envoy.type.v3 import http_status_pb2
 
 from remit.boundary import check, header_names, scrub_filter
+from remit.core import answers
 from remit.core.answers import Answer, Changes, Lines
 from remit.core.reason import Reason, Refusal
 
@@ -30,11 +31,12 @@ class Faulty(Exception):
 class Exchange:
     """One side stream. `receive` a message, send what it gives. Raises `Faulty`."""
 
-    def __init__(self, answers: Answers) -> None:
-        self._answers = answers
+    def __init__(self, known: Answers) -> None:
+        self._known = known
         self._answer: Answer | None = None
         self.done = False
         """Whether all has been said."""
+        self._told = False
 
     @property
     def waits(self) -> bool:
@@ -42,6 +44,13 @@ class Exchange:
         return self._answer is not None and self._answer.holds
 
     def receive(self, message: bytes) -> list[bytes]:
+        said = self._received(message)
+        if not self._told and self._answer is not None and self._answer.found:
+            self._told = True
+            said[-1] += _FOUND
+        return said
+
+    def _received(self, message: bytes) -> list[bytes]:
         try:
             said = wire.ProcessingRequest.FromString(message)
         except Exception as error:
@@ -73,7 +82,7 @@ class Exchange:
         if self._answer is not None:
             raise Faulty("a second head")
         record, _, reference = _permit(said).partition(" ")
-        self._answer = self._answers(reference)
+        self._answer = self._known(reference)
         if self._answer is None:
             self.done = True
             why = "the node no longer knows which credential the request carried"
@@ -136,10 +145,21 @@ def _refused(record: str, refusal: Refusal) -> bytes:
     said.status.CopyFrom(http_status_pb2.HttpStatus(code=refusal.meaning.status))
     _set(said.headers, "content-type", b"application/problem+json")
     said.body = check.problem_body(record, refusal)
-    said.details = scrub_filter.DETAILS + refusal.reason.value
+    said.details = answers.REFUSED + refusal.reason.value
     return bytes(response.SerializeToString())
 
 
 _NOTHING = Changes()
 _PASSED = wire.HeadersResponse(response=wire.CommonResponse())
 _UNCHANGED: bytes = wire.ProcessingResponse(response_headers=_PASSED).SerializeToString()
+
+
+def _found() -> bytes:
+    response = wire.ProcessingResponse()
+    key, value = scrub_filter.FOUND
+    response.dynamic_metadata.update({scrub_filter.METADATA: {key: value}})
+    return bytes(response.SerializeToString())
+
+
+_FOUND = _found()
+"""Messages that are joined are one message with the fields of both (protobuf, encoding, "Last One Wins")."""

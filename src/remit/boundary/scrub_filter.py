@@ -17,8 +17,9 @@ _TYPE = "type.googleapis.com/envoy.extensions."
 CLUSTER = "scrub"
 PERMIT = "x-remit-scrub"
 """Header of the check's answer where something was injected that must not come back: its record and its reference."""
-DETAILS = "remit_"
-"""What the details of an answer begin with that was refused here."""
+METADATA = "remit.answer"
+"""Where it is noted that an answer told the secret; the access log reads it."""
+FOUND = ("found", "yes")
 MESSAGE_TIMEOUT = "5s"
 """For the head; what comes later takes as long as it takes, and is bounded by the idle time-outs."""
 
@@ -63,6 +64,7 @@ def _processor() -> Json:
             "response_body_mode": "FULL_DUPLEX_STREAMED",
             "response_trailer_mode": "SEND",
         },
+        metadata_options={"receiving_namespaces": {"untyped": [METADATA]}},
         response_attributes=[f"metadata.filter_metadata['{replies.METADATA}']['{PERMIT}']"],
         # A change that Envoy refuses must fail: by default it would be left out, and the secret left in.
         mutation_rules={"allow_all_routing": True, "allow_envoy": True, "disallow_is_error": True},

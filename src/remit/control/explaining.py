@@ -12,6 +12,7 @@ from typing import Any
 
 from remit.control.ports_control import Audit, AuditFilter, CurrentPolicies, Node
 from remit.control.publish import Publisher
+from remit.core import answers
 from remit.core.errors import Unavailable
 from remit.core.reason import MEANING, STEPS, Reason
 from remit.policy import explain as explaining
@@ -120,7 +121,11 @@ def _decided(record: Mapping[str, Any], reason: Reason) -> str:
 def _ended(record: Mapping[str, Any], completion: Mapping[str, Any] | None) -> str:
     if completion is None:
         return "No completion is recorded: the request is still open, or Envoy died before it could say how it ended."
+    ending = str(record.get("ending"))
+    if ending.startswith(answers.REFUSED):
+        return f"The upstream's answer was refused, with reason {ending.removeprefix(answers.REFUSED)}."
+    told = " It said the credential again; the agent saw the placeholder." if record.get("repeated") else ""
     return (
         f"The upstream answered {completion['status']} after {completion['duration_ms']} ms; "
-        f"{completion['bytes_out']} bytes went out, {completion['bytes_in']} came in."
+        f"{completion['bytes_out']} bytes went out, {completion['bytes_in']} came in.{told}"
     )

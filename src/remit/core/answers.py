@@ -17,6 +17,8 @@ from remit.core.scrubber import Forms, Scrubber
 
 Lines = list[tuple[bytes, bytes]]
 """Names (lower case) and values, in order, repeated where they were."""
+REFUSED = "remit_"
+"""What the ending of a request begins with whose answer was refused here; the reason follows."""
 PLAIN = frozenset({b"", b"identity"})
 _ENCODINGS = (b"content-encoding", b"grpc-encoding")
 _DIFFERENCE = b"226"
