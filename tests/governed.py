@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 
 from instance import Instance
@@ -10,6 +11,14 @@ from upstreams import NAMES, Upstreams
 
 SECRET = "real-secret-9c41e7"
 PLACEHOLDER = "ph_0000000000000000"
+
+
+def injected(upstreams: Upstreams, path: str, printed: str) -> None:
+    """The upstream at `path` was shown the credential; its answer, which says so, came with the placeholder instead,
+    in as many bytes."""
+    assert upstreams.reached(path)[-1]["headers"]["authorization"] == f"Bearer {SECRET}"
+    assert json.loads(printed)["headers"]["authorization"] == f"Bearer {PLACEHOLDER[: len(SECRET)]}"
+
 
 MANIFESTS = """
 apiVersion: remit.dev/v1alpha1
