@@ -68,6 +68,14 @@ def test_an_unknown_reference_is_an_answer_of_ours() -> None:
     assert answer.immediate_response.details == "remit_answer_unreadable"
     assert b'"record": "r-1"' in answer.immediate_response.body
     assert made.done
+    assert made.receive(body(SECRET)) == []
+
+
+def test_nothing_of_a_refused_answer_is_sent_after_the_refusal() -> None:
+    made, reference = exchange()
+    (answer,) = read(made.receive(head(reference, ("content-encoding", b"gzip"))))
+    assert answer.immediate_response.details == "remit_answer_encoded"
+    assert made.receive(body(b"packed", end=True)) == []
 
 
 def test_what_cannot_be_is_a_fault() -> None:

@@ -155,6 +155,21 @@ def test_a_stream_that_was_reset_says_and_hears_nothing_more() -> None:
     assert peer.say(frame(DATA, 0, 1, message(b"c"))) == []
 
 
+def test_what_comes_after_a_stream_was_finished_is_not_heard_and_what_was_said_before_stands() -> None:
+    def act(wire: Wire, stream: Stream, data: bytes) -> None:
+        wire.send(stream, b"no")
+        wire.finish(stream)
+
+    peer = Peer(act)
+    frames = peer.begin(frame(HEADERS, END_HEADERS, 1), frame(DATA, 0, 1, message(b"a") + message(b"b")),
+                        frame(DATA, 0, 1, message(b"c")))  # fmt: skip
+    assert peer.got[1] == [b"a"]
+    assert bodies(frames) == message(b"no")
+    assert [kind for kind, _, _, _ in frames] == [HEADERS, DATA, HEADERS]
+    assert peer.say(frame(DATA, END_STREAM, 1, message(b"d")), frame(HEADERS, END_HEADERS | END_STREAM, 1)) == []
+    assert peer.wire.streams == 0
+
+
 def test_a_reset_by_the_peer_forgets_the_stream() -> None:
     peer = Peer()
     peer.begin(frame(HEADERS, END_HEADERS, 1), frame(RESET, 0, 1, b"\0\0\0\x08"))

@@ -44,6 +44,8 @@ class Exchange:
         return self._answer is not None and self._answer.holds
 
     def receive(self, message: bytes) -> list[bytes]:
+        if self.done:  # refused: what Envoy had sent before it knew
+            return []
         said = self._received(message)
         if not self._told and self._answer is not None and self._answer.found:
             self._told = True

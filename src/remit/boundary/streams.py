@@ -49,7 +49,7 @@ class Stream:
     ended: bool = False
     partial: bytearray = field(default_factory=bytearray)
     waiting: list[bytes] = field(default_factory=list)
-    """Messages for which there is no credit yet."""
+    """What was not sent yet."""
     owed: int = 0
     """Bytes received that were not credited, because something waits."""
 
@@ -76,17 +76,25 @@ class Wire:
         self._frame = 16384
         self._credit = 65535
         settings = _SETTING.pack(_MAX_STREAMS, 1 << 20) + _SETTING.pack(_INITIAL_WINDOW, WINDOW_BYTES)
-        self._out = [
+        self._out: list[bytes | memoryview] = [
             frame(_SETTINGS, 0, 0, settings + _SETTING.pack(_MAX_FRAME, FRAME_MAX_BYTES)),
             frame(_WINDOW, 0, 0, _U32.pack(WHOLE_WINDOW - 65535)),
         ]
         self._uncredited = 0
+        self._newest = 0
+        self._unsent: dict[int, Stream] = {}
+        """Streams to which something is to be sent that was not framed yet."""
 
     @property
     def streams(self) -> int:
         return len(self._streams)
 
     def take(self) -> bytes:
+        """What is to be written now."""
+        if self._unsent:
+            unsent, self._unsent = self._unsent, {}
+            for stream in unsent.values():
+                self._flush(stream)
         out, self._out = b"".join(self._out), []
         return out
 
@@ -111,11 +119,10 @@ class Wire:
         self._buffer = data[at:]
 
     def send(self, stream: Stream, message: bytes) -> None:
-        """Send one message, now or as soon as there is credit."""
-        if stream.id not in self._streams:
-            return
-        stream.waiting.append(b"\0" + _U32.pack(len(message)) + message)
-        self._flush(stream)
+        """Send one message with the next `take`, or as soon as there is credit."""
+        if stream.id in self._streams:
+            stream.waiting += (b"\0" + _U32.pack(len(message)), message)
+            self._unsent[stream.id] = stream
 
     def finish(self, stream: Stream) -> None:
         """Nothing more will be sent: end the call well, without waiting for the other end to (one write less)."""
@@ -145,11 +152,11 @@ class Wire:
             raise Broken("a client pushes")
 
     def _headers(self, flags: int, number: int) -> None:
-        stream = self._streams.get(number)
-        if stream is None:
-            stream = self._streams[number] = Stream(id=number, credit=self._initial)
-            self._accept(stream)
-        if flags & _END_STREAM:
+        if number > self._newest:
+            self._newest = number
+            self._streams[number] = Stream(id=number, credit=self._initial)
+            self._accept(self._streams[number])
+        if flags & _END_STREAM and (stream := self._streams.get(number)) is not None:
             self._ended(stream)
 
     def _data(self, flags: int, number: int, payload: bytes) -> None:
@@ -167,7 +174,7 @@ class Wire:
             stream.partial += payload
             payload = bytes(stream.partial)
         at, end = 0, len(payload)
-        while end - at >= 5 and number in self._streams:
+        while end - at >= 5 and not stream.ended and number in self._streams:
             size = _U32.unpack_from(payload, at + 1)[0]
             if payload[at] or size > MESSAGE_MAX_BYTES:
                 self.reset(stream)
@@ -188,29 +195,33 @@ class Wire:
 
     def _ended(self, stream: Stream) -> None:
         stream.ended = True
-        self._flush(stream)
+        self._unsent[stream.id] = stream
 
     def _flush(self, stream: Stream) -> None:
-        if stream.waiting and not stream.began:
-            stream.began = True
-            self._out.append(frame(_HEADERS, _END_HEADERS, stream.id, _ANSWERED))
-        while stream.waiting:
-            message = stream.waiting[0]
-            most = min(stream.credit, self._credit, self._frame)
-            if most <= 0:
-                return
-            if most < len(message):
-                piece, stream.waiting[0] = message[:most], message[most:]
-            else:
-                piece = stream.waiting.pop(0)
-            stream.credit -= len(piece)
-            self._credit -= len(piece)
-            self._out.append(frame(_DATA, 0, stream.id, piece))
+        if stream.id not in self._streams:
+            return
+        if stream.waiting:
+            if not stream.began:
+                stream.began = True
+                self._out.append(frame(_HEADERS, _END_HEADERS, stream.id, _ANSWERED))
+            self._framed(stream, b"".join(stream.waiting))
         self._credited(stream)
-        if stream.ended and stream.id in self._streams:
+        if stream.ended and not stream.waiting:
             del self._streams[stream.id]
             head = b"" if stream.began else _ANSWERED
             self._out.append(frame(_HEADERS, _END_HEADERS | _END_STREAM, stream.id, head + _OK))
+
+    def _framed(self, stream: Stream, data: bytes) -> None:
+        """Send of `data` what there is credit for; the rest waits."""
+        most = max(0, min(stream.credit, self._credit, len(data)))
+        view = memoryview(data)
+        for at in range(0, most, self._frame):
+            piece = view[at : min(at + self._frame, most)]
+            size = len(piece)
+            self._out += (_HEAD.pack(size >> 16, size & 0xFFFF, _DATA, 0, stream.id), piece)
+        stream.credit -= most
+        self._credit -= most
+        stream.waiting = [data[most:]] if most < len(data) else []
 
     def _window(self, number: int, more: int) -> None:
         if number == 0:
