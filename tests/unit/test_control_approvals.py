@@ -21,6 +21,9 @@ from remit.core.principal import OperatorRole, Principal
 ALICE = Principal(name="alice", role=OperatorRole.APPROVER, proof="token:x")
 BOB = Principal(name="bob", role=OperatorRole.ADMIN, proof="uid:1")
 
+JUMPS_S = [3600.0, -3600.0, 365 * 86400.0, -365 * 86400.0]
+"""Somebody sets the clock."""
+
 
 def manifests(**role: Any) -> list[dict[str, Any]]:
     spec: dict[str, Any] = {"hosts": ["api.github.com"], "credential": "github-token", "approval": "ask"}
@@ -179,6 +182,39 @@ async def test_a_grant_whose_time_is_up_leaves_the_node(tmp_path: Path) -> None:
     assert await asked.approvals.sweep() == 1
     assert asked.approvals.grants() == []
     assert asked.actions[-1] == "grant.expired"
+
+
+@pytest.mark.parametrize("jump", JUMPS_S)
+async def test_a_grant_ends_no_later_than_it_was_given_for(tmp_path: Path, jump: float) -> None:
+    asked = await begin(tmp_path)
+    done = await asked.approvals.approve((await asked.ask()).approval, scope=Scope.PREFIX, who=ALICE, for_s=30)
+    assert done.grant is not None
+    assert await asked.approvals.sweep() == 0
+    asked.plane.clock.set_by(jump)
+    assert await asked.approvals.use(done.grant.id) is (jump < 0), "what is over by either clock is over"
+    asked.plane.clock.advance(29)
+    assert await asked.approvals.use(done.grant.id) is (jump < 0)
+    asked.plane.clock.advance(1)
+    assert not await asked.approvals.use(done.grant.id)
+    assert await asked.approvals.sweep() >= 1
+    assert asked.approvals.grants() == []
+    async with asyncio.timeout(5):
+        while asked.plane.node.snapshots[-1]["grants"]:  # the node hears of it a moment later
+            await asyncio.sleep(0.005)
+    assert "grant.expired" in asked.actions
+
+
+@pytest.mark.parametrize("jump", JUMPS_S)
+async def test_a_question_waits_no_longer_than_it_was_meant_to(tmp_path: Path, jump: float) -> None:
+    asked = await begin(tmp_path)
+    said = await asked.ask()
+    assert await asked.approvals.sweep() == 0
+    asked.plane.clock.set_by(jump)
+    asked.plane.clock.advance(15 * 60)
+    assert await asked.approvals.sweep() == 1
+    assert asked.approvals.get(said.approval).state == "expired"
+    with pytest.raises(Conflict):
+        await asked.approvals.approve(said.approval, scope=Scope.ONCE, who=ALICE)
 
 
 async def test_what_a_task_waited_for_and_was_granted_ends_with_it(tmp_path: Path) -> None:

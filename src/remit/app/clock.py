@@ -1,7 +1,8 @@
-"""The one real clock."""
+"""The real clocks: the one on the wall, and the one that nobody sets."""
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 
 
@@ -10,3 +11,6 @@ class SystemClock:
 
     def now(self) -> datetime:
         return datetime.now(UTC)
+
+    def elapsed(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -17,6 +17,7 @@ from typing import Any
 
 from remit.control import shown
 from remit.control.catalog import Catalog
+from remit.control.ends import Ends
 from remit.control.ports import Clock
 from remit.control.ports_approvals import Answered, Notice, Word
 from remit.control.ports_control import Store, Unit
@@ -72,6 +73,7 @@ class Approvals:
         self._recorder = recorder
         self._catalog = catalog
         self._clock = clock
+        self._ends = Ends(clock)
         self._ring = ring
         self._tell = tell
 
@@ -143,11 +145,10 @@ class Approvals:
 
     async def use(self, identity: str) -> bool:
         """See `control.ports_approvals.ApprovalDesk.use`. Durable before it is answered."""
-        now = self._clock.now()
         with self._store.unit() as unit:
             try:
                 grant = unit.grants.get(identity)
-                if grant.expires is not None and grant.expires <= now:
+                if grant.expires is not None and self._ends.passed(grant.id, grant.expires):
                     return False
                 if _alive(unit, grant.question) is None:
                     return False
@@ -262,22 +263,26 @@ class Approvals:
         now = self._clock.now()
         ended: list[Approval] = []
         over: list[Grant] = []
+        open_now: set[str] = set()
         with self._store.unit() as unit:
             for approval in unit.approvals.pending():
+                open_now.add(approval.id)
                 alive = _alive(unit, approval.question) is not None
-                if alive and now < approval.expires:
+                if alive and not self._ends.passed(approval.id, approval.expires):
                     continue
                 event = approving.Event.EXPIRE if alive else approving.Event.WITHDRAW
                 ended.append(approving.advance(approval, event, now))
                 unit.approvals.save(ended[-1])
             for grant in unit.grants.active():
+                open_now.add(grant.id)
                 alive = _alive(unit, grant.question) is not None
-                if alive and (grant.expires is None or now < grant.expires):
+                if alive and (grant.expires is None or not self._ends.passed(grant.id, grant.expires)):
                     continue
                 over.append(granting.advance(grant, granting.Event.EXPIRE if alive else granting.Event.END))
                 unit.grants.save(over[-1])
             if over:
                 unit.advance_epoch(now)
+        self._ends.keep(open_now)
         if over:
             self._publisher.publish_later()
         for approval in ended:

@@ -19,7 +19,11 @@ from remit.core.task import Task
 
 class Clock(Protocol):
     def now(self) -> datetime:
-        """Aware, UTC."""
+        """Aware, UTC. May be set, forward and back, at any moment."""
+        ...
+
+    def elapsed(self) -> float:
+        """Seconds since some moment, also while the machine sleeps. Nobody sets it, and no step of `now` moves it."""
         ...
 
 

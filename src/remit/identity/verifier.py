@@ -35,6 +35,8 @@ _JTI = re.compile(r"[A-Za-z0-9_-]{1,32}")
 class _Known:
     claims: Claims
     kid: str
+    until: float
+    """By the clock that nobody sets: what is known neither dies nor lives longer when the time of day jumps."""
 
 
 class Verifier:
@@ -69,15 +71,14 @@ class Verifier:
             return Refusal(Reason.TOKEN_MISSING, "the connection carries no token")
         if len(token) > MAX_TOKEN_BYTES:
             return _invalid(f"the token is longer than {MAX_TOKEN_BYTES} bytes")
-        now = self._clock.now().timestamp()
         known = self._known.get(token)
         if known is not None:
-            if now >= known.claims.expires + self._connection_max_s:
+            if self._clock.elapsed() >= known.until:
                 del self._known[token]
                 return _expired()
             self._known.move_to_end(token)
             return known.claims
-        return self._first_sight(token, now)
+        return self._first_sight(token, self._clock.now().timestamp())
 
     def _first_sight(self, token: bytes, now: float) -> Claims | Refusal:
         if not _COMPACT.fullmatch(token):
@@ -110,7 +111,8 @@ class Verifier:
             return _invalid("the token was issued in the future; check the clocks")
         if now >= claims.expires:
             return _expired()
-        self._known[token] = _Known(claims, kid)
+        left_s = claims.expires - now + self._connection_max_s
+        self._known[token] = _Known(claims, kid, self._clock.elapsed() + left_s)
         if len(self._known) > CACHE_MAX:
             self._known.popitem(last=False)
         return claims

@@ -41,15 +41,23 @@ from remit.testing.operators import MemoryOperators, OperatorRows
 
 
 class ManualClock:
-    """Stands still until it is moved."""
+    """Stands still until time passes (`advance`) or the clock is set (`set_by`)."""
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
-        self._now = start
+        self._now, self._elapsed = start, 0.0
+
+    def elapsed(self) -> float:
+        return self._elapsed
 
     def now(self) -> datetime:
         return self._now
 
     def advance(self, seconds: float) -> None:
+        self.set_by(seconds)
+        self._elapsed += seconds
+
+    def set_by(self, seconds: float) -> None:
+        """Somebody sets the clock forward, or back; no time passes."""
         self._now += timedelta(seconds=seconds)
 
 
