@@ -62,6 +62,8 @@ class Upstreams:
     def __init__(self, directory: Path) -> None:
         self.ca, self.certificate, self.key = certificates(directory)
         self.seen: list[dict[str, Any]] = []
+        self.released = threading.Event()
+        """Set: `/v1/held…` is answered."""
         self.repositories = directory / "repositories"
         self._git()
         self.https_port = self._https()
@@ -112,6 +114,8 @@ class Upstreams:
                 path = self.path.partition("?")[0]
                 if path.startswith(("/stream", "/v1/stream")):
                     self._stream()
+                elif path.startswith("/v1/held"):
+                    self._held(json.dumps(seen).encode(), begun="begun" in path)
                 elif path.startswith("/v1/silent"):
                     self._silent(begun="begun" in path)
                 elif path.startswith("/tool.git/"):
@@ -152,6 +156,21 @@ class Upstreams:
                     upstreams.seen.append(
                         {"host": "", "method": "CLOSED", "path": self.path, "headers": {}, "body": ""}
                     )
+
+            def _held(self, body: bytes, *, begun: bool) -> None:
+                """Answer when `upstreams.released` is set; with `begun`, one byte of it at once."""
+                first = 1 if begun else 0
+                with contextlib.suppress(OSError):
+                    if begun:
+                        self.send_response(200)
+                        self.send_header("content-length", str(len(body)))
+                        self.end_headers()
+                        self.wfile.write(body[:first])
+                    upstreams.released.wait(60)
+                    if begun:
+                        self.wfile.write(body[first:])
+                    else:
+                        self._answer(200, body, "application/json")
 
             def _silent(self, *, begun: bool) -> None:
                 """Say nothing, or nothing more, until the other end has gone."""

@@ -12,7 +12,7 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 LIST = TESTS / "attacks" / "COVERAGE.md"
-OPEN = 1
+OPEN = 0
 """Rows that nothing tries yet. May only shrink: lower it with every attack that gets its test."""
 
 TABLE = ("| attack | tried by |", "| --- | --- |")
