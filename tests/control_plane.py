@@ -18,6 +18,7 @@ from remit.api.services import Services
 from remit.control.approvals import Approvals
 from remit.control.audit_keys import AuditKeys
 from remit.control.catalog import Catalog
+from remit.control.expiring import Expiring
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
 from remit.control.operators import Operating
@@ -66,6 +67,7 @@ class Plane:
     issuer: Issuer
     reserve: testing.MemoryReserve
     rung: list[str]
+    warned: testing.MemoryNotifier
 
 
 def build(directory: Path, store: Store | None = None) -> Plane:
@@ -85,6 +87,7 @@ def build(directory: Path, store: Store | None = None) -> Plane:
     publisher = Publisher(store=store, node=node, issuer=issuer, clock=clock, pending=pending, reaching=reaching)
     publisher.begin()
     rung: list[str] = []
+    warned = testing.MemoryNotifier()
     approvals = Approvals(
         store=store, publisher=publisher, recorder=recorder, catalog=catalog, clock=clock, ring=rung.append
     )
@@ -98,7 +101,9 @@ def build(directory: Path, store: Store | None = None) -> Plane:
             sealer=testing.PlainSealer(),
             catalog=catalog,
             clock=clock,
+            node=node,
         ),
+        expiring=Expiring(store=store, recorder=recorder, catalog=catalog, clock=clock, warn=warned.warn),
         tasks=Lifecycle(
             store=store,
             publisher=publisher,
@@ -121,7 +126,7 @@ def build(directory: Path, store: Store | None = None) -> Plane:
         ),
         explaining=Explaining(publisher=publisher, audit=audit, policies=testing.StaticPolicies(), node=node),
         spending=Spending(node=node, recorder=recorder),
-        status=Status(store=store, node=node, issuer=issuer, catalog=catalog),
+        status=Status(store=store, node=node, issuer=issuer, catalog=catalog, clock=clock),
         operating=Operating(store=store, recorder=recorder, clock=clock),
         audit=audit,
         audit_keys=AuditKeys(store=store, recorder=recorder, clock=clock),
@@ -139,6 +144,7 @@ def build(directory: Path, store: Store | None = None) -> Plane:
         issuer=issuer,
         reserve=reserve,
         rung=rung,
+        warned=warned,
     )
 
 

@@ -127,3 +127,26 @@ def test_after_kill_9_the_leases_of_before_are_taken_back(
         wait_for(lambda: ask() == "200\n", "a new lease", 30)
         assert len(postgres.users()) == 1
     wait_for(lambda: not postgres.users(), "the lease is taken back")
+
+
+def test_what_is_tried_is_not_shown_and_a_lease_is_taken_back(instance: Instance, bao: Bao) -> None:
+    def leases() -> set[str]:
+        try:
+            return set(bao.root("LIST", "sys/leases/lookup/database/creds/reader")["data"]["keys"])
+        except OSError:
+            return set()
+
+    before = leases()
+    for name in ("key", "database"):
+        found = json.loads(instance.cli("secret", "test", name, "--json").stdout)
+        assert (found["ok"], found["source"].split()[0]) == (True, "openbao")
+        assert "from-the-store" not in str(found)
+        assert (found["expires"] is not None) == (name == "database")
+    assert leases() <= before
+    bao.seal()
+    try:
+        done = instance.cli("secret", "test", "database", "--json", check=False)
+        assert done.returncode == 1
+        assert "is sealed" in json.loads(done.stdout)["detail"]
+    finally:
+        bao.unseal()

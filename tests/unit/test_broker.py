@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from remit.core.errors import Conflict, Invalid, Unavailable
 from remit.core.injections.basic import BasicInjection
 from remit.core.reason import Reason, Refusal
 from remit.core.secret import Secret
-from remit.core.snapshot import Revoked, Snapshot
+from remit.core.snapshot import Revoked, Rules, Snapshot
 
 CANARY = b"canary-8f3a-0-value"
 PERMIT = permit(credential())
@@ -221,3 +222,39 @@ def test_no_traceback_with_its_local_variables_shows_a_secret(opener: Opener) ->
             out.write("".join(traceback.TracebackException.from_exception(error, capture_locals=True).format()))
     assert "slack" in out.getvalue()
     assert "canary" not in out.getvalue()
+
+
+def test_an_expired_secret_denies_with_its_reason_and_a_new_one_serves(opener: Opener) -> None:
+    now = 1_700_000_000.0
+    broker = Broker(opener, time.monotonic, lambda: now)
+    ends = {"github": datetime.fromtimestamp(now + 10, UTC)}
+    broker.update(replace(holding(opener), expires=ends))
+    assert value(broker.lease(PERMIT)) == CANARY
+    now += 10
+    found = broker.lease(PERMIT)
+    assert isinstance(found, Refusal)
+    assert (found.reason, found.detail) == (
+        Reason.CREDENTIAL_EXPIRED,
+        "secret github expired at 2023-11-14T22:13:30+00:00",
+    )
+    assert "canary" not in repr(vars(broker))
+    broker.update(holding(opener, b"second-value"))
+    assert value(broker.lease(PERMIT)) == b"second-value"
+
+
+async def test_a_probe_tells_whether_and_never_what(opener: Opener) -> None:
+    broker = Broker(opener, time.monotonic)
+    known = credential()
+    for secret, ok, detail in (
+        (CANARY, True, ""),
+        (b"short", False, "shorter than 8 bytes"),
+        (b"canary\r\nx-admin: 1", False, "control characters"),
+    ):
+        broker.update(replace(holding(opener, secret), rules=Rules(credentials={known.name: known})))
+        found = await broker.probe(known.name)
+        assert (found["ok"], detail in found["detail"]) == (ok, True)
+        assert "canary" not in str(found) and "x-admin" not in str(found)
+        assert found["hosts"] == list(known.hosts)
+    broker.update(replace(holding(opener), rules=Rules(credentials={known.name: known}), revoked=REVOKED))
+    assert "was revoked" in (await broker.probe(known.name))["detail"]
+    assert (await broker.probe("../x"))["ok"] is False

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 PING_S = 5.0
 SILENCE_S = 20.0
 """A node that answers no ping for this long is taken for gone; it is below the default lease of 30 s."""
+PROBE_TIMEOUT_S = 12.0
+"""A source may take its whole time (`broker.probing`)."""
 RECORD_TIMEOUT_S = 5.0
 RETURN_S = 5.0
 """A node that died is back within two seconds; whoever can wait does for so long."""
@@ -128,6 +130,12 @@ class NodeLink:
         message = {"type": "using", "kind": kind.value, "name": name}
         flows: Flows = await self._ask("flows", message, FLOWS_TIMEOUT_S, "did not say in time what is open")
         return flows
+
+    async def probe(self, credentials: Sequence[str]) -> Sequence[Mapping[str, Any]]:
+        """See `control.ports_control.Node.probe`."""
+        message = {"type": "probe", "credentials": list(credentials)}
+        found: list[dict[str, Any]] = await self._ask("probed", message, PROBE_TIMEOUT_S, "did not try them in time")
+        return found
 
     async def usage(self) -> Sequence[Mapping[str, Any]]:
         """See `control.ports_control.Node.usage`."""
@@ -253,6 +261,8 @@ class NodeLink:
                 cutting = asyncio.ensure_future(self._cut(task, _ports(ports)))
                 self._cutting.add(cutting)
                 cutting.add_done_callback(self._cutting.discard)
+            case {"type": "probed", "id": int(number), "found": list(found)}:
+                peer.answered("probed", number, found)
             case {"type": "usage", "id": int(number), "budgets": list(found)}:
                 peer.answered("usage", number, found)
             case {"type": "question" | "use", "id": int()} if len(self._asked) < ASKED_MAX:

@@ -11,6 +11,7 @@ from remit.api import server
 from remit.api.link import NodeLink
 from remit.api.services import Services
 from remit.control.approvals import Approvals
+from remit.control.expiring import Expiring
 from remit.control.ports_control import Cells
 from remit.control.publish import Publisher
 from remit.control.revocation import Revoking
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 RECONCILE_S = 10.0
 SETTLE_S = 1.0
 SWEEP_S = 2.0
+EXPIRY_S = 30.0
 RETRY_S = 0.5
 """While `cells` does not answer: after a start, what it no longer runs must not keep its authority for long."""
 
@@ -44,6 +46,7 @@ async def serve(
         group.create_task(_reconcile(services.tasks, cells, publisher))
         group.create_task(_settle(services.revoking))
         group.create_task(_sweep(services.approvals))
+        group.create_task(_look(services.expiring))
         group.create_task(services.audit.keep_up())
         await server.serve(services, control_socket=control_socket, port=api_port, token_file=token_file, ready=ready)
 
@@ -56,6 +59,16 @@ async def _sweep(approvals: Approvals) -> None:
         except Unavailable as error:
             log.warning("approvals could not be looked through: %s", error)
         await asyncio.sleep(SWEEP_S)
+
+
+async def _look(expiring: Expiring) -> None:
+    """Ends of secrets are told of while there is time to do something about them."""
+    while True:
+        try:
+            await expiring.look()
+        except Unavailable as error:
+            log.warning("the ends of secrets could not be looked at: %s", error)
+        await asyncio.sleep(EXPIRY_S)
 
 
 async def _reconcile(tasks: Lifecycle, cells: Cells, publisher: Publisher) -> None:

@@ -1,4 +1,4 @@
-"""GET, PUT and DELETE of secrets. Values go in and never come out: not in answers, errors or logs.
+"""Secrets: stored, rotated, tried, listed, removed. Values go in and never come out: not in answers, errors or logs.
 
 The body of a PUT is read here by hand, so that no framework ever holds it in a validation error.
 """
@@ -8,11 +8,15 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 
 from remit.api.services import Services, operator, services
+from remit.control import secret_use
+from remit.control.secrets import Kept
 from remit.core.errors import Invalid
 
 router = APIRouter(prefix="/v1/secrets", tags=["secrets"])
@@ -33,7 +37,11 @@ _BODY = {
                             "format": "password",
                             "writeOnly": True,
                             "description": "The secret's bytes, base64 (RFC 4648 §4); at most 32 KiB.",
-                        }
+                        },
+                        "expires": {
+                            "type": ["string", "null"],
+                            "description": "When it ends: a date, a time with its zone, or how long from now (90d).",
+                        },
                     },
                 }
             }
@@ -44,9 +52,18 @@ _BODY = {
 
 @router.get("", summary="List secrets: names, not values")
 async def listed(found: Annotated[Services, Depends(services)]) -> dict[str, Any]:
-    """`needed` names secrets that credentials want and nobody has stored."""
+    """`needed` names secrets that credentials want and nobody has stored. `last_used`: the latest permit."""
     items = [
-        {"name": s.name, "updated": s.updated.isoformat(), "credentials": list(s.credentials)}
+        {
+            "name": s.name,
+            "version": s.version,
+            "state": s.nearness.value,
+            "created": s.created.isoformat(),
+            "updated": s.updated.isoformat(),
+            "expires": _shown(s.expires),
+            "last_used": await secret_use.last(found.audit, s.credentials),
+            "credentials": list(s.credentials),
+        }
         for s in found.secrets.all()
     ]
     return {"items": items, "needed": list(found.secrets.needed())}
@@ -58,10 +75,45 @@ async def put(
     request: Request,
     found: Annotated[Services, Depends(services)],
     author: Annotated[str, Depends(operator)],
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """Seals the value at once and replaces what was there. Answers when the node has it."""
-    record = await found.secrets.put(name, _value(await request.body()), operator=author)
-    return {"name": name, "record": record}
+    value, expires = _read(await request.body())
+    end = found.secrets.end(expires) if expires is not None else None
+    return _kept(name, await found.secrets.put(name, value, operator=author, expires=end))
+
+
+@router.post("/{name}/rotate", summary="Store a new version of a secret", openapi_extra=_BODY)
+async def rotated(
+    name: Name,
+    request: Request,
+    found: Annotated[Services, Depends(services)],
+    author: Annotated[str, Depends(operator)],
+) -> dict[str, Any]:
+    """As PUT, for a secret that is there. The next request uses it; open streams go on with the one before."""
+    value, expires = _read(await request.body())
+    end = found.secrets.end(expires) if expires is not None else None
+    return _kept(name, await found.secrets.rotate(name, value, operator=author, expires=end))
+
+
+@router.post("/{name}/test", summary="Try whether a secret could be used now")
+async def tried(
+    name: Name, found: Annotated[Services, Depends(services)], author: Annotated[str, Depends(operator)]
+) -> dict[str, Any]:
+    """One item for each credential that uses it: `ok`, and `detail` where it is not. The value is not shown."""
+    return {"items": [dict(one) for one in await found.secrets.test(name, operator=author)]}
+
+
+@router.get("/{name}/usage", summary="Who used a secret, when")
+async def used(
+    name: Name,
+    found: Annotated[Services, Depends(services)],
+    since: Annotated[datetime | None, Query(description="Only at this time (with its zone) or later.")] = None,
+) -> dict[str, Any]:
+    """From the audit log, latest first. `whole` is false where older uses were left out."""
+    if since is not None and since.tzinfo is None:
+        raise Invalid("since has no zone", hint="2026-01-02T03:04:05Z")
+    usage = await secret_use.usage(found.audit, found.secrets.credentials(name), since)
+    return {"items": [asdict(use) for use in usage.uses], "whole": usage.whole}
 
 
 @router.delete("/{name}", summary="Remove a secret")
@@ -72,15 +124,27 @@ async def removed(
     return {"name": name, "record": await found.secrets.remove(name, operator=author)}
 
 
-def _value(body: bytes) -> bytes:
+def _kept(name: str, kept: Kept) -> dict[str, Any]:
+    return {"name": name, "version": kept.version, "expires": _shown(kept.expires), "record": kept.record}
+
+
+def _shown(end: datetime | None) -> str | None:
+    return end.isoformat() if end is not None else None
+
+
+def _read(body: bytes) -> tuple[bytes, str | None]:
+    """(value, expires)"""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
         document = None
-    if not isinstance(document, dict) or set(document) != {"value_base64"}:
-        raise Invalid('the body is not {"value_base64": …}')
+    if not isinstance(document, dict) or not {"value_base64"} <= set(document) <= {"value_base64", "expires"}:
+        raise Invalid('the body is not {"value_base64": …, "expires": …}')
+    expires = document.get("expires")
+    if expires is not None and not isinstance(expires, str):
+        raise Invalid("expires is no text", hint="2027-01-31, 2027-01-31T12:00:00Z, 90d or 12h")
     try:
-        return base64.b64decode(document["value_base64"], validate=True)
+        return base64.b64decode(document["value_base64"], validate=True), expires
     except (binascii.Error, ValueError, TypeError):
         pass  # and not `from error`: its text may quote the value
     raise Invalid("value_base64 is not base64")

@@ -8,6 +8,7 @@ from fastapi import Request
 
 from remit.control.approvals import Approvals
 from remit.control.audit_keys import AuditKeys
+from remit.control.expiring import Expiring
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
 from remit.control.operators import Operating
@@ -26,6 +27,7 @@ class Services:
 
     manifests: Manifests
     secrets: Secrets
+    expiring: Expiring
     tasks: Lifecycle
     revoking: Revoking
     explaining: Explaining

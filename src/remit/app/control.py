@@ -18,6 +18,7 @@ from remit.broker import sealed
 from remit.control.approvals import Approvals
 from remit.control.audit_keys import AuditKeys
 from remit.control.catalog import Catalog
+from remit.control.expiring import Expiring
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
 from remit.control.operators import Operating
@@ -70,6 +71,7 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
     reaching = Reaching(store=store, cells=cells, catalog=catalog)
     publisher = Publisher(store=store, node=link, issuer=issuer, clock=clock, pending=pending, reaching=reaching)
     audit = Reader(directory=settings.audit_dir, file=settings.control_dir / "audit-index.db")
+    telling = Telling(notifiers.of(settings, clock))
     approvals = Approvals(
         store=store,
         publisher=publisher,
@@ -77,7 +79,7 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
         catalog=catalog,
         clock=clock,
         ring=link.ring,
-        tell=Telling(notifiers.of(settings, clock)).tell,
+        tell=telling.tell,
     )
     link.answers(approvals.answer)
     services = Services(
@@ -90,7 +92,9 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
             sealer=NodeSealer(settings.sealing_key.with_suffix(".pub")),
             catalog=catalog,
             clock=clock,
+            node=link,
         ),
+        expiring=Expiring(store=store, recorder=recorder, catalog=catalog, clock=clock, warn=telling.warn),
         tasks=Lifecycle(
             store=store,
             publisher=publisher,
@@ -113,7 +117,7 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
         ),
         explaining=Explaining(publisher=publisher, audit=audit, policies=engines.engine(settings), node=link),
         spending=Spending(node=link, recorder=recorder),
-        status=Status(store=store, node=link, issuer=issuer, catalog=catalog),
+        status=Status(store=store, node=link, issuer=issuer, catalog=catalog, clock=clock),
         operating=Operating(store=store, recorder=recorder, clock=clock),
         audit=audit,
         audit_keys=AuditKeys(store=store, recorder=recorder, clock=clock),

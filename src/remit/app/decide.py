@@ -89,6 +89,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     policies = engines.engine(settings)
     opener = Opener(settings.sealing_key)
     broker = Broker(opener, _boottime)
+    upward.probes(broker.probe)
     store = _store(settings, opener, broker)
     source = resolving.Server(settings.resolver) if settings.resolver else resolving.System()
     resolver = resolving.Resolver(source, settings.static_hosts, time.monotonic)

@@ -45,6 +45,10 @@ class Material:
     again: float
 
 
+class Expired(Unavailable):
+    """The source gave something that says itself that it has ended."""
+
+
 Obtain = Callable[[Permit], Awaitable[Material]]
 """Asks the source of the permit's credential. Raises `Unavailable` with the reason."""
 
@@ -161,6 +165,8 @@ class Cache:
                 material = await self._obtain(permit)
         except TimeoutError:
             return self._fail(key, f"the source of credential {wanted.name} does not answer")
+        except Expired as error:
+            return self._fail(key, error.detail, Reason.CREDENTIAL_EXPIRED)
         except Unavailable as error:
             return self._fail(key, error.detail)
         except Exception as error:  # a fault of ours is a denial, never a hang
@@ -181,8 +187,8 @@ class Cache:
         self._failed.pop(key, None)
         return material.value
 
-    def _fail(self, key: Key, why: str) -> Refusal:
-        refusal = _refusal(why)
+    def _fail(self, key: Key, why: str, reason: Reason = Reason.CREDENTIAL_UNAVAILABLE) -> Refusal:
+        refusal = Refusal(reason, why)
         self._failed[key] = self._monotonic() + QUIET_S, refusal
         return refusal
 

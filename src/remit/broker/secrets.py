@@ -7,23 +7,30 @@ the secret: a mistake elsewhere must not hand it out.
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
-from remit.broker.cache import NEVER, Cache, Key, Material
+from remit.broker.cache import NEVER, Cache, Expired, Key, Material
 from remit.broker.exchanger import Exchanger
 from remit.broker.sealed import Opener
 from remit.control.ports import Secrets
-from remit.core import credential
 from remit.core.credential import Credential, Injection
 from remit.core.decision import Permit
 from remit.core.errors import Unavailable
 from remit.core.reason import Reason, Refusal
 from remit.core.secret import Secret
-from remit.core.snapshot import Snapshot
-from remit.core.source import Lease, Source
+from remit.core.snapshot import Rules, Snapshot
+from remit.core.source import Kv, Lease, Source
 from remit.core.task import ALIVE
 
+log = logging.getLogger(__name__)
+
+PROBE_S = 8.0
 NO_STORE = "this node has no OpenBao (setting openbao_file)"
 
 
@@ -34,6 +41,10 @@ class Remote(Protocol):
         """What `source` holds, or makes for `task`. Raises `Unavailable` with the reason."""
         ...
 
+    async def probe(self, source: Source) -> Material:
+        """As `obtain`, for nobody: what is made for it is taken back before it returns."""
+        ...
+
     def keep(self, wanted: Callable[[str, str], bool], alive: frozenset[str]) -> None:
         """Take back what tasks not in `alive` hold, and every lease that is not `wanted` (task, credential)."""
         ...
@@ -42,11 +53,15 @@ class Remote(Protocol):
 class Broker:
     """`control.ports.Secrets` over the sealed blobs of the snapshot and a store. For one event loop.
 
-    `monotonic`: seconds that go on while the machine sleeps.
+    `monotonic`: seconds that go on while the machine sleeps. `wall`: seconds since 1970, for ends that secrets have.
     """
 
-    def __init__(self, opener: Opener, monotonic: Callable[[], float]) -> None:
+    def __init__(self, opener: Opener, monotonic: Callable[[], float], wall: Callable[[], float] = time.time) -> None:
         self._opener = opener
+        self._monotonic = monotonic
+        self._wall = wall
+        self._rules = Rules()
+        self._ends: Mapping[str, datetime] = {}
         self._remote: Remote | None = None
         self._exchanger: Exchanger | None = None
         self._cache = Cache(self._obtained, monotonic)
@@ -75,6 +90,7 @@ class Broker:
         """Use the blobs of `snapshot` from now on; forget what was opened from others."""
         before = self._blobs
         self._blobs, self._revoked = snapshot.sealed, snapshot.revoked.credentials
+        self._rules, self._ends = snapshot.rules, snapshot.expires
         self._opened = {name: kept for name, kept in self._opened.items() if self._blobs.get(name) == kept[0]}
         self._fit = {}
         rules, revoked = snapshot.rules, self._revoked
@@ -100,7 +116,7 @@ class Broker:
         found = self._found(wanted.secret)
         if isinstance(found, Refusal):
             return found
-        return self._unfit(wanted, found, permit) or found
+        return self._unfit(wanted, found) or found
 
     async def obtain(self, permit: Permit) -> Secret | Refusal:
         found = self.lease(permit)
@@ -120,10 +136,7 @@ class Broker:
         wanted = permit.credential
         assert wanted is not None
         if wanted.source is None:
-            found = self._found(wanted.secret)
-            if isinstance(found, Refusal):
-                raise Unavailable(found.detail)
-            material = Material(value=found, until=NEVER, again=NEVER)
+            material = self._sealed(wanted)
         elif self._remote is None:
             raise Unavailable(NO_STORE, hint="docs/guide, OpenBao")
         else:
@@ -131,12 +144,72 @@ class Broker:
         if wanted.exchange is not None:
             if self._exchanger is None:
                 raise Unavailable(f"credential {wanted.name}: this node exchanges no secrets")
-            material = await self._exchanger.obtain(wanted, wanted.exchange, material.value.reveal(permit))
-        value = material.value.reveal(permit)
-        why = wanted.injection.unfit(value) or credential.unhideable(wanted, value)
+            material = self._bounded(wanted, material)
+            exchanged = await self._exchanger.obtain(wanted, wanted.exchange, material.value.reveal(permit))
+            material = replace(exchanged, until=min(exchanged.until, material.until))
+        why = material.value.unfit(wanted)
         if why is not None:
             raise Unavailable(f"credential {wanted.name}: {why}")
-        return material
+        return self._bounded(wanted, material)
+
+    def _bounded(self, wanted: Credential, material: Material) -> Material:
+        """`material`, for no longer than its own text says, or whoever stored it. `Expired`: that is over."""
+        ends = (material.value.end(), self._ends.get(wanted.secret) if wanted.source is None else None)
+        end = min((one for one in ends if one is not None), default=None)
+        if end is None:
+            return material
+        left = end.timestamp() - self._wall()
+        if left <= 0:
+            raise Expired(f"what the source of credential {wanted.name} gives expired at {_shown(end)}")
+        return replace(material, until=min(material.until, self._monotonic() + left))
+
+    async def probe(self, name: str) -> Mapping[str, Any]:
+        """Whether credential `name` could be had now, without its value: {"credential", "ok", "detail", "source",
+        "hosts", "expires"}. A lease is made for it, and taken back; what is exchanged is not. Never raises."""
+        wanted = self._rules.credentials.get(name)
+        if wanted is None:
+            return {"credential": name, "ok": False, "detail": "this node knows no such credential"}
+        source = f"sealed {wanted.secret}" if wanted.source is None else f"openbao {wanted.source}"
+        said = {"credential": name, "source": source, "hosts": list(wanted.hosts), "expires": None}
+        try:
+            async with asyncio.timeout(PROBE_S):
+                end = await self._tried(wanted)
+        except TimeoutError:
+            return {**said, "ok": False, "detail": f"the source has not answered within {PROBE_S:g} s"}
+        except Unavailable as error:
+            return {**said, "ok": False, "detail": error.detail}
+        except Exception as error:  # its text may hold what was being handled
+            log.error("credential %s could not be tried: %s", name, type(error).__name__)
+            return {**said, "ok": False, "detail": "it could not be tried (the log of decide says more)"}
+        detail = "" if wanted.exchange is None else "what it is exchanged for was not asked for"
+        return {**said, "ok": True, "detail": detail, "expires": _shown(end) if end is not None else None}
+
+    async def _tried(self, wanted: Credential) -> datetime | None:
+        """When it would end. `Unavailable` where it could not be had."""
+        if wanted.invalid is not None:
+            raise Unavailable(wanted.invalid)
+        if wanted.name in self._revoked:
+            raise Unavailable(f"credential {wanted.name} was revoked")
+        if wanted.source is not None and self._remote is None:
+            raise Unavailable(NO_STORE)
+        if wanted.source is not None and self._remote is not None:
+            material = await self._remote.probe(wanted.source)
+        else:
+            material = self._sealed(wanted)
+        why = material.value.unfit(wanted) if wanted.exchange is None else None
+        if why is not None:
+            raise Unavailable(why)
+        until = self._bounded(wanted, material).until
+        if until == NEVER or (isinstance(wanted.source, Kv) and material.value.end() is None):
+            return None
+        return datetime.fromtimestamp(self._wall() + until - self._monotonic(), UTC)
+
+    def _sealed(self, wanted: Credential) -> Material:
+        found = self._found(wanted.secret)
+        if isinstance(found, Refusal):
+            kind = Expired if found.reason is Reason.CREDENTIAL_EXPIRED else Unavailable
+            raise kind(found.detail)
+        return Material(value=found, until=NEVER, again=NEVER)
 
     def _usable(self, permit: Permit) -> Credential | Refusal:
         wanted = permit.credential
@@ -153,6 +226,10 @@ class Broker:
         blob = self._blobs.get(name)
         if blob is None:
             return Refusal(Reason.CREDENTIAL_UNAVAILABLE, f"no secret {name} is stored")
+        end = self._ends.get(name)
+        if end is not None and self._wall() >= end.timestamp():
+            self._opened.pop(name, None)
+            return Refusal(Reason.CREDENTIAL_EXPIRED, f"secret {name} expired at {_shown(end)}")
         kept = self._opened.get(name)
         if kept is None or kept[0] != blob:
             kept = self._opened[name] = (blob, self._open(name, blob))
@@ -164,14 +241,17 @@ class Broker:
         except Unavailable as error:
             return Refusal(Reason.CREDENTIAL_UNAVAILABLE, error.detail)
 
-    def _unfit(self, wanted: Credential, secret: Secret, permit: Permit) -> Refusal | None:
+    def _unfit(self, wanted: Credential, secret: Secret) -> Refusal | None:
         key = (wanted.secret, wanted.injection, wanted.scrub)
         if key not in self._fit:
-            value = secret.reveal(permit)
-            why = wanted.injection.unfit(value) or credential.unhideable(wanted, value)
+            why = secret.unfit(wanted)
             said = f"secret {wanted.secret}: {why}"
             self._fit[key] = Refusal(Reason.CREDENTIAL_UNAVAILABLE, said) if why is not None else None
         return self._fit[key]
+
+
+def _shown(end: datetime) -> str:
+    return end.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def _key(wanted: Credential, permit: Permit) -> Key:

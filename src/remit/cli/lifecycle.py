@@ -13,7 +13,7 @@ import typer
 
 from remit import settings as configuration
 from remit.cli import client, options, output
-from remit.core.errors import Unavailable
+from remit.core.errors import RemitError, Unavailable
 
 issuer = typer.Typer(no_args_is_help=True, help="The keys that sign tasks' tokens.")
 
@@ -82,6 +82,7 @@ def _summary(found: Mapping[str, Any]) -> None:
         "tasks": ", ".join(f"{count} {name}" for name, count in found["tasks"].items()) or "none",
         **found["manifests"],
         "secrets": found["secrets"],
+        "expiring": [f"{one['name']} {one['state']} ({output.clock(one['expires'])})" for one in found["expiring"]],
         "revocations": found["revocations"],
         "invalid": found["invalid"],
     }
@@ -95,7 +96,7 @@ def _processes(processes: Mapping[str, Mapping[str, Any]]) -> None:
 
 def doctor(as_json: options.Json = False) -> None:
     """Check what this machine offers, and what is missing. Exit code 1 where something needed is."""
-    checks: list[dict[str, Any]] = _app("doctor").doctor(configuration.load())
+    checks: list[dict[str, Any]] = [*_app("doctor").doctor(configuration.load()), *_ends()]
     if as_json:
         output.rows((), checks, as_json=True)
     else:
@@ -106,6 +107,18 @@ def doctor(as_json: options.Json = False) -> None:
                 output.say(f"hint: {check['check']}: {check['hint']}")
     if not all(check["ok"] or not check["needed"] for check in checks):
         raise typer.Exit(1)
+
+
+def _ends() -> list[dict[str, Any]]:
+    """A check that no secret ends soon; none where nobody can be asked."""
+    try:
+        with client.connected() as api:
+            ending = api.get("/v1/status")["expiring"]
+    except RemitError:
+        return []
+    detail = "; ".join(f"{one['name']} {one['state']}" for one in ending) or "none ends within 14 days"
+    hint = f"remit secret rotate {ending[0]['name']}" if ending else ""
+    return [{"check": "secrets", "ok": not ending, "detail": detail, "hint": hint, "needed": False}]
 
 
 @issuer.command()

@@ -1,4 +1,4 @@
-"""`secret put|list|remove`: secrets from a prompt or stdin, never from an argument.
+"""`secret put|rotate|list|test|usage|rm`: secrets from a prompt or stdin, never from an argument.
 
 Arguments show in `ps` and in shell histories, so there is no option that takes a value.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import getpass
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,31 +20,83 @@ MAX_SECRET_BYTES = 64 << 10
 app = typer.Typer(no_args_is_help=True, help="Keep secrets in the sealed store.")
 
 
+Expires = Annotated[
+    str | None, typer.Option("--expires", metavar="WHEN", help="When it ends: 2027-01-31, a time with zone, or 90d.")
+]
+Raw = Annotated[bool, typer.Option("--raw", help="Keep a newline at the end of stdin.")]
+
+
 @app.command()
 def put(
     name: Annotated[str, typer.Argument(help="The name that credentials use (spec.source.sealed.name).")],
-    raw: Annotated[bool, typer.Option("--raw", help="Keep a newline at the end of stdin.")] = False,
+    raw: Raw = False,
+    expires: Expires = None,
     as_json: options.Json = False,
 ) -> None:
     """Store a secret, read from stdin or asked for; one of that name is replaced."""
     path = f"/v1/secrets/{client.part(name)}"
     value = _read(name, raw)
     with client.connected() as api:
-        answer = api.put(path, {"value_base64": base64.b64encode(value).decode()})
-    if as_json:
-        output.line(answer or {"name": name})
-    else:
-        output.say(f"secret {name} stored")
+        _done(api.put(path, _body(value, expires)), name, "stored", as_json=as_json)
+
+
+@app.command()
+def rotate(
+    name: Annotated[str, typer.Argument(help="A secret that is stored.")],
+    raw: Raw = False,
+    expires: Expires = None,
+    as_json: options.Json = False,
+) -> None:
+    """Store a new version of a secret: the next request uses it, open streams go on."""
+    path = f"/v1/secrets/{client.part(name)}/rotate"
+    value = _read(name, raw)
+    with client.connected() as api:
+        _done(api.post(path, _body(value, expires)), name, "rotated", as_json=as_json)
 
 
 @app.command("list")
 def list_secrets(as_json: options.Json = False) -> None:
-    """List names, never values."""
+    """List names, versions, ends and last uses; never values."""
     with client.connected() as api:
         found = api.get("/v1/secrets")["items"]
     if not as_json:
-        found = [{**item, "updated": output.clock(item.get("updated"))} for item in found]
-    output.rows(("name", "updated", "credentials"), found, as_json=as_json, empty="no secret is stored")
+        times = ("updated", "expires", "last_used")
+        found = [{**item, **{name: output.clock(item.get(name)) for name in times}} for item in found]
+    columns = ("name", "version", "state", "updated", "expires", "last_used", "credentials")
+    output.rows(columns, found, as_json=as_json, empty="no secret is stored")
+
+
+@app.command()
+def test(
+    name: Annotated[str, typer.Argument(help="A secret, or a credential.")], as_json: options.Json = False
+) -> None:
+    """Try whether a secret could be used now, without showing it. Exit code 1 where it could not."""
+    with client.connected() as api:
+        found = api.post(f"/v1/secrets/{client.part(name)}/test", {})["items"]
+    rows = found if as_json else [{**one, "outcome": "ok" if one.get("ok") else "failed"} for one in found]
+    output.rows(("credential", "outcome", "source", "expires", "hosts", "detail"), rows, as_json=as_json)
+    if not all(one.get("ok") is True for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def usage(
+    name: Annotated[str, typer.Argument(help="A secret, or a credential.")],
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Only at this time (ISO 8601, with zone) or later.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show who used a secret when, from the audit log."""
+    with client.connected() as api:
+        found = api.get(f"/v1/secrets/{client.part(name)}/usage", since=since)
+    rows = found["items"]
+    if not as_json:
+        rows = [{**one, "first": output.clock(one["first"]), "last": output.clock(one["last"])} for one in rows]
+    columns = ("credential", "task", "role", "count", "first", "last", "host")
+    output.rows(columns, rows, as_json=as_json, empty=f"secret {name} was not used")
+    if not found["whole"]:
+        output.say("older uses were left out; narrow it with --since")
 
 
 @app.command("rm")
@@ -56,6 +108,19 @@ def rm(name: Annotated[str, typer.Argument()], as_json: options.Json = False) ->
         output.line(answer or {"name": name})
     else:
         output.say(f"secret {name} removed")
+
+
+def _body(value: bytes, expires: str | None) -> dict[str, str]:
+    body = {"value_base64": base64.b64encode(value).decode()}
+    return {**body, "expires": expires} if expires is not None else body
+
+
+def _done(answer: dict[str, Any], name: str, what: str, *, as_json: bool) -> None:
+    if as_json:
+        output.line(answer)
+        return
+    end = f"; it expires {output.clock(answer['expires'])}" if answer["expires"] else ""
+    output.say(f"secret {name} {what} (version {answer['version']}){end}")
 
 
 def _read(name: str, raw: bool) -> bytes:

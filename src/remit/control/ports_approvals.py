@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from remit.core.approval import Approval
+from remit.core.expiry import Nearness
 from remit.core.grant import Grant, Question
 
 
@@ -102,7 +103,25 @@ class Notice:
     record: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """A secret that ends soon, or has ended. `credentials`: those that use it."""
+
+    secret: str
+    version: int
+    expires: datetime
+    nearness: Nearness
+    credentials: tuple[str, ...]
+    record: str
+
+
 class Notifier(Protocol):
+    """Bounded in time. `Unavailable`: it did not arrive; nothing depends on it."""
+
     async def notify(self, notice: Notice) -> None:
-        """Tell somebody. Bounded in time. `Unavailable`: it did not arrive; nothing depends on it."""
+        """Tell somebody of an approval."""
+        ...
+
+    async def warn(self, ending: Ending) -> None:
+        """Tell somebody of a secret's end."""
         ...

@@ -16,6 +16,7 @@ from remit.control.ports import Policies, Tasks
 from remit.control.ports_approvals import Approvals, Grants
 from remit.control.ports_operators import Operators
 from remit.core.claims import Claims
+from remit.core.expiry import Nearness
 from remit.core.snapshot import Snapshot
 from remit.core.task import Task
 
@@ -42,11 +43,17 @@ class Revocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedSecret:
-    """`blob` is opaque: only the node's key opens it."""
+    """`blob` is opaque: only the node's key opens it. `version` counts from 1; `created` is of the first one.
+
+    `expires`: when it ends, None where nobody said so. `told`: how near the end was when somebody was last told."""
 
     name: str
     blob: bytes
     updated: datetime
+    version: int = 1
+    created: datetime | None = None
+    expires: datetime | None = None
+    told: Nearness = Nearness.FAR
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +109,11 @@ class Reserve(Protocol):
 
 
 class SealedSecrets(Protocol):
-    def all(self) -> Sequence[SealedSecret]: ...
+    def all(self) -> Sequence[SealedSecret]:
+        """Ordered by name."""
+        ...
+
+    def get(self, name: str) -> SealedSecret | None: ...
 
     def put(self, secret: SealedSecret) -> None: ...
 
@@ -248,6 +259,10 @@ class Node(Protocol):
 
     async def record(self, kind: str, fields: Mapping[str, Any]) -> str:
         """The id of the durable audit record. `Unavailable`: nothing is promised."""
+        ...
+
+    async def probe(self, credentials: Sequence[str]) -> Sequence[Mapping[str, Any]]:
+        """Whether each credential could be had now (`broker.probing`), without its value. `Unavailable`: no answer."""
         ...
 
     async def usage(self) -> Sequence[Mapping[str, Any]]:

@@ -85,7 +85,7 @@ class Publisher:
             unit.advance_epoch(self._clock.now())
 
     def _snapshot(self, unit: Unit) -> Mapping[str, Any]:
-        revocations = (*unit.revocations.all(), *self._pending.all())
+        revocations, secrets = (*unit.revocations.all(), *self._pending.all()), unit.secrets.all()
         return snapshots.dump(
             epoch=max(unit.epoch(), self._pending.epoch),
             documents=[dict(document) for document in unit.documents.all()],
@@ -98,5 +98,6 @@ class Publisher:
             ),
             keys=self._issuer.public_keys(),
             grants=unit.grants.active(),
-            sealed={secret.name: secret.blob for secret in unit.secrets.all()},
+            sealed={secret.name: secret.blob for secret in secrets},
+            expires={secret.name: secret.expires for secret in secrets if secret.expires is not None},
         )

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from remit.control.catalog import Catalog
+from remit.control.ports import Clock
 from remit.control.ports_control import Issuer, Node, RevocationKind, Store
+from remit.core import expiry
+from remit.core.expiry import Nearness
 
 
 class Status:
-    def __init__(self, *, store: Store, node: Node, issuer: Issuer, catalog: Catalog) -> None:
+    def __init__(self, *, store: Store, node: Node, issuer: Issuer, catalog: Catalog, clock: Clock) -> None:
+        self._clock = clock
         self._store = store
         self._node = node
         self._issuer = issuer
@@ -19,10 +23,11 @@ class Status:
 
     def read(self) -> Mapping[str, Any]:
         """JSON values. `ok`: the node is connected and has acknowledged the latest change."""
+        now = self._clock.now()
         with self._store.unit() as unit:
             epoch, rules, head = unit.epoch(), self._catalog.rules(unit), unit.heads.latest()
             live = unit.current_tasks()
-            revocations, sealed = unit.revocations.all(), len(unit.secrets.all())
+            revocations, sealed = unit.revocations.all(), unit.secrets.all()
         return {
             "ok": self._node.connected and self._node.acked_epoch >= epoch,
             "epoch": epoch,
@@ -36,7 +41,12 @@ class Status:
                 "policies": len(rules.policies),
             },
             "invalid": sorted(f"role {role.name}: {role.invalid}" for role in rules.roles.values() if role.invalid),
-            "secrets": sealed,
+            "secrets": len(sealed),
+            "expiring": [
+                {"name": one.name, "expires": one.expires.isoformat(), "state": near.value}
+                for one in sealed
+                if one.expires is not None and (near := expiry.nearness(one.expires, now)) is not Nearness.FAR
+            ],
             "revocations": len(revocations),
             "panic": any(revocation.kind is RevocationKind.EVERYTHING for revocation in revocations),
             "issuer_keys": sorted(self._issuer.public_keys()),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
-from remit.control.ports_approvals import Notice, Notifier
+from remit.control.ports_approvals import Ending, Notice, Notifier
 from remit.core.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -25,20 +26,29 @@ class Telling:
     async def tell(self, notice: Notice) -> None:
         """Returns at once."""
         for notifier in self._notifiers:
-            if len(self._under_way) >= UNDER_WAY_MAX:
-                log.warning("a notice of %s is dropped: too many are under way", notice.approval.id)
-                return
-            task = asyncio.ensure_future(_send(notifier, notice))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+            self._send(f"approval {notice.approval.id}", notifier.notify(notice))
+
+    async def warn(self, ending: Ending) -> None:
+        """Returns at once."""
+        for notifier in self._notifiers:
+            self._send(f"secret {ending.secret}", notifier.warn(ending))
 
     async def idle(self) -> None:
         """Returns when nothing is under way."""
         await asyncio.gather(*self._under_way)
 
+    def _send(self, about: str, sending: Coroutine[Any, Any, None]) -> None:
+        if len(self._under_way) >= UNDER_WAY_MAX:
+            sending.close()
+            log.warning("a notice of %s is dropped: too many are under way", about)
+            return
+        task = asyncio.ensure_future(_sent(about, sending))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
-async def _send(notifier: Notifier, notice: Notice) -> None:
+
+async def _sent(about: str, sending: Coroutine[Any, Any, None]) -> None:
     try:
-        await notifier.notify(notice)
+        await sending
     except Unavailable as error:
-        log.warning("approval %s: %s", notice.approval.id, error.detail)
+        log.warning("%s: %s", about, error.detail)

@@ -52,6 +52,7 @@ class Reason(StrEnum):
     ADDRESS_REFUSED = "address_refused"
     CREDENTIAL_REVOKED = "credential_revoked"
     CREDENTIAL_UNAVAILABLE = "credential_unavailable"
+    CREDENTIAL_EXPIRED = "credential_expired"
     CREDENTIAL_NOT_PINNED = "credential_not_pinned"
     CREDENTIAL_UNCHOSEN = "credential_unchosen"
     SIGNATURE_REFUSED = "signature_refused"
@@ -204,6 +205,11 @@ MEANING: Mapping[Reason, Meaning] = {
     Reason.CREDENTIAL_UNAVAILABLE: Meaning(
         "The credential has no usable secret",
         "The detail says what is missing: store it with `remit secret put NAME`, or look at the secret store.",
+        "credential",
+    ),
+    Reason.CREDENTIAL_EXPIRED: Meaning(
+        "The credential's secret has expired",
+        "Store a new one (`remit secret rotate NAME`); `remit secret list` shows ends.",
         "credential",
     ),
     Reason.CREDENTIAL_NOT_PINNED: Meaning(

@@ -7,7 +7,10 @@ It does not protect against code that means to read it (Python has no such wall)
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, NoReturn
+
+from remit.core import credential, expiry
 
 if TYPE_CHECKING:
     from remit.core.decision import Permit
@@ -26,6 +29,14 @@ class Secret:
         if permit.credential is None:
             raise PermissionError("this permit carries no credential")
         return self.__value
+
+    def unfit(self, wanted: credential.Credential) -> str | None:
+        """Why it cannot be presented as `wanted` says, or None. Tells nothing else of the value."""
+        return wanted.injection.unfit(self.__value) or credential.unhideable(wanted, self.__value)
+
+    def end(self) -> datetime | None:
+        """The end that the value itself tells (`core.expiry`)."""
+        return expiry.told(self.__value)
 
     def __repr__(self) -> str:
         return "Secret(…)"

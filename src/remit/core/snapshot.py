@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from remit.core.budget import Budget
 from remit.core.capability import Capability, Index
@@ -82,6 +83,7 @@ class Snapshot:
     """`version` is a content hash; `epoch` grows with every change, so that an older one is never put back.
 
     `keys`: raw Ed25519 public keys of the issuer by key id. `sealed`: sealed secrets by name (opaque bytes).
+    `expires`: when those of them end that do.
     `grants`: what humans allowed, by task.
     """
 
@@ -92,4 +94,5 @@ class Snapshot:
     revoked: Revoked = Revoked()
     keys: Mapping[str, bytes] = field(default_factory=dict)
     sealed: Mapping[str, bytes] = field(default_factory=dict)
+    expires: Mapping[str, datetime] = field(default_factory=dict)
     grants: Mapping[str, tuple[Grant, ...]] = field(default_factory=dict)

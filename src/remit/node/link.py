@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,10 @@ FLOWS_MAX = 50_000
 """More than these would not fit a frame; then every flow of the tasks concerned is meant."""
 MAX_SHOWN = 2000
 """Budgets told at once."""
+PROBES_MAX = 4
+PROBED_MAX = 32
+Probe = Callable[[str], Awaitable[Mapping[str, Any]]]
+"""Tries the credential of that name (`broker.probing`); never raises."""
 ACCEPTED_KINDS = frozenset({"operator", "approval"})
 
 
@@ -55,6 +59,8 @@ class Link:
         self._writer: asyncio.StreamWriter | None = None
         self._budgets: Budgets | None = None
         self._asking: Asking | None = None
+        self._probe: Probe | None = None
+        self._probing: set[asyncio.Task[None]] = set()
         self._socket = socket
         self._cache = cache
         self._knowledge = knowledge
@@ -65,6 +71,10 @@ class Link:
     def keeps(self, budgets: Budgets) -> None:
         """What operators ask of budgets is asked of these."""
         self._budgets = budgets
+
+    def probes(self, probe: Probe) -> None:
+        """Credentials are tried by `probe`."""
+        self._probe = probe
 
     def asks(self, asking: Asking) -> None:
         """Questions to humans go this way."""
@@ -134,6 +144,14 @@ class Link:
             case "ring" if self._asking is not None:
                 self._asking.rang(message)
                 return None
+            case "probe" if self._probe is not None and len(self._probing) < PROBES_MAX:
+                # Not in the loop that reads: a source may take its time, and the lease counts on being heard.
+                probing = asyncio.ensure_future(self._probed(self._probe, message))
+                self._probing.add(probing)
+                probing.add_done_callback(self._probing.discard)
+                return None
+            case "probe":
+                return None
             case "usage":
                 shown = self._budgets.show() if self._budgets is not None else ()
                 return {"type": "usage", "id": message.get("id"), "budgets": list(shown[:MAX_SHOWN])}
@@ -154,6 +172,12 @@ class Link:
             # It is in force; only a restart without a control plane would miss it, and refuse until it hears one.
             log.error("the snapshot could not be kept: %s", error)
         return {"type": "ack", "epoch": fresh.epoch, "version": fresh.version}
+
+    async def _probed(self, probe: Probe, message: dict[str, Any]) -> None:
+        names = [str(name) for name in message.get("credentials") or ()]
+        found = [dict(await probe(name)) for name in names[:PROBED_MAX]]
+        if self._writer is not None:
+            self._writer.write(frame.encode({"type": "probed", "id": message.get("id"), "found": found}))
 
     def _flows(self, message: dict[str, Any]) -> dict[str, Any]:
         found = self._using(str(message.get("kind")), str(message.get("name")))

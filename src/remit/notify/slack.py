@@ -10,7 +10,7 @@ import json
 import unicodedata
 from typing import Any
 
-from remit.control.ports_approvals import Notice
+from remit.control.ports_approvals import Ending, Notice
 from remit.notify.webhook import post
 
 MAX_FIELD = 1800
@@ -25,7 +25,13 @@ class Slack:
         self._url = url
 
     async def notify(self, notice: Notice) -> None:
-        await post(self._url, json.dumps(message(notice)).encode(), {"content-type": "application/json"})
+        await self._post(message(notice))
+
+    async def warn(self, ending: Ending) -> None:
+        await self._post(ending_message(ending))
+
+    async def _post(self, said: dict[str, Any]) -> None:
+        await post(self._url, json.dumps(said).encode(), {"content-type": "application/json"})
 
 
 def message(notice: Notice) -> dict[str, Any]:
@@ -41,11 +47,26 @@ def message(notice: Notice) -> dict[str, Any]:
         "until": f"{approval.expires.isoformat(timespec='seconds')}, then it is denied",
         "answer": f"remit approvals show {approval.id}",
     }
+    return _message(f"Approval {approval.id} waits for an answer", "An agent asks", lines)
+
+
+def ending_message(ending: Ending) -> dict[str, Any]:
+    """Which secret ends, when, and what uses it."""
+    lines = {
+        "secret": f"{ending.secret}, version {ending.version}",
+        "end": f"{ending.expires.isoformat(timespec='seconds')}; what uses it is denied from then on",
+        "used by": ", ".join(ending.credentials) or "no credential",
+        "answer": f"remit secret rotate {ending.secret}",
+    }
+    return _message(f"Secret {ending.secret}: {ending.nearness.value}", "A secret ends", lines)
+
+
+def _message(fallback: str, title: str, lines: dict[str, str]) -> dict[str, Any]:
     text = "\n".join(f"{name}: {_plain(value)}" for name, value in lines.items())
     return {
-        "text": f"Approval {approval.id} waits for an answer",
+        "text": fallback,
         "blocks": [
-            {"type": "header", "text": {"type": "plain_text", "text": "An agent asks", "emoji": False}},
+            {"type": "header", "text": {"type": "plain_text", "text": title, "emoji": False}},
             {"type": "section", "text": {"type": "plain_text", "text": text[:2900], "emoji": False}},
         ],
     }

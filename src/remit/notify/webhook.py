@@ -15,9 +15,10 @@ from typing import Any
 import httpx
 
 from remit.control.ports import Clock
-from remit.control.ports_approvals import Notice
+from remit.control.ports_approvals import Ending, Notice
 from remit.core import grant as granting
 from remit.core.errors import Unavailable
+from remit.core.expiry import Nearness
 
 TIMEOUT_S = 5.0
 
@@ -31,13 +32,19 @@ class Webhook:
         self._clock = clock
 
     async def notify(self, notice: Notice) -> None:
-        body = json.dumps(document(notice), separators=(",", ":")).encode()
+        await self._post(notice.approval.id, document(notice))
+
+    async def warn(self, ending: Ending) -> None:
+        await self._post(ending.record, ending_document(ending))
+
+    async def _post(self, identity: str, said: dict[str, Any]) -> None:
+        body = json.dumps(said, separators=(",", ":")).encode()
         stamp = str(int(self._clock.now().timestamp()))
         headers = {
             "content-type": "application/json",
-            "webhook-id": notice.approval.id,
+            "webhook-id": identity,
             "webhook-timestamp": stamp,
-            "webhook-signature": f"v1,{signature(self._key, notice.approval.id, stamp, body)}",
+            "webhook-signature": f"v1,{signature(self._key, identity, stamp, body)}",
         }
         await post(self._url, body, headers)
 
@@ -61,6 +68,19 @@ def document(notice: Notice) -> dict[str, Any]:
         "purpose": notice.purpose,
         "record": notice.record,
         "answer": f"remit approvals show {approval.id}",
+    }
+
+
+def ending_document(ending: Ending) -> dict[str, Any]:
+    return {
+        "type": "secret.expired" if ending.nearness is Nearness.OVER else "secret.expiring",
+        "secret": ending.secret,
+        "version": ending.version,
+        "expires": ending.expires.isoformat(),
+        "nearness": ending.nearness.value,
+        "credentials": list(ending.credentials),
+        "record": ending.record,
+        "answer": f"remit secret rotate {ending.secret}",
     }
 
 

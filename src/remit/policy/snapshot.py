@@ -38,6 +38,7 @@ def dump(
     keys: Mapping[str, bytes],
     sealed: Mapping[str, bytes],
     grants: Sequence[Grant] = (),
+    expires: Mapping[str, datetime] | None = None,
 ) -> dict[str, Any]:
     """The JSON form. `documents` are manifests as JSON values, in any order."""
     body: dict[str, Any] = {
@@ -54,6 +55,7 @@ def dump(
         "keys": {kid: base64.b64encode(key).decode() for kid, key in keys.items()},
         "sealed": {name: base64.b64encode(blob).decode() for name, blob in sealed.items()},
         "grants": [grant.as_json(one) for one in grants],
+        "expires": {name: end.astimezone(UTC).isoformat() for name, end in (expires or {}).items()},
     }
     return {"version": _version(body), **body}
 
@@ -89,6 +91,7 @@ def load(document: Mapping[str, Any], previous: Snapshot | None) -> Snapshot:
             keys={kid: _key(text) for kid, text in body["keys"].items()},
             sealed={name: base64.b64decode(blob, validate=True) for name, blob in body["sealed"].items()},
             grants=_grants(body["grants"]),
+            expires={name: _instant(text) for name, text in body.get("expires", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise Invalid(f"the snapshot is malformed: {ascii(repr(error))[:200]}") from error
@@ -120,10 +123,8 @@ def _task(task: Task) -> dict[str, Any]:
 
 
 def _read_task(item: Mapping[str, Any]) -> Task:
-    created = datetime.fromisoformat(item["created"])
+    created = _instant(item["created"])
     parent = item["parent"]
-    if created.tzinfo is None:
-        raise ValueError("a time without its zone")
     if not TASK_ID.fullmatch(item["id"]) or not (parent is None or TASK_ID.fullmatch(parent)):
         raise ValueError("a task without a valid id")
     if not ROLE_NAME.fullmatch(item["role"]) or not 0 < _count(item["cell"]) <= flow.MAX_CELL:
@@ -139,6 +140,13 @@ def _read_task(item: Mapping[str, Any]) -> Task:
         operator=str(item["operator"]),
         budgets=tuple(budget.from_json(one) for one in item.get("budgets", ())),
     )
+
+
+def _instant(text: str) -> datetime:
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        raise ValueError("a time without its zone")
+    return found
 
 
 def _count(value: object) -> int:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from remit.control.ports_control import AuditKey, Document, Head, Revocation, RevocationKind, SealedSecret
 from remit.core import budget
 from remit.core.errors import Conflict, NotFound
+from remit.core.expiry import Nearness
 from remit.core.flow import MAX_CELL
 from remit.core.task import ALIVE, TRANSITIONS, State, Task
 from remit.store import tables
@@ -123,13 +124,22 @@ class SealedSecrets:
 
     def all(self) -> Sequence[SealedSecret]:
         t = tables.sealed_secrets
-        return [
-            SealedSecret(name=row.name, blob=row.blob, updated=_time(row.updated))
-            for row in self._connection.execute(select(t).order_by(t.c.name))
-        ]
+        return [_secret(row) for row in self._connection.execute(select(t).order_by(t.c.name))]
+
+    def get(self, name: str) -> SealedSecret | None:
+        t = tables.sealed_secrets
+        row = self._connection.execute(select(t).where(t.c.name == name)).one_or_none()
+        return _secret(row) if row is not None else None
 
     def put(self, secret: SealedSecret) -> None:
-        values = {"blob": secret.blob, "updated": _text(secret.updated)}
+        values = {
+            "blob": secret.blob,
+            "updated": _text(secret.updated),
+            "version": secret.version,
+            "created": _text(secret.created) if secret.created is not None else None,
+            "expires": _text(secret.expires) if secret.expires is not None else None,
+            "told": secret.told.value,
+        }
         statement = upsert(tables.sealed_secrets).values(name=secret.name, **values)
         self._connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
 
@@ -252,6 +262,18 @@ def _task(row: Row[Any]) -> Task:
         ended=_time(row.ended) if row.ended is not None else None,
         exit_code=row.exit_code,
         budgets=tuple(budget.from_json(one) for one in row.budgets),
+    )
+
+
+def _secret(row: Row[Any]) -> SealedSecret:
+    return SealedSecret(
+        name=row.name,
+        blob=row.blob,
+        updated=_time(row.updated),
+        version=row.version,
+        created=_time(row.created) if row.created is not None else None,
+        expires=_time(row.expires) if row.expires is not None else None,
+        told=Nearness(row.told),
     )
 
 

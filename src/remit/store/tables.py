@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import JSON, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, text
 
+from remit.core.expiry import Nearness
 from remit.core.task import State
 
 metadata = MetaData()
@@ -71,6 +72,10 @@ sealed_secrets = Table(
     Column("name", String, primary_key=True),
     Column("blob", LargeBinary, nullable=False),
     Column("updated", String, nullable=False),
+    Column("version", Integer, nullable=False, server_default="1"),
+    Column("created", String),
+    Column("expires", String),
+    Column("told", String, nullable=False, server_default=Nearness.FAR.value),
 )
 
 audit_heads = Table(

@@ -149,6 +149,9 @@ class MemorySealedSecrets:
     def all(self) -> Sequence[SealedSecret]:
         return [self._rows[name] for name in sorted(self._rows)]
 
+    def get(self, name: str) -> SealedSecret | None:
+        return self._rows.get(name)
+
     def put(self, secret: SealedSecret) -> None:
         self._rows[secret.name] = secret
 
@@ -259,7 +262,8 @@ class MemoryReserve:
 class MemoryNode:
     """Implements `control.ports_control.Node`. Set `connected` to False and it answers like a node that is away.
 
-    `open`: what is open by authority; None where the node cannot say. `budgets`: what it says of their use."""
+    `open`: what is open by authority; None where the node cannot say. `budgets`: what it says of their use.
+    `probes`: what it says of credentials; of all others that they could be had."""
 
     def __init__(self) -> None:
         self.connected, self.acked_epoch = True, 0
@@ -267,6 +271,7 @@ class MemoryNode:
         self.records: list[tuple[str, Mapping[str, Any]]] = []
         self.open: dict[tuple[RevocationKind, str], Flows] | None = None
         self.budgets: Sequence[Mapping[str, Any]] = ()
+        self.probes: dict[str, Mapping[str, Any]] = {}
 
     async def returned(self) -> None:
         """It is there, or it does not come back."""
@@ -286,6 +291,10 @@ class MemoryNode:
         self._here()
         self.records.append((kind, dict(fields)))
         return f"r-{len(self.records):010d}"
+
+    async def probe(self, credentials: Sequence[str]) -> Sequence[Mapping[str, Any]]:
+        self._here()
+        return [{"credential": name, **self.probes.get(name, {"ok": True, "detail": ""})} for name in credentials]
 
     async def usage(self) -> Sequence[Mapping[str, Any]]:
         self._here()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from remit.control.ports_approvals import Answered, Notice, Word
+from remit.control.ports_approvals import Answered, Ending, Notice, Word
 from remit.core import grant as granting
 from remit.core.approval import Approval, State
 from remit.core.errors import Conflict, NotFound, Unavailable
@@ -114,8 +114,14 @@ class MemoryNotifier:
     def __init__(self) -> None:
         self.available = True
         self.notices: list[Notice] = []
+        self.endings: list[Ending] = []
 
     async def notify(self, notice: Notice) -> None:
         if not self.available:
             raise Unavailable("nobody listens")
         self.notices.append(notice)
+
+    async def warn(self, ending: Ending) -> None:
+        if not self.available:
+            raise Unavailable("nobody listens")
+        self.endings.append(ending)

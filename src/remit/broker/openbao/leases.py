@@ -100,6 +100,18 @@ class Leases:
         holding.held[credential] = held
         return got, min(held.until, holding.session.until)
 
+    async def tried(self, source: Lease) -> Got:
+        """A lease for nobody, taken back before this returns, or by a restart. `Unavailable` where there is none."""
+        holding = self._holding()
+        try:
+            return store.made(source, await holding.session.ask(store.make(source)))
+        finally:
+            holding.ending = True
+            self._ending.update(holding.entries)
+            self._wake.set()
+            for entry, token in list(holding.entries.items()):
+                await self._end(entry, token)
+
     def keep(self, wanted: Callable[[str, str], bool], alive: frozenset[str]) -> None:
         """Take back what tasks not in `alive` hold, and every lease that is not `wanted` (task, credential)."""
         self._wanted = wanted
