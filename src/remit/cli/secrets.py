@@ -1,4 +1,4 @@
-"""`secret put|rotate|list|test|usage|rm`: secrets from a prompt or stdin, never from an argument.
+"""`secret put|rotate|import|list|test|usage|rm`: secrets from a prompt or stdin, never from an argument.
 
 Arguments show in `ps` and in shell histories, so there is no option that takes a value.
 """
@@ -12,13 +12,15 @@ from typing import Annotated, Any
 
 import typer
 
-from remit.cli import client, options, output
+from remit.cli import client, importing, options, output
 from remit.core.errors import Invalid
 
 MAX_SECRET_BYTES = 64 << 10
 
 app = typer.Typer(no_args_is_help=True, help="Keep secrets in the sealed store.")
 
+
+app.command("import")(importing.import_)
 
 Expires = Annotated[
     str | None, typer.Option("--expires", metavar="WHEN", help="When it ends: 2027-01-31, a time with zone, or 90d.")
