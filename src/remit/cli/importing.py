@@ -34,7 +34,10 @@ def import_(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Name what would be stored, and store nothing.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Store secrets from a .env file or the environment: GITHUB_TOKEN becomes github-token. op:// references are read."""
+    """Store secrets from a .env file or the environment: GITHUB_TOKEN becomes github-token.
+
+    A value that is an op:// reference is read with 1Password's op.
+    """
     if source == ENVIRONMENT and not only:
         raise Invalid("name the variables: an environment holds much that is no secret", hint="--only GITHUB_TOKEN")
     wanted = _chosen(settings.environment() if source == ENVIRONMENT else _file(source), only or (), source)
