@@ -8,7 +8,7 @@ from pathlib import Path
 from cryptography import x509
 
 from remit.app.clock import SystemClock
-from remit.boundary import ca, envoy, resources
+from remit.boundary import ca, drill_ca, envoy, resources
 from remit.core.errors import Unavailable
 from remit.settings import Settings
 
@@ -31,11 +31,12 @@ def write(settings: Settings) -> None:
     shutil.copyfile(root / ca.ROOT_CERTIFICATE, settings.ca_certificate)
     ca.write_bundle(settings.ca_bundle, root, Path(settings.system_ca_file))
     upstream = settings.boundary_dir / "upstream-ca.pem"
+    drill = drill_ca.write(root, SystemClock().now())
     files = [Path(file) for file in settings.upstream_ca_files]
     for file in files:
         _usable(file)
     for bundle in (upstream, settings.node_trust_file):
-        envoy.write_upstream_cas(bundle, [Path(settings.system_ca_file), *files])
+        envoy.write_upstream_cas(bundle, [Path(settings.system_ca_file), *files, drill])
     layout = resources.Layout(
         proxy_socket=str(settings.proxy_socket),
         check_socket=str(settings.check_socket),

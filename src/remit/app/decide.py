@@ -17,6 +17,7 @@ from remit.boundary import (
     ca_renewal,
     check_server,
     completions,
+    drill_ca,
     envoy,
     hold_server,
     leaf_ration,
@@ -92,7 +93,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     upward.probes(broker.probe)
     store = _store(settings, opener, broker)
     source = resolving.Server(settings.resolver) if settings.resolver else resolving.System()
-    resolver = resolving.Resolver(source, settings.static_hosts, time.monotonic)
+    resolver = resolving.Resolver(source, {drill_ca.HOST: drill_ca.ADDRESS, **settings.static_hosts}, time.monotonic)
     broker.exchange_with(
         Exchanger(
             dial=Dialler(resolver, settings.node_trust_file),

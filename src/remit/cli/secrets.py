@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from remit.cli import client, importing, options, output
+from remit.cli import drill as drilling
 from remit.core.errors import Invalid
 
 MAX_SECRET_BYTES = 64 << 10
@@ -21,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, help="Keep secrets in the sealed store."
 
 
 app.command("import")(importing.import_)
+app.command()(drilling.drill)
 
 Expires = Annotated[
     str | None, typer.Option("--expires", metavar="WHEN", help="When it ends: 2027-01-31, a time with zone, or 90d.")

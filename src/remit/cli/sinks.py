@@ -1,0 +1,135 @@
+"""Where a secret could have got to, searched for every spelling of it (`core.spellings`)."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from remit.core import spellings
+from remit.core.scrubber import Forms
+
+CHUNK = 1 << 20
+OVERLAP = 4096
+"""Longer than any spelling of a canary, so that none is cut by the end of a chunk."""
+MAX_REGION = 256 << 20
+_REGION = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r\S+ \S+ \S+ \S+ *(.*)")
+_CORE = re.compile(r"^Max core file size\s+(\S+)\s+(\S+)", re.MULTILINE)
+
+
+@dataclass(slots=True)
+class Sink:
+    """`looked`: how many things were searched. `found`: where it stands. `unread`: what could not be searched."""
+
+    looked: int = 0
+    found: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+
+class Search:
+    """Looks for `canary`, and remembers by sink what it found."""
+
+    def __init__(self, canary: bytes) -> None:
+        self._forms = Forms(spellings.table([(canary, b"*" * len(canary))], level=False))
+        self.sinks: dict[str, Sink] = {}
+
+    def sink(self, name: str) -> Sink:
+        return self.sinks.setdefault(name, Sink())
+
+    def data(self, sink: str, where: str, data: bytes) -> None:
+        found = self.sink(sink)
+        found.looked += 1
+        if self._forms.found(data):
+            found.found.append(where)
+
+    def file(self, sink: str, path: Path) -> None:
+        found = self.sink(sink)
+        try:
+            with path.open("rb") as opened:
+                found.looked += 1
+                before = b""
+                while data := opened.read(CHUNK):
+                    if self._forms.found(before + data):
+                        found.found.append(str(path))
+                        return
+                    before = data[-OVERLAP:]
+        except FileNotFoundError:
+            return  # it went meanwhile
+        except OSError as error:
+            found.unread.append(f"{path}: {error.strerror}")
+
+    def tree(self, sink: str, root: Path, since: float = 0.0) -> None:
+        """Every regular file below `root` that was changed at `since` (seconds since 1970) or later."""
+        for folder, _, files in _walk(root):
+            for name in files:
+                path = folder / name
+                with contextlib.suppress(OSError):
+                    if path.is_file() and not path.is_symlink() and path.stat().st_mtime >= since:
+                        self.file(sink, path)
+
+    def process(self, pid: int) -> None:
+        """What others can read of a process: its arguments and environment."""
+        for what, sink in (("cmdline", "process list"), ("environ", "process environments")):
+            path = Path("/proc") / str(pid) / what
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                self.data(sink, f"{what} of {pid}", path.read_bytes())
+
+    def memory(self, sink: str, pid: int, shown: str) -> None:
+        """Everything that a process has in memory."""
+        try:
+            maps = (Path("/proc") / str(pid) / "maps").read_text()
+            with (Path("/proc") / str(pid) / "mem").open("rb", buffering=0) as memory:
+                for begin, end, _ in _REGION.findall(maps):
+                    first, last = int(begin, 16), int(end, 16)
+                    if last - first > MAX_REGION:
+                        self.sink(sink).unread.append(f"{shown} {pid}: {begin}-{end}")
+                        continue
+                    with contextlib.suppress(OSError, ValueError, OverflowError):  # such as [vvar]
+                        memory.seek(first)
+                        self.data(sink, f"{shown} {pid}", memory.read(last - first))
+        except OSError as error:
+            self.sink(sink).unread.append(f"{shown} {pid}: {error.strerror}")
+
+    def cores(self, pids: Mapping[str, int]) -> None:
+        """Whether a process that dies would leave its memory: a limit above 1 byte (`node.privilege.without_core`)."""
+        found = self.sink("core dumps")
+        for name, pid in pids.items():
+            try:
+                limit = _CORE.search((Path("/proc") / str(pid) / "limits").read_text())
+            except OSError:
+                continue
+            found.looked += 1
+            if limit is None or limit[1] not in ("0", "1"):
+                found.found.append(f"{name} may leave one")
+
+
+def descendants(ancestor: int) -> list[int]:
+    """Processes that came of `ancestor`, as they are now."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found, grew = {ancestor}, True
+    while grew:
+        more = {pid for pid, parent in parents.items() if parent in found} - found
+        found |= more
+        grew = bool(more)
+    return sorted(found - {ancestor})
+
+
+def everybody() -> list[int]:
+    return sorted(int(path.name) for path in Path("/proc").glob("[0-9]*"))
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """As `Path.walk` of Python 3.12."""
+    folders: list[str] = []
+    files: list[str] = []
+    with contextlib.suppress(OSError):
+        for path in root.iterdir():
+            (folders if path.is_dir() and not path.is_symlink() else files).append(path.name)
+    yield root, folders, files
+    for name in folders:
+        yield from _walk(root / name)

@@ -1,0 +1,97 @@
+"""The leak drill on a whole instance: it finds nothing, and what is leaked on purpose it does find."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from instance import Instance
+
+from remit.cli.sinks import CHUNK, Search
+
+pytestmark = pytest.mark.xdist_group("secret-drill")
+CANARY = b"canary-1+/&<~77-of-a-test"
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[Instance]:
+    found = Instance(hosts={}, ca=None)
+    try:
+        found.up()
+        yield found
+    finally:
+        found.down()
+
+
+def drilled(instance: Instance, *options: str) -> tuple[int, dict[str, dict[str, object]]]:
+    done = instance.cli("secret", "drill", "--json", *options, check=False, timeout=180)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert rows, done.stderr
+    return done.returncode, {row["sink"]: row for row in rows}
+
+
+def test_a_drill_finds_nothing_and_leaves_nothing(instance: Instance) -> None:
+    code, rows = drilled(instance)
+    assert {name: row["found"] for name, row in rows.items() if row["found"]} == {}
+    assert code == 0
+    for sink in (
+        "API answers", "Envoy's admin", "audit log", "cells: output, workspaces", "control database", "core dumps",
+        "logs of the parts", "memory of other parts", "memory of the cell", "other state", "process environments",
+        "process list", "snapshot, leases, spool", "task output", "temporary files",
+    ):  # fmt: skip
+        assert rows[sink]["looked"], sink
+    assert instance.cli("secret", "list", "--json").stdout == ""
+    assert "drill" not in instance.cli("get", "roles").stdout
+
+
+def test_a_leak_on_purpose_is_found_where_it_is(instance: Instance) -> None:
+    code, rows = drilled(instance, "--prove")
+    assert code == 1
+    for sink in (
+        "task output",
+        "process list",
+        "process environments",
+        "memory of the cell",
+        "cells: output, workspaces",
+    ):
+        assert rows[sink]["found"], sink
+    for sink in ("audit log", "control database", "API answers", "Envoy's admin", "logs of the parts"):
+        assert not rows[sink]["found"], sink
+
+
+def test_a_leak_in_a_file_is_found_in_each_spelling(tmp_path: Path) -> None:
+    spelled = {
+        "raw": CANARY,
+        "base64": base64.b64encode(b"x" + CANARY),
+        "hex": CANARY.hex().encode(),
+        "percent": "".join(f"%{byte:02x}" for byte in CANARY).encode(),
+        "json": CANARY.replace(b"/", b"\\/"),
+    }
+    for name, text in spelled.items():
+        (tmp_path / name).write_bytes(b"." * (CHUNK - 9) + text + b"." * 99)
+    (tmp_path / "clean").write_bytes(b"canary-1" * CHUNK)
+    search = Search(CANARY)
+    search.tree("files", tmp_path)
+    assert {Path(found).name for found in search.sinks["files"].found} == set(spelled)
+
+
+def test_a_leak_in_a_process_is_found() -> None:
+    process = subprocess.Popen(
+        ["sh", "-c", "x=$(printf '%s' \"$LEAK\" | rev); read end"], stdin=subprocess.PIPE,
+        env={**os.environ, "LEAK": CANARY.decode()},
+    )  # fmt: skip
+    search = Search(CANARY)
+    try:
+        search.process(process.pid)
+        search.memory("memory", process.pid, "sh")
+        search.cores({"sh": process.pid})
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert search.sinks["process environments"].found and search.sinks["memory"].found
