@@ -63,11 +63,16 @@ async def worker() -> AsyncIterator[Worker]:
 async def test_a_policy_that_runs_away_is_a_failure_and_the_next_is_answered(
     worker: Worker, body: str, reasons: set[str]
 ) -> None:
+    async def there() -> None:
+        """Returns when a process answers: it is there when the machine has given it time to start."""
+        async with asyncio.timeout(30):
+            while (await worker.judge(asked(policies=("q",)))).failure is not None:
+                pass
+
     worker.update(knowing(p=body, q=PLAIN))
+    await there()
     assert (await worker.judge(asked())).failure in reasons
-    async with asyncio.timeout(30):  # a new process is there when the machine has given it time to start
-        while (await worker.judge(asked(policies=("q",)))).failure is not None:
-            pass
+    await there()
     assert (await worker.judge(asked(policies=("q",)))).denials == (("q", "no"),)
     assert (await worker.judge(asked("/y", policies=("q",)))).denials == ()
 
