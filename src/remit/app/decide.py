@@ -97,7 +97,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     broker.exchange_with(
         Exchanger(
             dial=Dialler(resolver, settings.node_trust_file),
-            sign=signing.local,
+            sign=store.sign if store is not None else signing.local,
             rotations=Rotations(settings.decide_dir / "rotated", opener),
             monotonic=_boottime,
             now=clock.now,

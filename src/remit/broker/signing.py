@@ -1,4 +1,4 @@
-"""Signatures with a key that is at hand. A key that never leaves its store would sign behind the same `Signer`."""
+"""Signatures with a key that is at hand. One that never leaves its store signs in `openbao.transit`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from remit.core.errors import Unavailable
-from remit.core.exchange import Sign
+from remit.core.exchange import KEPT_KEY, Sign
 
 LEAST_BITS = 2048
 """RFC 7518 §3.3."""
@@ -23,6 +23,8 @@ class Signer(Protocol):
 
 async def local(wanted: Sign) -> bytes:
     """`Signer` with the key in `wanted` itself (about 1 ms)."""
+    if KEPT_KEY.fullmatch(wanted.key.strip()):
+        raise Unavailable("the key is kept in OpenBao, and this node has none (setting openbao_file)")
     if wanted.algorithm != "RS256":
         raise Unavailable(f"signatures of kind {wanted.algorithm} are not made here")
     try:

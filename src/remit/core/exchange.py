@@ -6,6 +6,7 @@ sent what came of it, and returns what was `Granted`. `broker.exchanger` drives 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -67,9 +68,14 @@ class Answer:
         return f"Answer({self.status})"
 
 
+KEPT_KEY = re.compile(rb"openbao:([a-z0-9][a-z0-9-]{0,62})/([A-Za-z0-9][A-Za-z0-9_-]{0,127})")
+"""A private key that never leaves its store: the transit engine of OpenBao, and the key's name in it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sign:
-    """A signature over `message` with `key` (PEM): RS256 is RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518 §3.3)."""
+    """A signature over `message` with `key` (PEM, or as `KEPT_KEY`): RS256, RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518
+    §3.3)."""
 
     key: bytes
     message: bytes

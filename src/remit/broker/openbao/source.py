@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from remit.broker import cache
+from remit.broker import cache, signing
 from remit.broker.cache import Material
 from remit.broker.ledger import Ledger
-from remit.broker.openbao import config, store
+from remit.broker.openbao import config, store, transit
 from remit.broker.openbao.client import Client
 from remit.broker.openbao.leases import Leases, Renewed
 from remit.broker.openbao.sessions import Session
 from remit.broker.sealed import Opener
+from remit.core.exchange import Sign
 from remit.core.secret import Secret
 from remit.core.source import Kv, Source
 
@@ -58,6 +59,13 @@ class OpenBao:
         asked = self._monotonic()
         got = await self._leases.tried(source)
         return Material(value=Secret(got.value), until=asked + got.lasts_s, again=cache.NEVER)
+
+    async def sign(self, wanted: Sign) -> bytes:
+        """`broker.signing.Signer`, for keys that are kept there and those that are at hand."""
+        ask = transit.sign(wanted)
+        if ask is None:
+            return await signing.local(wanted)
+        return transit.signature(await self._session.ask(ask))
 
     async def run(self) -> None:
         """Renew leases and take them back; until cancelled."""

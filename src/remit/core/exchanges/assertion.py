@@ -7,6 +7,7 @@ import json
 from collections.abc import Generator, Mapping
 from typing import Any
 
+from remit.core import exchange
 from remit.core.exchange import Answer, Call, Sign
 
 
@@ -25,6 +26,8 @@ def _part(data: bytes) -> bytes:
 
 def unfit_key(value: bytes) -> str | None:
     """Why `value` is no private key, as far as its text shows; or None."""
+    if exchange.KEPT_KEY.fullmatch(value.strip()):
+        return None
     if b"-----BEGIN " not in value or b"PRIVATE KEY-----" not in value:
         return "the secret holds no private key in PEM form"
     return None
