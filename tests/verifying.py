@@ -78,6 +78,10 @@ class Services:
     tokens: set[str] = field(default_factory=set)
     """Access tokens that were given out and are good."""
     given: int = 0
+    refresh: str = field(default_factory=lambda: f"refresh-{secrets.token_hex(12)}")
+    """The only refresh token that is good now."""
+    refreshes: list[str] = field(default_factory=list)
+    refresh_dead: bool = False
 
     def __post_init__(self) -> None:
         self.authority = TestAuthority(self.directory, "SDK CA")
@@ -231,12 +235,25 @@ class Services:
         if "assertion" in form:
             claims = jwt.decode(form["assertion"], self._public, ["RS256"], audience=f"https://{asked.host}/token")
             return self._token() if claims["iss"] == "robot@sdk.example" else (401, b"{}", {})
+        if form.get("grant_type") == "refresh_token":
+            return self._refreshed(form["refresh_token"])
         if asked.headers.get("authorization") != "Basic " + _basic("remit", self.real["auth"]):
             return 401, b'{"error": "invalid_client"}', {}
         return self._token()
 
+    def _refreshed(self, token: str) -> Said:
+        """Each is good for one use, and the use of an old one ends all that came of it (RFC 9700 §4.14.2)."""
+        if self.refresh_dead or token != self.refresh:
+            self.refresh_dead = True
+            return 400, b'{"error": "invalid_grant"}', {}
+        self.refresh = f"refresh-{secrets.token_hex(12)}"
+        self.refreshes.append(self.refresh)
+        return self._token(refresh_token=self.refresh)
+
     def _crm(self, asked: Asked) -> Said:
         token = asked.headers.get("authorization", "").removeprefix("Bearer ")
+        if asked.path.endswith("/echo"):
+            return 200, json.dumps({"you sent": asked.headers, "token": token}).encode(), {"x-echo": token}
         return (200, b'{"contacts": ["a"]}', {}) if token in self.tokens else (401, b"{}", {})
 
     _registry = _crm

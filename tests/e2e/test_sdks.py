@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ MANIFESTS = """
 apiVersion: remit.dev/v1alpha1
 kind: Role
 metadata: {{name: agent}}
-spec: {{capabilities: [aws, openai, anthropic, crm, account, github, git, npm, registry, keys, tokens, maven]}}
+spec: {{capabilities: [aws, openai, anthropic, crm, account, github, git, npm, registry, keys, tokens, maven, login]}}
 ---
 apiVersion: remit.dev/v1alpha1
 kind: Credential
@@ -121,6 +124,19 @@ spec:
 ---
 apiVersion: remit.dev/v1alpha1
 kind: Credential
+metadata: {{name: login}}
+spec:
+  hosts: [crm.sdk.example]
+  inject:
+    oauth2:
+      grant: refreshToken
+      tokenUrl: https://auth.sdk.example:{port}/token
+      clientId: remit
+      clientAuthentication: none
+      addresses: [127.0.0.0/8]
+---
+apiVersion: remit.dev/v1alpha1
+kind: Credential
 metadata: {{name: maven}}
 spec: {{hosts: [maven.sdk.example], inject: {{basic: {{username: reader}}}}, placeholder: {{env: MAVEN_TOKEN}}}}
 ---
@@ -152,6 +168,7 @@ CAPABILITIES = {
     "registry": ("[registry.sdk.example]", "credential: registry"),
     "keys": ("[keys.sdk.example]", "credential: keys"),
     "maven": ("[maven.sdk.example]", "credentials: [maven, maven-other]"),
+    "login": ("[crm.sdk.example]", "credential: login, paths: [/login/**]"),
     "tokens": ("[auth.sdk.example]", "methods: [POST]"),
 }
 
@@ -185,6 +202,7 @@ def instance(services: Services) -> Iterator[Instance]:
             **{name: services.real[name] for name in ("openai", "anthropic", "git", "npm", "registry", "maven")},
             "crm": services.real["auth"],
             "robot": services.pem,
+            "login": services.refresh,
             "keys-one": services.real["keys"],
             "keys": json.dumps({"one": services.real["keys"], "two": services.real["crm"]}),
         }
@@ -243,6 +261,8 @@ def authlib():
     from authlib.integrations.requests_client import OAuth2Session
     session = OAuth2Session(token={"access_token": os.environ["CRM_TOKEN"], "token_type": "Bearer"})
     found = [session.get(url("crm", path), timeout=20).json() for path in ("/api/contacts", "/account/contacts")]
+    echo = session.get(url("crm", "/api/echo"), timeout=20)
+    found.append([echo.json()["token"][:20] == os.environ["CRM_TOKEN"][:20], echo.headers["x-echo"] == os.environ["CRM_TOKEN"]])
     own = OAuth2Session("remit", os.environ["CRM_TOKEN"])
     try: own.fetch_token(url("auth", "/token"), grant_type="client_credentials"); found.append("a token for a placeholder")
     except Exception as error: found.append(str(error))
@@ -347,7 +367,8 @@ def test_the_sdks_of_model_providers(said: dict[str, Any], services: Services) -
 
 def test_an_oauth_client_uses_its_placeholder_as_the_token(said: dict[str, Any], services: Services) -> None:
     assert said["authlib"][:2] == [{"contacts": ["a"]}] * 2, services.wrong
-    assert "invalid_client" in said["authlib"][2]  # its placeholder is no client secret, and nobody makes it one
+    assert said["authlib"][2] == [True, True]  # a server that repeats what it was sent
+    assert "invalid_client" in said["authlib"][3]  # its placeholder is no client secret, and nobody makes it one
 
 
 def test_a_github_apps_installation_token(said: dict[str, Any], services: Services) -> None:
@@ -406,26 +427,51 @@ def test_nothing_real_came_into_the_cell_or_stands_in_the_log(
     assert said["environment"]["OPENAI_API_KEY"].startswith("sk-proj-")
 
 
-def test_after_a_401_the_next_request_has_a_new_token(
-    instance: Instance, services: Services, said: dict[str, Any]
-) -> None:
-    services.tokens.clear()
-    before = services.given
+@contextlib.contextmanager
+def asking(instance: Instance, url: str) -> Iterator[Callable[[], str]]:
+    """An agent that asks for `url` each time, and tells the status."""
     source = (
         "import sys, urllib.request, urllib.error\n"
         "for line in sys.stdin:\n"
         "    try: print(urllib.request.urlopen(line.strip(), timeout=20).status, flush=True)\n"
         "    except urllib.error.HTTPError as error: print(error.code, flush=True)\n"
+        "    except OSError: print('down', flush=True)\n"
     )
     with instance.running("agent", sys.executable, "-c", source) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
 
         def ask() -> str:
-            process.stdin.write(f"https://crm.sdk.example:{services.port}/api/contacts\n")
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(url + "\n")
             process.stdin.flush()
             return process.stdout.readline().strip()
 
+        yield ask
+
+
+def test_after_a_401_the_next_request_has_a_new_token(
+    instance: Instance, services: Services, said: dict[str, Any]
+) -> None:
+    services.tokens.clear()
+    before = services.given
+    with asking(instance, f"https://crm.sdk.example:{services.port}/api/contacts") as ask:
         assert ask() == "401"
         assert wait_for(lambda: ask() == "200", "a request with a new token")
     assert services.given == before + 1
+
+
+def test_a_refresh_token_that_is_good_once_outlives_kills_of_the_decision_service(
+    instance: Instance, services: Services
+) -> None:
+    with asking(instance, f"https://crm.sdk.example:{services.port}/login/contacts") as ask:
+        for turn in range(1, 4):
+            assert wait_for(lambda: ask() == "200", "a request with a token"), services.wrong
+            assert (len(services.refreshes), services.refresh_dead) == (turn, False)
+            killed = instance.pids()["decide"]
+            os.kill(killed, signal.SIGKILL)
+            wait_for(
+                lambda killed=killed: instance.pids().get("decide") not in (None, killed), "another decision service"
+            )
+    kept = b"".join(file.read_bytes() for file in Path(instance.state).rglob("rotated/*"))
+    assert kept
+    assert not any(token.encode() in kept for token in services.refreshes)
