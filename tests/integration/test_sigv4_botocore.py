@@ -16,7 +16,7 @@ from botocore.credentials import Credentials
 from permits import asked
 
 from remit.core import paths
-from remit.core.credential import NEEDS_BODY, Injected, Seen
+from remit.core.credential import LATER, Injected, Seen
 from remit.core.injections.sigv4 import SigV4Injection
 from remit.core.request import Request
 
@@ -97,7 +97,7 @@ def test_a_service_that_declares_no_body_needs_it_seen() -> None:
     body = b'{"TableName": "t"}'
     put = signed("POST", f"https://{TABLES}/", service="dynamodb", body=body, x_amz_target="DynamoDB_20120810.GetItem")
     assert "x-amz-content-sha256" not in put.headers
-    assert DYNAMO.inject(json.dumps(REAL).encode(), put, Seen(now=NOW)) is NEEDS_BODY
+    assert DYNAMO.inject(json.dumps(REAL).encode(), put, Seen(now=NOW)) is LATER
     assert upstream(DYNAMO, put, body=body) is None
     get = signed("GET", f"https://{TABLES}/a%20b/c?Action=x&Version=1", service="sts")
     assert isinstance(DYNAMO.inject(json.dumps(REAL).encode(), get, Seen(now=NOW)), Injected)

@@ -99,6 +99,7 @@ class World:
         found = self.broker.lease(asked)
         if found is None:
             found = await self.broker.obtain(asked)
+        assert found is not None
         return found.reveal(asked).decode() if isinstance(found, Secret) else f"refused: {found.detail}"
 
 
@@ -111,6 +112,18 @@ async def test_fifty_at_once_ask_once(world: World) -> None:
     assert set(await asyncio.gather(*(world.token() for _ in range(50)))) == {"access-1"}
     assert world.service.calls == 1
     assert await world.token() == "access-1"
+
+
+async def test_whoever_has_time_waits_for_a_slow_service(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "WAIT_S", 0.01)
+    world.service.gate.clear()
+    assert await world.broker.obtain(PERMIT) is None
+    waiting = asyncio.ensure_future(world.broker.obtain(PERMIT, patient=True))
+    assert await world.broker.obtain(PERMIT) is None
+    world.service.gate.set()
+    found = await waiting
+    assert isinstance(found, Secret)
+    assert world.service.calls == 1
 
 
 async def test_fifty_that_were_answered_401_ask_once_more(world: World) -> None:

@@ -7,8 +7,9 @@ import json
 import pytest
 from deciding import MANIFESTS, World, asking, knowing
 
-from remit.control.decide import Denied, Permitted
+from remit.control.decide import Denied, Held, Permitted
 from remit.core.decision import Opinion
+from remit.core.reason import Reason
 from remit.core.request import Evidence
 from remit.core.snapshot import Revoked, Snapshot
 from remit.core.task import State
@@ -150,3 +151,20 @@ async def test_a_credential_whose_answers_are_trusted_hides_nothing_and_the_reco
     assert trusting.records()[0]["unscrubbed"] is True
     await careful.decider.check(asking())
     assert "unscrubbed" not in careful.records()[0]
+
+
+async def test_a_secret_that_is_not_there_yet_is_waited_for_in_the_second_check_but_not_by_a_stream() -> None:
+    world = World(knowing())
+    world.secrets.lease = lambda permit: None  # type: ignore[method-assign]
+
+    async def slow(permit: object, *, patient: bool = False) -> None:
+        assert not patient
+        return
+
+    world.secrets.obtain = slow  # type: ignore[method-assign]
+    assert await world.decider.check(asking()) == Held(question=None)
+    assert world.records() == []
+    refused = await world.decider.check(asking(headers={"content-type": "application/grpc+proto"}))
+    assert isinstance(refused, Denied)
+    assert refused.refusal.reason is Reason.CREDENTIAL_UNAVAILABLE
+    assert "ask again" in refused.refusal.detail

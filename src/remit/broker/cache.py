@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 WAIT_S = 0.7
 """How long a decision waits; Envoy gives the whole check a second."""
 FETCH_S = 5.0
+PATIENT_S = FETCH_S + 0.5
+"""How long the second check waits: until the question ends by itself."""
 QUIET_S = 0.5
 """After a failure nobody asks again for this long."""
 DOUBT_S = 60.0
@@ -89,18 +91,25 @@ class Cache:
             self._doubted.discard(key)
         return self._quiet(key, now)
 
-    async def obtain(self, key: Key, wanted: Credential, permit: Permit) -> Secret | Refusal:
-        """What is at hand after at most `WAIT_S`. Every one who asks at the same time waits for the same question."""
+    async def obtain(
+        self, key: Key, wanted: Credential, permit: Permit, *, patient: bool = False
+    ) -> Secret | Refusal | None:
+        """What is at hand after at most `WAIT_S`, or `PATIENT_S`; all who ask at once wait for the same question.
+
+        None: nothing yet, and it is an exchange, which whoever is patient may wait for.
+        """
         flight = self._fly(key, wanted, permit)
         if isinstance(flight, Refusal):
             return flight
-        done, _ = await asyncio.wait({flight.task}, timeout=WAIT_S)
+        done, _ = await asyncio.wait({flight.task}, timeout=PATIENT_S if patient else WAIT_S)
         found = flight.task.result() if done else None
         if isinstance(found, Secret):
             return found
         kept = self._kept.get(key)
         if kept is not None and kept[0] == wanted and self._monotonic() < kept[1].until:
             return kept[1].value  # it was only doubted
+        if found is None and wanted.exchange is not None and not patient:
+            return None
         return found or _refusal(f"the source of credential {wanted.name} has not answered within {WAIT_S:g} s")
 
     def doubt(self, which: Callable[[Key, Credential], bool]) -> None:

@@ -118,14 +118,14 @@ class Broker:
             return found
         return self._unfit(wanted, found) or found
 
-    async def obtain(self, permit: Permit) -> Secret | Refusal:
+    async def obtain(self, permit: Permit, *, patient: bool = False) -> Secret | Refusal | None:
         found = self.lease(permit)
         if found is not None:
             return found
         wanted = self._usable(permit)
         if isinstance(wanted, Refusal):
             return wanted
-        found = await self._cache.obtain(_key(wanted, permit), wanted, permit)
+        found = await self._cache.obtain(_key(wanted, permit), wanted, permit, patient=patient)
         again = self._usable(permit)  # it may have been revoked meanwhile
         return again if isinstance(again, Refusal) else found
 

@@ -20,7 +20,7 @@ from remit.control.openings import Openings
 from remit.control.ports import Entry, Journal, Policies, Resolver, Secrets, Verifier
 from remit.core import approval, decision, delegation, observe, request
 from remit.core.claims import Claims
-from remit.core.credential import Injected, NeedsBody
+from remit.core.credential import LATER, Injected, Later
 from remit.core.decision import Candidate, Permit
 from remit.core.errors import Unavailable
 from remit.core.grant import Grant, Question
@@ -64,7 +64,7 @@ class Denied:
 class Held:
     """Nothing is permitted: a human must be asked this first (`control.holding`). Not recorded here.
 
-    No question: only the body has to be seen, with which the request is decided once more.
+    No question: the second check decides once more, with the body and with time.
     """
 
     question: Question | None
@@ -128,7 +128,7 @@ class Decider:
         for _ in range(ATTEMPTS):
             facts = _Facts(returned=returned)
             granted = await self._decide(evidence, facts, answers)
-            if isinstance(granted, NeedsBody):
+            if isinstance(granted, Later):
                 return Held(question=None)
             if isinstance(granted, Refusal):
                 if facts.question is not None:
@@ -176,7 +176,7 @@ class Decider:
 
     async def _decide(
         self, evidence: Evidence, facts: _Facts, answers: Answers
-    ) -> tuple[Permit, Injected] | NeedsBody | Refusal:
+    ) -> tuple[Permit, Injected] | Later | Refusal:
         refusal = self._knowledge.refusal()
         if refusal is not None:
             return refusal
@@ -225,13 +225,15 @@ class Decider:
         injected = await self._injected(permit, answers)
         return (permit, injected) if isinstance(injected, Injected) else injected
 
-    async def _injected(self, permit: Permit, answers: Answers) -> Injected | NeedsBody | Refusal:
+    async def _injected(self, permit: Permit, answers: Answers) -> Injected | Later | Refusal:
         credential = permit.credential
         if credential is None:
             return Injected()
         secret = self._secrets.lease(permit)
         if secret is None:
-            secret = await self._secrets.obtain(permit)
+            secret = await self._secrets.obtain(permit, patient=answers.shown is not None)
+        if secret is None:
+            return _later(permit)
         if not isinstance(secret, Secret):
             return secret
         asked = permit.candidate.request
@@ -267,6 +269,14 @@ class Decider:
             metered=metered,
             hidden=self._hidden.reference(injected.secrets) if injected.secrets else "",
         )
+
+
+def _later(permit: Permit) -> Later | Refusal:
+    """A secret that is not there yet: the second check waits for it, unless it would wait for the end of a stream."""
+    if permit.candidate.request.headers.get("content-type", "").startswith("application/grpc"):
+        name = permit.credential.name if permit.credential else ""
+        return Refusal(Reason.CREDENTIAL_UNAVAILABLE, f"credential {name} is still being obtained; ask again")
+    return LATER
 
 
 def _permit_fields(permit: Permit) -> dict[str, Any]:

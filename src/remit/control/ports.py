@@ -61,8 +61,11 @@ class Secrets(Protocol):
         """An upstream answered 401 to what was presented for credential `name`. Whether it means anything is open."""
         ...
 
-    async def obtain(self, permit: Permit) -> Secret | Refusal:
-        """The same, asking whoever keeps or makes the secret. Bounded below the time that a check may take."""
+    async def obtain(self, permit: Permit, *, patient: bool = False) -> Secret | Refusal | None:
+        """The same, asking whoever keeps or makes the secret. Bounded below the time that a check may take.
+
+        `patient`: bounded by some seconds. None: not yet; ask patiently.
+        """
         ...
 
 

@@ -58,11 +58,11 @@ class Injected:
 
 
 @dataclass(frozen=True, slots=True)
-class NeedsBody:
-    """A secret can be presented only where the request's body has been seen."""
+class Later:
+    """Only the second check can present it, which sees the body and has time."""
 
 
-NEEDS_BODY = NeedsBody()
+LATER = Later()
 
 
 class Injection(Protocol):
@@ -81,7 +81,7 @@ class Injection(Protocol):
         """What must not come back of a `value` for which `unfit` found nothing."""
         ...
 
-    def inject(self, value: bytes, request: Request, seen: Seen) -> Injected | NeedsBody | Refusal:
+    def inject(self, value: bytes, request: Request, seen: Seen) -> Injected | Later | Refusal:
         """Present `value`, for which `unfit` found nothing, in `request`; or why that request cannot carry it."""
         ...
 

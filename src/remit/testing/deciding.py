@@ -99,7 +99,7 @@ class MemorySecrets:
     def rejected(self, name: str) -> None:
         """A table has nothing newer."""
 
-    async def obtain(self, permit: Permit) -> Secret | Refusal:
+    async def obtain(self, permit: Permit, *, patient: bool = False) -> Secret | Refusal | None:
         return self._found(permit)
 
     def _found(self, permit: Permit) -> Secret | Refusal:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, unquote_to_bytes
 
-from remit.core.credential import NEEDS_BODY, Injected, NeedsBody, Secrets, Seen
+from remit.core.credential import LATER, Injected, Later, Secrets, Seen
 from remit.core.injections import fields
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Request
@@ -74,7 +74,7 @@ class SigV4Injection:
     def secrets(self, value: bytes, stand_in: bytes) -> Secrets:
         return _hidden(_keys(value), stand_in)
 
-    def inject(self, value: bytes, request: Request, seen: Seen) -> Injected | NeedsBody | Refusal:
+    def inject(self, value: bytes, request: Request, seen: Seen) -> Injected | Later | Refusal:
         asked = _asked(request)
         if isinstance(asked, str):
             return _refused(asked)
@@ -83,7 +83,7 @@ class SigV4Injection:
             return _refused(why)
         payload = _payload(asked, request, seen.body)
         if payload is None:
-            return NEEDS_BODY
+            return LATER
         if not _DECLARED.fullmatch(payload):
             declares = payload.startswith("STREAMING-AWS4-")
             return _refused(CHUNKED if declares else "x-amz-content-sha256 is no digest of a body")
