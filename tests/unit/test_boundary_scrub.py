@@ -57,7 +57,7 @@ def test_a_head_without_the_secret_is_answered_with_nothing_to_do() -> None:
 def test_that_it_was_found_is_told_once() -> None:
     made, reference = exchange()
     made.receive(head(reference))
-    told = [one.HasField("dynamic_metadata") for n in range(3) for one in read(made.receive(body(SECRET)))]
+    told = [one.HasField("dynamic_metadata") for n in range(3) for one in read(made.receive(body(SECRET + b"\n")))]
     assert told == [True, False, False]
 
 
@@ -95,7 +95,7 @@ def test_nothing_is_given_for_a_pause_where_nothing_is_held() -> None:
     made, reference = exchange()
     assert (made.waits, made.idle()) == (False, [])
     made.receive(head(reference))
-    made.receive(body(b"!"))
+    made.receive(body(b"!\n"))
     assert (made.waits, made.idle()) == (False, [])
     made.receive(body(SECRET[:1]))
     assert made.waits

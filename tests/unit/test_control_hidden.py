@@ -47,6 +47,19 @@ def test_what_was_not_named_for_as_long_as_an_answer_may_take_is_forgotten() -> 
     assert kept.answer(used) is not None
 
 
+def test_whoever_guessed_does_not_begin_anew_by_waiting() -> None:
+    time = Time()
+    kept = Hidden(answer_max_s=60, monotonic=time)
+    guessed = kept.reference(ONE)
+    answer = kept.answer(guessed)
+    assert answer is not None
+    answer.body(b"real-sec", end=False)
+    assert answer.holds and answer.idle() == b"r"
+    time.now += 1000
+    kept.reference(OTHER)
+    assert kept.reference(ONE) == guessed
+
+
 def test_there_is_a_most_and_the_one_not_used_for_longest_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hidden, "MOST", 2)
     time = Time()

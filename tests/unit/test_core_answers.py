@@ -60,7 +60,7 @@ def test_what_says_its_length_keeps_it(lines: Lines, expected: bytes) -> None:
 def test_trailers_come_after_the_rest_of_the_body() -> None:
     made = answer()
     made.head([], end=False)
-    assert made.body(b"x " + SECRET[:4], end=False) == b"x "
+    assert made.body(b"x\n" + SECRET[:4], end=False) == b"x\n"
     assert made.holds
     assert made.trailers([(b"t", SECRET)]) == (SECRET[:4], Changes(values=((b"t", (SEEN,)),)))
 

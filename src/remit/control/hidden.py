@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from remit.core import spellings
 from remit.core.answers import Answer
-from remit.core.scrubber import Forms
+from remit.core.scrubber import GUESSES, Forms
 
 KEPT_MARGIN_S = 60.0
 SWEEP_S = 60.0
@@ -29,6 +29,11 @@ class _Kept:
     secrets: Secrets
     until: float
     forms: tuple[Forms, Forms] | None = None
+
+    @property
+    def guessed(self) -> bool:
+        """Whether somebody may be guessing: whoever waits until it is forgotten could go on."""
+        return self.forms is not None and any(forms.guesses < GUESSES for forms in self.forms)
 
 
 class Hidden:
@@ -68,7 +73,7 @@ class Hidden:
     def _make_room(self, now: float) -> None:
         if now - self._swept > SWEEP_S:
             self._swept = now
-            for kept in [kept for kept in self._by_reference.values() if kept.until < now]:
+            for kept in [kept for kept in self._by_reference.values() if kept.until < now and not kept.guessed]:
                 self._forget(kept)
         if len(self._by_reference) >= MOST:
             self._forget(min(self._by_reference.values(), key=lambda kept: kept.until))

@@ -1,17 +1,22 @@
 """Replacing byte strings in a stream that comes in pieces of any size. Sans-io.
 
-The output does not depend on how the input was cut: what could still become a form is held back, nothing else is, so
-an event that ends in anything but the beginning of a form passes at once. Where forms overlap, the first and then the
-longest wins. The search is the Rust library `aho-corasick`'s, by way of `ahocorasick_rs`: some twenty times faster than
-`bytes.find` for each form, and than one expression of all of them by far.
+The output does not depend on how the input was cut. What is held back does not depend on the secret either, or whoever
+chooses the text could ask, letter by letter, whether it begins one: the last bytes are, one less than the longest form
+has, up to a control character that no form has, so that a line or an event passes when it ends. Only a pause tells
+(`Scrubber.idle`), and only a few times. Where forms overlap, the first and then the longest wins. The search is the
+Rust library `aho-corasick`'s, by way of `ahocorasick_rs`: some twenty times faster than `bytes.find` for each form, and
+than one expression of all of them by far.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ahocorasick_rs import BytesAhoCorasick, Implementation, MatchKind
+
+GUESSES = 2
+"""How often a pause may show that what came before it begins a form. Nobody needs more who does not guess."""
 
 
 class Forms:
@@ -31,6 +36,10 @@ class Forms:
         self._pair = re.compile(b"|".join(map(re.escape, pairs)) or b"(?!)", re.DOTALL)
         self.early = min(3, min(map(len, self._forms), default=0) // 8)
         """Bytes of a form that may pass before it is known to be one (`Scrubber.idle`)."""
+        free = {*range(0x20), 0x7F}.difference(*self._forms)
+        self._border = re.compile(b".*[%b]" % re.escape(bytes(sorted(free))) if free else b"(?!)", re.DOTALL)
+        self.guesses = GUESSES
+        """How often a pause may still tell, over all streams."""
 
     def found(self, data: bytes) -> bool:
         """Whether any form stands in `data`."""
@@ -39,6 +48,12 @@ class Forms:
     def matches(self, data: bytes) -> list[tuple[int, int, bytes]]:
         """(begin, end, mark) of the forms in `data`, from left to right, none within another."""
         return [(begin, end, self._marks[which]) for which, begin, end in self._search.find_matches_as_indexes(data)]
+
+    def unsure_from(self, data: bytes, start: int) -> int:
+        """Where in `data`, at or after `start`, the first form could begin that its end cuts, whatever stands there."""
+        at = max(start, len(data) - self._reach)
+        border = self._border.match(data, at)
+        return border.end() if border is not None else at
 
     def open_from(self, data: bytes, start: int) -> int:
         """Where in `data`, at or after `start`, the first form begins that its end cuts; its length if none does."""
@@ -74,38 +89,47 @@ class Scrubber:
         self._held = b""
         self._passed = 0
         """How many of the bytes that are held have been given out already."""
+        self._paused = False
+        """Whether nothing has come since the last pause."""
         self.replaced = False
         """Whether a form was found so far."""
 
     @property
     def holds(self) -> bool:
         """Whether `idle` has something to give."""
-        return self._passed < min(self._forms.early, len(self._held))
+        return bool(self._held) and not self._paused and self._forms.guesses > 0
 
     def feed(self, data: bytes) -> bytes:
         """What may pass now that `data` has come."""
-        return self._through(self._held + data if self._held else data, last=False)
+        self._paused = False
+        return self._through(self._held + data if self._held else data, self._forms.unsure_from)
 
     def finish(self) -> bytes:
         """What is left at the end."""
-        return self._through(self._held, last=True)
+        return self._through(self._held, _all)
 
     def idle(self) -> bytes:
-        """What may pass although it could begin a form: at most `Forms.early` bytes, so that a message which happens
-        to end like that does not wait for the next. Should the form follow, only those bytes of it have passed."""
+        """What may pass in a pause, so that a message which ends in text does not wait for the next: all but what
+        begins a form, and of that at most `Forms.early` bytes. Should the form follow, only those bytes have passed."""
+        if not self.holds:
+            return b""
+        self._paused = True
+        passed = self._through(self._held, self._forms.open_from)
+        if len(self._held) > self._forms.early:
+            self._forms.guesses -= 1
         until = min(self._forms.early, len(self._held))
         piece, self._passed = self._held[self._passed : until], max(self._passed, until)
-        return piece
+        return passed + piece
 
-    def _through(self, data: bytes, *, last: bool) -> bytes:
+    def _through(self, data: bytes, until: Callable[[bytes, int], int]) -> bytes:
         out: list[bytes] = []
-        at, stop = 0, self._until(data, 0, last)
+        at, stop = 0, until(data, 0)
         for begin, end, mark in self._forms.matches(data):
             if begin >= stop:
                 break
             self.replaced = True
             out += (data[at:begin], mark)
-            at, stop = end, self._until(data, end, last)
+            at, stop = end, max(end, until(data, end))
         out.append(data[at:stop])
         self._held = data[stop:]
         if not self._passed:
@@ -115,5 +139,6 @@ class Scrubber:
         self._passed = 0 if at else self._passed - cut
         return whole[cut:]
 
-    def _until(self, data: bytes, at: int, last: bool) -> int:
-        return len(data) if last else self._forms.open_from(data, at)
+
+def _all(data: bytes, start: int) -> int:
+    return len(data)
