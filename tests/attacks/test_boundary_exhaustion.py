@@ -191,3 +191,28 @@ def test_a_head_that_is_too_large_is_refused_and_recorded(boundary: Boundary) ->
         assert answer.status == status
         assert answer.json["reason"] == "refused_by_boundary"
     assert boundary.seen == []
+
+
+def test_answers_that_nobody_reads_hold_little_of_envoys_memory(boundary: Boundary) -> None:
+    """Else a thousand connections of one cell, which it may have, take all there is, and no cell is served."""
+    connections, stuck = 200, 0
+
+    async def say(head: bytes, writer: asyncio.StreamWriter) -> None:
+        nonlocal stuck
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        with contextlib.suppress(TimeoutError):
+            while True:
+                writer.write(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
+                await asyncio.wait_for(writer.drain(), 1)
+        stuck += 1
+
+    def resident() -> int:
+        return int(Path(f"/proc/{boundary.process.pid}/statm").read_text().split()[1]) * 4096
+
+    boundary.upstream.say, before = say, resident()
+    with contextlib.ExitStack() as kept:
+        for _ in range(connections):
+            sock = kept.enter_context(boundary.connect())
+            sock.sendall(b"GET / HTTP/1.1\r\nhost: api.test\r\n\r\n")
+        until(lambda: stuck == connections, "nothing goes on", 60)
+        assert (resident() - before) / connections < 300 << 10

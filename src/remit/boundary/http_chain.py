@@ -21,8 +21,11 @@ HOLD_MARGIN_S = 5.0
 MAX_REQUEST_HEADERS_KB = 60
 MAX_HEADERS = 100
 MAX_CONCURRENT_STREAMS = 128
-STREAM_WINDOW_BYTES = 1 << 20
-CONNECTION_WINDOW_BYTES = 4 << 20
+STREAM_WINDOW_BYTES = 64 << 10
+CONNECTION_WINDOW_BYTES = 1 << 20
+BUFFER_BYTES = 32 << 10
+"""What a connection may keep in Envoy, on either side: with as many as a cell may have, whoever does not read must not
+take all of Envoy's memory. All three are what Envoy advises for clients that are not trusted."""
 POOL = "remit.pool"
 METADATA = replies.METADATA
 

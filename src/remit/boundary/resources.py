@@ -19,6 +19,8 @@ Json = dict[str, Any]
 TOKEN_TLV = 0xE0
 NO_SNI = "no-sni.invalid"
 """The name asked of SDS for a handshake without SNI: clients of `https://<address>/` see a certificate for it."""
+_TRACKED_POWER = 15
+"""HTTP/2 streams that hold 32 KiB or more may be ended for it; of HTTP/1, buffers are small."""
 STALL_S = 5.0
 """A worker thread that stood still for this long ends Envoy, which is then started anew. The main thread is asked by
 the supervisor."""
@@ -110,7 +112,7 @@ def _listener(layout: Layout) -> Json:
     return {
         "name": "cells",
         "address": {"pipe": {"path": layout.proxy_socket, "mode": layout.proxy_socket_mode}},
-        "per_connection_buffer_limit_bytes": 1 << 20,
+        "per_connection_buffer_limit_bytes": http_chain.BUFFER_BYTES,
         "access_log": [replies.handshake_log(layout.spool)],
         "listener_filters_timeout": f"{replies.SORTING_S}s",
         "continue_on_listener_filters_timeout": False,
@@ -155,7 +157,7 @@ def _unread(layout: Layout, name: str, socket: str) -> Json:
     return {
         "name": name,
         "address": {"pipe": {"path": socket, "mode": layout.proxy_socket_mode}},
-        "per_connection_buffer_limit_bytes": 1 << 20,
+        "per_connection_buffer_limit_bytes": http_chain.BUFFER_BYTES,
         "listener_filters_timeout": "5s",
         "continue_on_listener_filters_timeout": False,
         "listener_filters": filters,
@@ -215,7 +217,15 @@ def _interception() -> Json:
     )
 
 
+def _between(first: float, last: float) -> Json:
+    """The more, the fuller it is."""
+    scaled = {"scaling_threshold": first, "saturation_threshold": last}
+    return {"name": "envoy.resource_monitors.fixed_heap", "scaled": scaled}
+
+
 def _overload(layout: Layout) -> Json:
+    """Streams that hold most are ended first: a cell that lets answers pile up, before anybody is refused."""
+
     def at(value: float) -> Json:
         return {"name": "envoy.resource_monitors.fixed_heap", "threshold": {"value": value}}
 
@@ -233,7 +243,9 @@ def _overload(layout: Layout) -> Json:
                 max_active_downstream_connections=layout.connections_max,
             ),
         ],
+        "buffer_factory_config": {"minimum_account_to_track_power_of_two": _TRACKED_POWER},
         "actions": [
+            {"name": "envoy.overload_actions.reset_high_memory_stream", "triggers": [_between(0.8, 0.93)]},
             {"name": "envoy.overload_actions.shrink_heap", "triggers": [at(0.9)]},
             {"name": "envoy.overload_actions.stop_accepting_requests", "triggers": [at(0.95)]},
             {"name": "envoy.overload_actions.stop_accepting_connections", "triggers": [at(0.98)]},

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from remit.boundary import scrub_filter
-from remit.boundary.http_chain import dns_cache, typed
+from remit.boundary.http_chain import BUFFER_BYTES, dns_cache, typed
 
 Json = dict[str, Any]
 
@@ -19,8 +19,8 @@ _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _HTTP1: Json = {"enable_trailers": True}
 _HTTP2: Json = {
     "max_concurrent_streams": 128,
-    "initial_stream_window_size": 1 << 20,
-    "initial_connection_window_size": 4 << 20,
+    "initial_stream_window_size": 512 << 10,
+    "initial_connection_window_size": 2 << 20,
 }
 
 
@@ -76,7 +76,7 @@ def _dynamic(name: str, protocols: Json, connect_timeout_s: float, ca_file: str 
         "name": name,
         "lb_policy": "CLUSTER_PROVIDED",
         "connect_timeout": f"{connect_timeout_s:g}s",
-        "per_connection_buffer_limit_bytes": 1 << 20,
+        "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "circuit_breakers": _many(),
         "cluster_type": typed(
             "envoy.clusters.dynamic_forward_proxy",
