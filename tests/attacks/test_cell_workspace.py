@@ -138,6 +138,22 @@ def test_a_merge_does_not_overwrite_what_changed_meanwhile(node: Rig, workspace:
     assert (workspace / "both").read_text() == "agent\n"
 
 
+def test_a_file_of_terabytes_that_is_a_hole_fills_no_disk_when_it_is_merged(node: Rig, workspace: Path) -> None:
+    script = (
+        "truncate -s 4T huge; printf end >> huge; printf begin | dd of=huge conv=notrunc status=none; printf x > all"
+    )
+    task = _worked(node, workspace, script)
+    paths, refused = _merged(node, task)
+    assert (paths, refused) == ({"huge", "all"}, {})
+    found = (workspace / "huge").stat()
+    assert (found.st_size, found.st_blocks < 100) == ((4 << 40) + 3, True)
+    with (workspace / "huge").open("rb") as file:
+        assert file.read(8) == b"begin\0\0\0"
+        file.seek(-4, os.SEEK_END)
+        assert file.read() == b"\0end"
+    assert (workspace / "all").read_text() == "x"
+
+
 def test_hard_links_reach_nothing_of_the_operators(node: Rig, workspace: Path) -> None:
     (workspace / "original").write_text("mine\n")
     os.link(workspace / "original", workspace / "twin")

@@ -8,9 +8,10 @@ files, links out of the workspace and guarded names are refused, as is a path th
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -146,9 +147,12 @@ class _Merger:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             ours = os.open(temporary, flags, 0o600, dir_fd=target)
             try:
-                with os.fdopen(ours, "wb") as out, os.fdopen(os.dup(theirs), "rb") as file:
-                    while data := file.read(1 << 20):
-                        out.write(data)
+                with os.fdopen(ours, "wb") as out:
+                    for start, end in _written(theirs):
+                        out.seek(start)
+                        while start < end and (data := os.pread(theirs, min(1 << 20, end - start), start)):
+                            start += out.write(data)
+                    out.truncate(found.st_size)
                     out.flush()
                     os.fchown(out.fileno(), *self._owner)
                     os.fchmod(out.fileno(), stat.S_IMODE(found.st_mode) & 0o777)
@@ -158,6 +162,20 @@ class _Merger:
                 raise
         finally:
             os.close(theirs)
+
+
+def _written(file: int) -> Iterator[tuple[int, int]]:
+    """The parts of a file that are on disk (lseek(2)): a file of terabytes may be nothing but a hole."""
+    at = 0
+    while True:
+        try:
+            start = os.lseek(file, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing more
+                return
+            raise
+        at = os.lseek(file, start, os.SEEK_HOLE)
+        yield start, at
 
 
 def _inside(path: PurePosixPath, where: str) -> bool:
