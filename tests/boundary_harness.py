@@ -111,6 +111,7 @@ class Boundary:
             tls_socket=str(self.directory / "tls.sock"),
             refuse_socket=str(self.directory / "r.sock"),
             scrub_socket=str(self.directory / "x.sock"),
+            delegate_socket=str(self.directory / "l.sock"),
             admin_socket=str(self.directory / "a.sock"),
             spool=str(self.directory / "spool"),
             upstream_ca_file=str(self.directory / "upstreams.pem"),

@@ -18,6 +18,7 @@ from remit.api.services import Services
 from remit.control.approvals import Approvals
 from remit.control.audit_keys import AuditKeys
 from remit.control.catalog import Catalog
+from remit.control.delegates import Delegates
 from remit.control.expiring import Expiring
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
@@ -68,6 +69,7 @@ class Plane:
     reserve: testing.MemoryReserve
     rung: list[str]
     warned: testing.MemoryNotifier
+    children: testing.MemoryChildren
 
 
 def build(directory: Path, store: Store | None = None) -> Plane:
@@ -91,6 +93,19 @@ def build(directory: Path, store: Store | None = None) -> Plane:
     approvals = Approvals(
         store=store, publisher=publisher, recorder=recorder, catalog=catalog, clock=clock, ring=rung.append
     )
+    tasks, children = (
+        Lifecycle(
+            store=store,
+            publisher=publisher,
+            recorder=recorder,
+            issuer=issuer,
+            catalog=catalog,
+            clock=clock,
+            trust_domain="remit.local",
+            token_ttl_s=600,
+        ),
+        testing.MemoryChildren(),
+    )
     services = Services(
         approvals=approvals,
         manifests=Manifests(store=store, publisher=publisher, recorder=recorder, clock=clock),
@@ -104,16 +119,8 @@ def build(directory: Path, store: Store | None = None) -> Plane:
             node=node,
         ),
         expiring=Expiring(store=store, recorder=recorder, catalog=catalog, clock=clock, warn=warned.warn),
-        tasks=Lifecycle(
-            store=store,
-            publisher=publisher,
-            recorder=recorder,
-            issuer=issuer,
-            catalog=catalog,
-            clock=clock,
-            trust_domain="remit.local",
-            token_ttl_s=600,
-        ),
+        tasks=tasks,
+        delegates=Delegates(tasks=tasks, children=children, recorder=recorder, clock=clock),
         revoking=Revoking(
             store=store,
             node=node,
@@ -145,6 +152,7 @@ def build(directory: Path, store: Store | None = None) -> Plane:
         reserve=reserve,
         rung=rung,
         warned=warned,
+        children=children,
     )
 
 

@@ -159,6 +159,11 @@ class Settings:
         return self.run_dir / "decide" / "scrub.sock"
 
     @property
+    def delegate_socket(self) -> Path:
+        """Where Envoy brings the control plane what tasks ask for that delegate (`core.doorway`)."""
+        return self.run_dir / "delegate" / "delegate.sock"
+
+    @property
     def store_file(self) -> Path:
         """The decision service's copy of `openbao_file`."""
         return self.run_dir / "store" / "openbao.toml"

@@ -106,7 +106,7 @@ def test_each_reads_its_own_files_and_what_was_made_for_it(whole: Whole, process
 @pytest.mark.parametrize(
     ("process", "reaches"),
     [
-        ("control", {"cells.sock", "control/control.sock", "node/node.sock"}),
+        ("control", {"cells.sock", "control/control.sock", "node/node.sock", "delegate/delegate.sock"}),
         (
             "decide",
             {
@@ -124,6 +124,7 @@ def test_each_reads_its_own_files_and_what_was_made_for_it(whole: Whole, process
                 "boundary/proxy.sock",
                 "boundary/tcp.sock",
                 "boundary/tls.sock",
+                "delegate/delegate.sock",
             },
         ),
         (
@@ -164,6 +165,34 @@ print(json.dumps(found))
     )  # fmt: skip
     answers = [json.loads(text) for text in json.loads(done.stdout)]
     assert {answer["detail"] for answer in answers} == {"the control plane may not ask that of cells"}
+
+
+def test_the_control_plane_starts_only_what_hangs_on_a_task_that_runs(whole: Whole) -> None:
+    """Were it taken over: no workspace, no terminal, no variables, and nothing without a running parent."""
+    source = """
+import json, socket, struct, sys
+path, parent = json.loads(sys.argv[1])
+found = []
+for above in ("t-aaaaaaaaaa", parent):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+        asked = {"op": "delegate", "parent": above, "request": "r-1", "role": "nothing", "argv": ["id"], "detach": True, "tty": True}
+        asked |= {"workspace": {"path": "/root", "mode": "bind"}, "env": {"LD_PRELOAD": "/x"}}
+        body = json.dumps(asked).encode()
+        sock.sendall(b"J" + struct.pack(">I", len(body)) + body)
+        found.append(sock.recv(4096)[5:].decode())
+print(json.dumps(found))
+"""
+    uid = user(whole, "control")
+    with whole.attacker("neighbour"):
+        parent = whole.remit.newest()["id"]
+        done = subprocess.run(
+            ["/usr/bin/python3", "-c", source, json.dumps([str(whole.remit.run_dir / "cells.sock"), parent])], text=True,
+            capture_output=True, user=uid, group=uid, extra_groups=[], cwd="/", check=True,
+        )  # fmt: skip
+    nobody, refused = (json.loads(text) for text in json.loads(done.stdout))
+    assert nobody["detail"] == "no cell runs for task t-aaaaaaaaaa"
+    assert "role neighbour does not delegate to role nothing" in refused["detail"]
 
 
 def test_nobody_of_the_same_uid_looks_into_the_decision_service(whole: Whole) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from remit.api import cells
+from remit.api import cells, children
 from remit.api import cells as module
 from remit.api.cells import CellsClient
 from remit.cell import daemon
@@ -93,5 +93,6 @@ async def test_silence_is_unavailable(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_the_control_plane_asks_is_what_cells_answer_it() -> None:
-    asked = set(re.findall(r'"op": "([a-z-]+)"', inspect.getsource(cells)))
+    source = inspect.getsource(cells) + inspect.getsource(children)
+    asked = set(re.findall(r'"op": "([a-z-]+)"', source))
     assert asked == daemon.FOR_CONTROL

@@ -20,6 +20,7 @@ LAYOUT = resources.Layout(
     tcp_socket="/run/r/tcp.sock",
     tls_socket="/run/r/tls.sock",
     refuse_socket="/run/r/r.sock",
+    delegate_socket="/run/l/l.sock",
     admin_socket="/run/r/a.sock",
     spool="/var/r/spool",
     upstream_ca_file="/var/r/upstreams.pem",

@@ -76,7 +76,7 @@ def test_what_is_given_wins_over_the_role_and_the_role_over_the_default() -> Non
         tools={"PYENV_ROOT": "/p"}, path=("/p/shims",), terminal="", role={"LANG": "de", "A": "role"}, given={"A": "me"}
     )
     assert (built["LANG"], built["A"], built["TERM"], built["PYENV_ROOT"]) == ("de", "me", "dumb", "/p")
-    assert built["PATH"].startswith("/p/shims:/usr/local/sbin")
+    assert built["PATH"].startswith("/etc/remit/bin:/p/shims:/usr/local/sbin")
     assert built["NODE_EXTRA_CA_CERTS"] != built["SSL_CERT_FILE"]
 
 

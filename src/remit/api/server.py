@@ -27,6 +27,8 @@ from remit.core.errors import Unavailable
 
 GRACE_S = 5
 BACKLOG = 128
+DOOR_CONNECTIONS = 512
+"""Envoy answers 503 for more: tasks that delegate must not take the descriptors of the API."""
 
 
 class _PeerProtocol(H11Protocol):
@@ -87,7 +89,20 @@ async def serve(
             done.result()
 
 
-def _server(app: ASGIApp) -> _Server:
+async def serve_door(door: ASGIApp, path: Path) -> None:
+    """Serve `door` until cancelled, at a socket that the group of its directory may open. `Unavailable`: it cannot."""
+    with _unix(path, 0o660) as listener:
+        one = _server(door, DOOR_CONNECTIONS)
+        running = asyncio.ensure_future(one.serve(sockets=[listener]))
+        try:
+            await asyncio.shield(running)
+        finally:
+            one.should_exit = True
+            await asyncio.wait([running], timeout=GRACE_S + 1)
+            path.unlink(missing_ok=True)
+
+
+def _server(app: ASGIApp, connections: int | None = None) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
@@ -98,20 +113,21 @@ def _server(app: ASGIApp) -> _Server:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            limit_concurrency=connections,
             timeout_graceful_shutdown=GRACE_S,
             timeout_keep_alive=60,
         )
     )
 
 
-def _unix(path: Path) -> socket.socket:
+def _unix(path: Path, mode: int = 0o600) -> socket.socket:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         os.fchmod(listener.fileno(), 0o600)  # before it has a name: no moment in which others can connect
         listener.bind(str(path))
-        path.chmod(0o600)
+        path.chmod(mode)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()

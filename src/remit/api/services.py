@@ -8,6 +8,7 @@ from fastapi import Request
 
 from remit.control.approvals import Approvals
 from remit.control.audit_keys import AuditKeys
+from remit.control.delegates import Delegates
 from remit.control.expiring import Expiring
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
@@ -29,6 +30,7 @@ class Services:
     secrets: Secrets
     expiring: Expiring
     tasks: Lifecycle
+    delegates: Delegates
     revoking: Revoking
     explaining: Explaining
     spending: Spending

@@ -27,6 +27,9 @@ class Create(BaseModel):
     parent: str | None = Field(
         default=None, max_length=32, description="The task it is a part of: its role must be narrower."
     )
+    request: str | None = Field(
+        default=None, max_length=64, description="The record of the request by which that task asked for it itself."
+    )
 
 
 class Exited(BaseModel):
@@ -94,7 +97,12 @@ async def listed(
 async def created(body: Create, found: Annotated[Services, Depends(services)]) -> CreatedTask:
     """Answers when the node knows the task. For `cells`: people use `remit run`."""
     done = await found.tasks.create(
-        body.role, body.command, operator=body.operator, budgets=body.budgets, parent=body.parent
+        body.role,
+        body.command,
+        operator=body.operator,
+        budgets=body.budgets,
+        parent=body.parent,
+        request=body.request,
     )
     return CreatedTask(
         task=done.task.id,

@@ -48,6 +48,7 @@ def write(settings: Settings) -> None:
         sds_socket=str(settings.sds_socket),
         refuse_socket=str(settings.refuse_socket),
         scrub_socket=str(settings.scrub_socket),
+        delegate_socket=str(settings.delegate_socket),
         admin_socket=str(settings.envoy_admin),
         spool=str(settings.spool),
         upstream_ca_file=str(upstream),

@@ -7,7 +7,7 @@ import os
 from functools import partial
 
 from remit.app import identities
-from remit.cell import daemon, retention
+from remit.cell import retention, service
 from remit.node import fence
 from remit.node.notify import Notifier
 from remit.settings import Settings, environment
@@ -17,7 +17,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     ready, who = asyncio.Event(), identities.of(settings)
     async with asyncio.TaskGroup() as group:
         group.create_task(
-            daemon.serve(
+            service.serve(
                 cells_socket=settings.cells_socket,
                 forward_socket=settings.forward_socket,
                 control_socket=settings.control_socket,

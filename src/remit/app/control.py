@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 from remit import __version__
-from remit.api import process
+from remit.api import process, server
 from remit.api.cells import CellsClient
+from remit.api.children import CellsChildren
+from remit.api.delegate import Door
 from remit.api.link import NodeLink
 from remit.api.services import Services
 from remit.app import notifiers
@@ -18,6 +21,7 @@ from remit.broker import sealed
 from remit.control.approvals import Approvals
 from remit.control.audit_keys import AuditKeys
 from remit.control.catalog import Catalog
+from remit.control.delegates import Delegates
 from remit.control.expiring import Expiring
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
@@ -82,6 +86,16 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
         tell=telling.tell,
     )
     link.answers(approvals.answer)
+    tasks = Lifecycle(
+        store=store,
+        publisher=publisher,
+        recorder=recorder,
+        issuer=issuer,
+        catalog=catalog,
+        clock=clock,
+        trust_domain=settings.trust_domain,
+        token_ttl_s=settings.token_ttl_s,
+    )
     services = Services(
         approvals=approvals,
         manifests=Manifests(store=store, publisher=publisher, recorder=recorder, clock=clock),
@@ -95,16 +109,8 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
             node=link,
         ),
         expiring=Expiring(store=store, recorder=recorder, catalog=catalog, clock=clock, warn=telling.warn),
-        tasks=Lifecycle(
-            store=store,
-            publisher=publisher,
-            recorder=recorder,
-            issuer=issuer,
-            catalog=catalog,
-            clock=clock,
-            trust_domain=settings.trust_domain,
-            token_ttl_s=settings.token_ttl_s,
-        ),
+        tasks=tasks,
+        delegates=Delegates(tasks=tasks, children=CellsChildren(settings.cells_socket), recorder=recorder, clock=clock),
         revoking=Revoking(
             store=store,
             node=link,
@@ -146,4 +152,12 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
             )
         )
         await ready.wait()
+        door = Door(services.delegates, _envoy(settings))
+        group.create_task(server.serve_door(door, settings.delegate_socket))
         group.create_task(notifier.run())
+
+
+def _envoy(settings: Settings) -> int:
+    """The uid of Envoy, which `app.layout` made the group of the directory that it connects in."""
+    group = settings.delegate_socket.parent.stat().st_gid
+    return group if group != os.getegid() else os.geteuid()

@@ -41,6 +41,7 @@ from remit.control.holding import Holding
 from remit.control.knowledge import Knowledge
 from remit.control.observing import Observer
 from remit.control.openings import Openings
+from remit.core import doorway
 from remit.core.snapshot import Snapshot
 from remit.core.task import ALIVE
 from remit.identity.verifier import Verifier
@@ -93,7 +94,8 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     upward.probes(broker.probe)
     store = _store(settings, opener, broker)
     source = resolving.Server(settings.resolver) if settings.resolver else resolving.System()
-    resolver = resolving.Resolver(source, {drill_ca.HOST: drill_ca.ADDRESS, **settings.static_hosts}, time.monotonic)
+    reserved = {drill_ca.HOST: drill_ca.ADDRESS, **settings.static_hosts, doorway.HOST: doorway.ADDRESS}
+    resolver = resolving.Resolver(source, reserved, time.monotonic)
     broker.exchange_with(
         Exchanger(
             dial=Dialler(resolver, settings.node_trust_file),

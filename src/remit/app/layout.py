@@ -60,6 +60,7 @@ def _prepare(settings: Settings, who: Identities | None) -> None:
         settings.decide_dir: (decide, control),
         settings.spool.parent: (envoy, decide),
         settings.node_socket.parent: (control, decide),
+        settings.delegate_socket.parent: (control, envoy),
         settings.check_socket.parent: (decide, envoy),
         settings.dns_socket.parent: (decide, forward),
         settings.proxy_socket.parent: (envoy, forward),

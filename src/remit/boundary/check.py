@@ -201,6 +201,8 @@ def render(answer: Permitted | Denied | Held) -> bytes:
     if answer.hidden:
         lines.append(_SEARCHED % (answer.record.encode(), answer.hidden.encode()))
         removed += _UNSEARCHABLE
+    if answer.task:
+        lines.append(f"{header_names.TASK}: {answer.task}\r\n".encode())
     if answer.target is not None:
         if not _TARGET.fullmatch(answer.target):
             why = "the path cannot be sent as it would have to be"

@@ -23,6 +23,9 @@ TARGET = "x-remit-path"
 LENGTH = "x-remit-length"
 """Set beside an answer that was searched: the length that Envoy took off, and gets back."""
 
+TASK = "x-remit-task"
+"""Which task asks: told to the control plane, where it is that which answers, and to no upstream."""
+
 FRAMING = (
     "connection",
     "content-length",

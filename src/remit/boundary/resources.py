@@ -42,6 +42,8 @@ class Layout:
     refuse_socket: str
     scrub_socket: str
     """Where answers go to requests that carried a credential."""
+    delegate_socket: str
+    """Where the control plane answers tasks that delegate."""
     tcp_socket: str
     """The door for connections to be carried unread: nothing is inspected, so servers may speak first."""
     tls_socket: str
@@ -81,6 +83,7 @@ def bootstrap(layout: Layout) -> Json:
                     sds=layout.sds_socket,
                     refuse=layout.refuse_socket,
                     scrub=layout.scrub_socket,
+                    delegate=layout.delegate_socket,
                 ),
             ],
         },

@@ -1,4 +1,4 @@
-"""Where Envoy may connect: the pinned addresses of upstreams, and the six sockets of the decision service.
+"""Where Envoy may connect: the pinned addresses of upstreams, and the sockets of decision service and control plane.
 
 An upstream is dialled at the address the decision screened, yet must prove the *name* the agent asked for: SNI and the
 certificate's names are checked against `:authority`. No session is kept, so a resumed one cannot skip that check.
@@ -37,8 +37,8 @@ def upstreams(*, ca_file: str, connect_timeout_s: float) -> list[Json]:
     ]
 
 
-def services(*, check: str, hold: str, tunnel: str, sds: str, refuse: str, scrub: str) -> list[Json]:
-    """Clusters for the decision service's Unix sockets, and for the listener inside Envoy."""
+def services(*, check: str, hold: str, tunnel: str, sds: str, refuse: str, scrub: str, delegate: str) -> list[Json]:
+    """Clusters for Unix sockets of the decision service and the control plane, and for the listener inside Envoy."""
     check_cluster = _pipe("check", check, _http({"explicit_http_config": {"http_protocol_options": {}}}))
     hold_cluster = _pipe("hold", hold, _http({"explicit_http_config": {"http_protocol_options": {}}}))
     sds_cluster = _pipe("sds", sds, _http({"explicit_http_config": {"http2_protocol_options": {}}}))
@@ -49,7 +49,9 @@ def services(*, check: str, hold: str, tunnel: str, sds: str, refuse: str, scrub
     http2: Json = {"initial_stream_window_size": 256 << 10, "initial_connection_window_size": (1 << 31) - 1}
     shown = _http({"explicit_http_config": {"http2_protocol_options": http2}})
     scrub_cluster = _pipe(scrub_filter.CLUSTER, scrub, shown)
-    return [check_cluster, hold_cluster, tunnel_cluster, sds_cluster, refuse_cluster, scrub_cluster, _inner()]
+    delegate_cluster = _pipe("delegate", delegate, _http(http1))
+    decisions = [check_cluster, hold_cluster, tunnel_cluster, sds_cluster, refuse_cluster, scrub_cluster]
+    return [*decisions, delegate_cluster, _inner()]
 
 
 def _inner() -> Json:

@@ -22,6 +22,7 @@ from remit.cell import (
     network,
     output,
     process,
+    provided,
     sandbox,
     stage,
     toolchains,
@@ -201,6 +202,7 @@ def build(wanted: Wanted, site: Site, wire: network.Network) -> Cell:
         except OSError as error:
             raise Unavailable(f"the cell cannot be made: {error}", hint="remit doctor") from error
         tools = toolchains.discover(wanted.path or site.path, (Path("/root"), Path.home(), *Path("/home").glob("*")))
+        tools.add(provided.prefix())
         prefixes = toolchains.outside(tools, wanted.workspace)
         seen = [
             sandbox.Mount(source=str(staged / "home"), target=sandbox.HOME, writable=True),

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import pwd
-import resource
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,10 @@ from remit.cell import cell as cells
 from remit.cell import (
     control_client,
     forward_link,
-    limits,
-    machine,
-    process,
     prune,
     request,
     retention,
     session,
-    stage,
     stored,
     tasks,
     wire,
@@ -47,8 +42,9 @@ END_S = 3.0
 """The processes are dead at once; this is for control and the forwarder, which may be ending as well."""
 
 Opens = Callable[[list[tuple[str, int]]], None]
-FOR_CONTROL = frozenset({"cut", "cut-everything", "list", "reach"})
-"""What the control plane may ask for itself: it starts and stops nothing."""
+FOR_CONTROL = frozenset({"cut", "cut-everything", "list", "reach", "delegate"})
+"""What the control plane may ask for itself. It starts nothing but what hangs on a task that runs, sees no file of the
+operator's and ends with that task (`_delegate`); it stops nothing."""
 
 
 class Daemon:
@@ -76,6 +72,7 @@ class Daemon:
         self._clients = 0
         self._operations: dict[str, Callable[[wire.Connection, dict[str, Any]], Awaitable[None]]] = {
             "run": self._run,
+            "delegate": self._delegate,
             "exec": self._exec,
             "attach": self._attach,
             "stop": self._stop,
@@ -130,6 +127,17 @@ class Daemon:
 
     async def _run(self, connection: wire.Connection, message: dict[str, Any]) -> None:
         asked = request.run(message)
+        await self._start(connection, asked, connection.user, _name(connection.user))
+
+    async def _delegate(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        """A part of a task that runs, for the one whose task that is: without a workspace, a terminal or variables."""
+        asked = request.delegated(message)
+        above = self._task({"task": asked.parent})
+        command = replace(asked.command, path=above.cell.wanted.path)
+        await self._start(connection, replace(asked, command=command), above.cell.wanted.operator, above.operator)
+
+    async def _start(self, connection: wire.Connection, asked: request.Run, user: int, name: str) -> None:
+        """Start it for the operator `user`, whom records call `name`, and keep it as long as its client stays."""
         if len(self._running) + self._starting >= MAX_CELLS:
             raise Unavailable(f"{MAX_CELLS} cells run already", hint="remit ps; remit stop TASK")
         path = workspace.checked(asked.workspace, self._site.cells) if asked.workspace is not None else None
@@ -140,8 +148,8 @@ class Daemon:
             task = await tasks.start(
                 asked,
                 path,
-                operator=connection.user,
-                name=_name(connection.user),
+                operator=user,
+                name=name,
                 site=self._site,
                 control=self._control,
                 link=self._link,
@@ -318,83 +326,3 @@ def _name(user: int) -> str:
         return pwd.getpwuid(user).pw_name
     except KeyError:
         return str(user)
-
-
-async def serve(
-    *,
-    cells_socket: Path,
-    forward_socket: Path,
-    control_socket: Path,
-    cells_dir: Path,
-    ca_bundle: Path,
-    forward_uid: int,
-    control_uid: int,
-    opens: Opens,
-    token_ttl_s: float,
-    kept: retention.Retention,
-    ca_certificate: Path | None = None,
-    search: tuple[str, ...] = (),
-    stage_dir: Path | None = None,
-    path: str = "",
-    ready: Callable[[], None] = lambda: None,
-) -> None:
-    """Run until cancelled. Enters a mount namespace of its own: give it a process of its own.
-
-    `stage_dir`: a directory that every uid can walk to (default: one in /run, named after `cells_dir`).
-    `control_uid`: of the control plane, which may ask `FOR_CONTROL` and nothing else. `search`: of resolv.conf.
-    `opens`: lets Envoy dial exactly these (range, port) from now on, of what a rule of the kernel keeps it from.
-    `path`: PATH in which toolchains are looked for when a client sends none. `ready` is called when it accepts.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    process.reserve()
-    mark = f"remit-{hashlib.blake2s(os.fsencode(cells_dir), digest_size=4).hexdigest()}-"
-    tree = limits.tree()
-    if left := limits.sweep(tree, mark):
-        log.warning("ended %d cells that an earlier daemon left", left)
-    cells_dir.mkdir(parents=True, exist_ok=True)
-    staging = stage.Stage(stage_dir or Path("/run") / f"{mark}cells")
-    staging.open()
-    try:
-        # Not before: a thread keeps the mount namespace in which it began.
-        await asyncio.to_thread(stored.look_after_all, cells_dir)
-        etc = machine.Etc(staging.root / "etc", bundle=ca_bundle, certificate=ca_certificate, search=search)
-        etc.write()
-        site = cells.Site(
-            stage=staging, etc=etc, tree=tree, mark=mark, system=machine.system(), cells=cells_dir, path=path
-        )
-        link = forward_link.ForwardLink(forward_socket, forward_uid)
-        link.start()
-        client = control_client.ControlClient(control_socket)
-        daemon = Daemon(site, client, link, token_ttl_s, control_uid, kept, opens)
-        pruning = asyncio.ensure_future(daemon.keep_pruned())
-        try:
-            await _listen(daemon, cells_socket, control_uid, ready)
-        finally:
-            pruning.cancel()
-            with contextlib.suppress(Exception):
-                await daemon.end()
-            link.stop()
-    finally:
-        staging.close()
-        limits.sweep(tree, mark)
-
-
-async def _listen(daemon: Daemon, path: Path, control_uid: int, ready: Callable[[], None]) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    previous = os.umask(0o177)
-    try:
-        server = await asyncio.start_unix_server(daemon.client, str(path), limit=wire.MAX_JSON, backlog=256)
-    finally:
-        os.umask(previous)
-    if control_uid != os.geteuid():
-        os.chown(path, -1, control_uid)
-        path.chmod(0o660)
-    ready()
-    try:
-        async with server:
-            await server.serve_forever()
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()

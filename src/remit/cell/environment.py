@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from remit.cell import sandbox
+from remit.cell import provided, sandbox
 from remit.core.errors import Invalid
 
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
@@ -65,7 +65,7 @@ def build(
         "SHELL": "/bin/bash",
         "LANG": "C.UTF-8",
         "TERM": terminal or "dumb",
-        "PATH": ":".join((*path, *SYSTEM_PATH)),
+        "PATH": ":".join((provided.DIRECTORY, *path, *SYSTEM_PATH)),
         "TMPDIR": "/tmp",
         "SSL_CERT_DIR": "/etc/ssl/certs",
         "NODE_EXTRA_CA_CERTS": CERTIFICATE,

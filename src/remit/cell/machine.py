@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from remit.cell import environment, network, sandbox, truststore
+from remit.cell import environment, network, provided, sandbox, truststore
 
 COPIED = (
     *("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "timezone", "mime.types", "magic"),
@@ -53,11 +53,12 @@ class Etc:
         self._root.mkdir(mode=0o755)
         for name in COPIED:
             self._copy(Path("/etc") / name, self._root / name)
-        for name, text in _files(self._search).items():
-            target = self._root / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
-            target.chmod(0o644)
+        for files, mode in ((_files(self._search), 0o644), (provided.files(), 0o755)):
+            for name, text in files.items():
+                target = self._root / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(text)
+                target.chmod(mode)
         (self._root / "mtab").symlink_to("/proc/self/mounts")
         self.refresh()
 

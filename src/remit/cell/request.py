@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,6 +16,7 @@ from remit.core.task import TASK_ID
 MAX_ARGUMENTS, MAX_ARGUMENT_BYTES = 4096, 128 << 10
 MAX_SIDE = 4096
 _TERMINAL = re.compile(r"[A-Za-z0-9._+-]{1,64}")
+_RECORD = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class Run:
     budgets: tuple[str, ...] = ()
     parent: str | None = None
     """The task it is a part of."""
+    request: str | None = None
+    """The record of the request by which that task asked for it, if it asked itself."""
 
 
 def run(message: Mapping[str, Any]) -> Run:
@@ -64,6 +67,15 @@ def run(message: Mapping[str, Any]) -> Run:
         budgets=_budgets(message.get("budgets") or []),
         parent=task({"task": message["parent"]}) if message.get("parent") else None,
     )
+
+
+def delegated(message: Mapping[str, Any]) -> Run:
+    """What a running task asked for: of a `run` only this may be said, so nothing else can be smuggled in."""
+    wanted, parent = message.get("request"), task({"task": message.get("parent")})
+    if not isinstance(wanted, str) or not _RECORD.fullmatch(wanted):
+        raise Invalid("request is not the id of a record")
+    only = {name: message[name] for name in ("role", "argv", "budgets") if name in message}
+    return replace(run({**only, "parent": parent}), request=wanted)
 
 
 def _budgets(items: object) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ class Task:
     ) -> None:
         self.cell, self.main, self.id = cell, main, cell.wanted.task
         self._parent = parent
-        self._role, self._argv, self._operator = role, argv, operator
+        self._role, self._argv, self.operator = role, argv, operator
         self._control, self._link, self._ttl_s, self._ended = control, link, ttl_s, ended
         self._since = time.time()
         self._stopped = ""
@@ -80,7 +80,7 @@ class Task:
             "cell": self.cell.wanted.number,
             "role": self._role,
             "command": list(self._argv)[:64],
-            "operator": self._operator,
+            "operator": self.operator,
             "pid": self.main.first,
             "started": self._since,
             "terminal": self.main.terminal is not None,
@@ -196,6 +196,8 @@ async def start(
     making = asyncio.ensure_future(asyncio.to_thread(network.create))
     command, own = list(asked.command.argv), list(asked.budgets)
     body = {"role": asked.role, "command": command, "operator": name, "budgets": own, "parent": asked.parent}
+    if asked.request is not None:
+        body["request"] = asked.request
     try:
         answer = await control.post("/v1/tasks", body)
     except BaseException:

@@ -29,6 +29,11 @@ class Toolchains:
     path: list[str] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
 
+    def add(self, prefix: Path | None) -> None:
+        """One more prefix, not in PATH."""
+        if prefix is not None:
+            self.prefixes = _outermost([*self.prefixes, prefix])
+
 
 def discover(path: str, homes: Iterable[Path]) -> Toolchains:
     """What `path` (a PATH) needs. `homes`: directories that must never be bound as a whole."""

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from remit.control.ports import Clock, Entry, Journal
 from remit.core import budget as budgets
-from remit.core import flow
+from remit.core import delegation, flow
 from remit.core.budget import Budget, Line, Quantity
 from remit.core.capability import Capability
 from remit.core.decision import Candidate
@@ -42,8 +42,6 @@ PART_BYTES = 16 << 10
 CHECKPOINT_BYTES = 256 << 10
 """A larger ledger is not written into a segment: the log is then added up from an earlier one."""
 SWEEP_S = 1.0
-MAX_DEPTH = 16
-"""Tasks in one line of descent."""
 CUTS_OF_TASK = 3
 """How often the flows of a task are cut when its time is over: a request may just have been permitted."""
 
@@ -305,7 +303,7 @@ class Budgets:
     def _above(self, task: Task) -> Iterator[tuple[Task, Role]]:
         """The tasks it descends from, its parent first, with their roles."""
         one, roles = self._snapshot.tasks.get(task.parent or ""), self._snapshot.rules.roles
-        for _ in range(MAX_DEPTH):
+        for _ in range(delegation.MAX_DEPTH):
             if one is None:
                 return
             yield one, roles.get(one.role) or Role(name=one.role)

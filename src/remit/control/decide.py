@@ -18,7 +18,7 @@ from remit.control.hidden import Hidden
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.control.ports import Entry, Journal, Policies, Resolver, Secrets, Verifier
-from remit.core import approval, decision, delegation, observe, request
+from remit.core import approval, decision, delegation, doorway, observe, request
 from remit.core.claims import Claims
 from remit.core.credential import LATER, Injected, Later
 from remit.core.decision import Candidate, Permit
@@ -38,8 +38,8 @@ class Permitted:
     """Dial `pin` (an address literal) at `pin_port`, with these headers set.
 
     `target`: what to send instead of the agent's request target, if anything. `removed`: headers of the agent that are
-    taken off. `pool` names who may share the upstream
-    connection. `metered`: its bytes are counted while it runs.
+    taken off. `pool` names who may share the upstream connection. `metered`: its bytes are counted while it runs.
+    `task`: not for an upstream but for the control plane, which is told that this task asks (`core.doorway`).
     """
 
     record: str
@@ -52,6 +52,7 @@ class Permitted:
     removed: tuple[bytes, ...] = ()
     hidden: str = ""
     """What was injected and must not come back (`control.hidden`); empty: nothing."""
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +269,7 @@ class Decider:
             pool=self._openings.pool(permit.candidate.task.id, permit.credential.name if permit.credential else ""),
             metered=metered,
             hidden=self._hidden.reference(injected.secrets) if injected.secrets else "",
+            task=permit.candidate.task.id if permit.candidate.capability is doorway.CAPABILITY else "",
         )
 
 

@@ -80,11 +80,13 @@ class Lifecycle:
         operator: str,
         budgets: Sequence[str] = (),
         parent: str | None = None,
+        request: str | None = None,
     ) -> Created:
         """A pending task under a role, known to the node. The command is kept for `remit ps`, cut where it is long.
 
         `budgets`: the task's own (`requests=100`); they narrow what its role has. `parent`: the task it is a part of
-        (`core.delegation`); `Conflict` where its role would be wider.
+        (`core.delegation`); `Conflict` where its role would be wider. `request`: the record of the request by which the
+        parent itself asked for it.
         """
         if not command:
             raise Invalid("a task needs a command", hint="remit run --role ROLE -- COMMAND")
@@ -106,8 +108,10 @@ class Lifecycle:
         if above is not None:
             gone = frozenset(name for kind, name in revoked if kind is RevocationKind.ROLE)
             chain = delegating.entrusted(rules, gone, alive, above, role, task_id)
-        detail = f"task {task_id} created under role {role.name}"
+        asked = f" at the word of task {parent}" if request is not None else ""
+        detail = f"task {task_id} created under role {role.name}{asked}"
         named: dict[str, Any] = {**({"budgets": list(budgets)} if budgets else {}), **chain}
+        named |= {"request": request} if request is not None else {}
         await self._recorder.before("task.create", operator, detail, task=task_id, role=role.name, **named)
         with self._store.unit() as unit:
             now = self._clock.now()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from remit.core import addresses, choice, delegation, paths
+from remit.core import addresses, choice, delegation, doorway, paths
 from remit.core.capability import UNREAD, Approval, Capability
 from remit.core.claims import Claims
 from remit.core.credential import Credential
@@ -193,6 +193,8 @@ def _uncovered(role: Role, request: Request) -> Capability | None:
     """What a human could allow where a role may ask for it: this one request, plainly written, with no credential."""
     if not role.ask_uncovered or request.protocol in UNREAD or paths.ambiguities(request.path):
         return None
+    if doorway.reserved(request.host):
+        return None
     return Capability(
         name=UNCOVERED,
         protocol=request.protocol,
@@ -209,4 +211,6 @@ def _nothing_covers(role: Role, request: Request, near: tuple[str, ...]) -> str:
     asked = f"{request.method} {request.protocol}://{request.host}:{request.port}"
     if near:
         return f"role {role.name} does not cover {asked}: " + "; ".join(near[:4])
+    if request.host == doorway.HOST:
+        return f"role {role.name} delegates to no role (spec.delegates)"
     return f"role {role.name} has no capability for host {request.host}"

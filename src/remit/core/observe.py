@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from remit.core import paths
+from remit.core import doorway, paths
 from remit.core.capability import UNREAD, Capability
 from remit.core.claims import Claims
 from remit.core.decision import Candidate, Opinion
@@ -29,7 +29,7 @@ def uncovered(snapshot: Snapshot, claims: Claims, request: Request, refusal: Ref
     role = snapshot.rules.roles.get(task.role) if task is not None else None
     if refusal.reason is not Reason.NO_CAPABILITY or task is None or role is None or not role.observe or task.parent:
         return None
-    if request.protocol in UNREAD or paths.ambiguities(request.path):
+    if request.protocol in UNREAD or paths.ambiguities(request.path) or doorway.reserved(request.host):
         return None  # nobody would know what was let pass
     capability = Capability(
         name=OBSERVED,

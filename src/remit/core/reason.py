@@ -40,6 +40,8 @@ class Reason(StrEnum):
     NO_CAPABILITY = "no_capability"
     CAPABILITY_REVOKED = "capability_revoked"
     NOT_DELEGATED = "not_delegated"
+    DELEGATIONS_EXCEEDED = "delegations_exceeded"
+    DELEGATION_UNAVAILABLE = "delegation_unavailable"
     POLICY_DENIED = "policy_denied"
     POLICY_FAILED = "policy_failed"
     BUDGET_EXHAUSTED = "budget_exhausted"
@@ -160,6 +162,15 @@ MEANING: Mapping[Reason, Meaning] = {
         "The task above this one may not do this itself, or may not hand it on",
         "A child has a part of its parent's authority: widen the parent's role, if it is meant (spec.delegates).",
         "capability",
+    ),
+    Reason.DELEGATIONS_EXCEEDED: Meaning(
+        "There are too many delegated tasks", "Wait until some have ended.", "capability", 429
+    ),
+    Reason.DELEGATION_UNAVAILABLE: Meaning(
+        "The task that was asked for could not be started",
+        "Retry; `remit status` shows what is missing.",
+        "capability",
+        503,
     ),
     Reason.POLICY_DENIED: Meaning(
         "A policy forbids this request", "The detail names the policy and its rule.", "policy"

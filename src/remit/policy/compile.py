@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from remit.core import names, paths
+from remit.core import doorway, names, paths
 from remit.core.budget import Budget
 from remit.core.capability import DEFAULT_PORT, UNREAD, Approval, Capability, Index, Protocol
 from remit.core.credential import Credential, Placeholder
@@ -92,7 +92,8 @@ def _hosts(raw: Mapping[str, Any]) -> tuple[str, ...]:
     spec = raw.get("spec")
     hosts = spec.get("hosts") if isinstance(spec, dict) else None
     texts = [host for host in hosts[: specs.MAX_LISTED] if isinstance(host, str)] if isinstance(hosts, list) else []
-    return tuple(host for host in texts if names.canonical(host.removeprefix("*.")) == host.removeprefix("*."))
+    kept = (host for host in texts if names.canonical(host.removeprefix("*.")) == host.removeprefix("*."))
+    return tuple(host for host in kept if not doorway.reserved(host))
 
 
 def _credential(document: Document) -> Credential:
@@ -192,7 +193,7 @@ def _role(
         delegates=frozenset(spec.delegates),
         max_depth=spec.max_depth,
         invalid=f"names what does not exist: {', '.join(missing[:8])}" if missing else None,
-        index=Index(usable),
+        index=Index((*usable, doorway.CAPABILITY) if spec.delegates else usable),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from remit.core import addresses, budget, credential, flow, names, paths
+from remit.core import addresses, budget, credential, doorway, flow, names, paths
 from remit.policy import quantity, reserved
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -59,6 +59,8 @@ def host(text: str) -> str:
     literal = names.address_literal(bare)
     if bare != text and ("." not in bare or literal is not None):
         raise fault("expected at least two labels after *.")
+    if doorway.reserved(bare):
+        raise fault("expected a name of the DNS; .alt is outside of it (RFC 9476)")
     if literal is not None:
         why = _never(literal)
         if why:

@@ -37,6 +37,8 @@ from remit.testing.deciding import MemorySecrets as MemorySecrets
 from remit.testing.deciding import StaticPolicies as StaticPolicies
 from remit.testing.deciding import StaticResolver as StaticResolver
 from remit.testing.deciding import StaticVerifier as StaticVerifier
+from remit.testing.delegating import MemoryChild as MemoryChild
+from remit.testing.delegating import MemoryChildren as MemoryChildren
 from remit.testing.operators import MemoryOperators, OperatorRows
 
 
