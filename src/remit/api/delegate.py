@@ -28,6 +28,8 @@ from remit.core.reason import Reason, Refusal
 from remit.core.task import TASK_ID
 
 MAX_BODY_BYTES = 1 << 20
+MAX_UNREAD_BYTES = 8 << 20
+"""Of a body that is too large, read and thrown away: Envoy hears no answer while it is still sending."""
 MAX_STDIN_BYTES = 512 << 10
 MAX_OUTPUT_BYTES = 16 << 20
 """What comes after it is left out, and the answer says so."""
@@ -157,7 +159,7 @@ async def _asked(scope: Scope, receive: Receive) -> Wanted | Refusal | None:
     """What the body says; None where its sender went away."""
     if (scope["method"], scope["path"]) != ("POST", doorway.PATH):
         return Refusal(Reason.MALFORMED, f"only POST {doorway.PATH} is answered here")
-    body = bytearray()
+    body, size = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             more = True
@@ -165,12 +167,16 @@ async def _asked(scope: Scope, receive: Receive) -> Wanted | Refusal | None:
                 message = await receive()
                 if message["type"] != "http.request":
                     return None
-                body += message.get("body", b"")
-                more = message.get("more_body", False)
-                if len(body) > MAX_BODY_BYTES:
-                    return Refusal(Reason.MALFORMED, f"the body is over {MAX_BODY_BYTES} bytes")
+                data, more = message.get("body", b""), message.get("more_body", False)
+                size += len(data)
+                if size <= MAX_BODY_BYTES:
+                    body += data
+                elif size > MAX_UNREAD_BYTES:
+                    break
     except TimeoutError:
         return Refusal(Reason.MALFORMED, f"the body did not come within {BODY_TIMEOUT_S:g} s")
+    if size > MAX_BODY_BYTES:
+        return Refusal(Reason.MALFORMED, f"the body is over {MAX_BODY_BYTES} bytes")
     try:
         asked = Delegation.model_validate_json(bytes(body))
     except ValidationError as error:
