@@ -101,6 +101,15 @@ def test_a_task_comes_back_as_it_was(store: Store) -> None:
         assert unit.tasks.get(whole.id) == whole
 
 
+@pytest.mark.parametrize("given", [None, frozenset(), frozenset({"api", "(delegate)"})])
+def test_what_a_task_was_given_comes_back(store: Store, given: frozenset[str] | None) -> None:
+    with store.unit() as unit:
+        unit.tasks.add(task("aaaaaaaaaa", capabilities=given))
+    with store.unit() as unit:
+        assert unit.tasks.get("t-aaaaaaaaaa").capabilities == given
+        assert [one.capabilities for one in unit.current_tasks()] == [given]
+
+
 def test_a_task_is_found_by_enough_of_its_id(store: Store) -> None:
     with store.unit() as unit:
         unit.tasks.add(task("abcaaaaaaa", cell=1))

@@ -14,7 +14,28 @@ MANIFESTS = """
 apiVersion: remit.dev/v1alpha1
 kind: Role
 metadata: {{name: lead}}
-spec: {{capabilities: [api], delegates: [notifier, greedy], maxDepth: 1}}
+spec: {{capabilities: [api, nothing-much], delegates: [notifier, helper, greedy], maxDepth: 1}}
+---
+apiVersion: remit.dev/v1alpha1
+kind: Role
+metadata: {{name: helper}}
+spec: {{capabilities: [post, look]}}
+---
+apiVersion: remit.dev/v1alpha1
+kind: Capability
+metadata: {{name: nothing-much}}
+spec: {{hosts: [nothing.up.example], paths: [/only/**]}}
+---
+apiVersion: remit.dev/v1alpha1
+kind: Capability
+metadata: {{name: look}}
+spec:
+  hosts: [api.up.example]
+  ports: [{https}]
+  methods: [GET]
+  paths: [/v1/look/**]
+  credential: key
+  addresses: [127.0.0.0/8]
 ---
 apiVersion: remit.dev/v1alpha1
 kind: Role
@@ -140,6 +161,29 @@ def test_a_child_ends_with_its_parent(remit: Instance) -> None:
         (child,) = [one for one in remit.tasks() if one["role"] == "notifier"]
         remit.cli("stop", child["parent"])
     wait_for(lambda: child["id"] not in [one["id"] for one in remit.tasks()], "the child to have ended")
+
+
+def test_a_child_is_given_a_part_of_its_role_and_of_its_parents_budget(remit: Instance, api: str) -> None:
+    get = f"{CURL} {api}/v1/post/x; echo; "
+    script = f"remit delegate --role helper --capability post --budget 2 -- sh -c '{get * 3}{CURL} {api}/v1/look/x; echo; env | grep -c API_KEY'"
+    done = remit.run("lead", "sh", "-c", script)
+    assert done.stdout.split() == ["200", "200", "429", "403", "1"], done.stderr
+    (record,) = [one for one in remit.audit(decision="deny") if one["path"] == "/v1/look/x"]
+    assert (record["reason"], "look: was not given to this task" in record["detail"]) == ("no_capability", True)
+    (made,) = [one for one in remit.audit(task=record["task"]) if one.get("action") == "task.create"]
+    assert (made["capabilities"], made["budgets"]) == (["post"], ["requests=2"])
+
+
+def test_a_task_that_was_given_little_hands_on_no_more(remit: Instance, api: str) -> None:
+    given = ("--capability", "nothing-much")
+    done = remit.run("lead", "remit", "delegate", "--role", "notifier", "--", "true", options=given)
+    assert done.returncode == 5
+    assert "capability post is not within role lead" in done.stderr
+    done = remit.run("lead", *CURL.split(), f"{api}/v1/x", options=given)
+    assert done.stdout == "403"
+    refused = remit.run("lead", "true", options=("--capability", "nonsense"))
+    assert refused.returncode == 2
+    assert "role lead has no capability 'nonsense'" in refused.stderr
 
 
 def test_a_policy_holds_for_delegation_too(remit: Instance, upstreams: Upstreams) -> None:

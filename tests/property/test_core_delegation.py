@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from remit.core import names, paths
 from remit.core.capability import Capability, Index, Protocol
-from remit.core.delegation import narrower
+from remit.core.delegation import beyond, narrower
+from remit.core.snapshot import Role
 
 LABELS = st.sampled_from(["a", "b", "ab"])
 HOSTS = st.lists(LABELS, min_size=2, max_size=4).map(".".join)
@@ -67,3 +71,32 @@ def test_paths_within(narrow: str, wide: str, path: str) -> None:
 @given(capabilities())
 def test_each_is_within_itself(one: Capability) -> None:
     assert narrower(one, one) is None
+
+
+NAMES = ("a", "b", "c")
+SOME = st.one_of(st.none(), st.frozensets(st.sampled_from(NAMES)))
+
+
+@st.composite
+def roles(draw: st.DrawFn) -> Role:
+    held = tuple(replace(draw(capabilities()), name=name) for name in NAMES[: draw(st.integers(1, 3))])
+    return Role(name="r", capabilities=held, index=Index(held), delegates=frozenset({"r"}))
+
+
+@given(roles(), roles(), SOME, SOME, HOSTS, PATHS, st.sampled_from(["GET", "POST"]), st.booleans())
+def test_what_a_child_was_given_lies_within_what_its_parent_was_given(
+    parent: Role, child: Role, held: frozenset[str] | None, given_: frozenset[str] | None,
+    host: str, path: str, method: str, websocket: bool,
+) -> None:  # fmt: skip
+    if beyond(parent, child, held=held, given=given_) is not None:
+        return
+    for protocol in (Protocol.HTTPS, Protocol.HTTP, Protocol.TCP):
+        for port in (1, 2):
+            asked: dict[str, Any] = {"protocol": protocol, "host": host, "port": port, "method": method, "path": path}
+            found = child.index.match(**asked, websocket=websocket, only=given_).capability
+            if found is None:
+                continue
+            assert given_ is None or found.name in given_
+            wide = parent.index.match(**asked, websocket=websocket, only=held).capability
+            assert wide is not None
+            assert held is None or wide.name in held

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from remit.core import decision, delegation, paths
+from remit.core import decision, delegation, observe, paths
 from remit.core.capability import Approval, Capability, Index, Protocol
 from remit.core.claims import Claims
 from remit.core.reason import Reason, Refusal
@@ -104,3 +104,51 @@ def test_a_role_that_is_wider_as_written_is_named_with_what_is_wider() -> None:
     assert found is not None
     assert "capability c is not within role p" in found.detail
     assert delegation.beyond(role("p", CAPABILITY, delegates=frozenset({"q"})), role("q", wide)) is None
+
+
+OTHER = replace(CAPABILITY, name="d", hosts=("b.com",), matchers=CAPABILITY.matchers)
+ELSEWHERE = replace(REQUEST, host="b.com")
+
+
+def narrowed(*, held: frozenset[str] | None = None, given: frozenset[str] | None = None, **more: Any) -> Snapshot:
+    """Two tasks of roles that have both capabilities, of which they were given these."""
+    roles = {
+        "p": role("p", CAPABILITY, OTHER, delegates=frozenset({"q"})),
+        "q": role("q", CAPABILITY, OTHER, **more),
+    }
+    tasks = (replace(PARENT, capabilities=held), replace(CHILD, capabilities=given))
+    return Snapshot(rules=Rules(roles=roles), tasks={one.id: one for one in tasks})
+
+
+@pytest.mark.parametrize("more", [{}, {"ask_uncovered": True}, {"observe": True}])
+def test_what_a_task_was_not_given_it_has_not_and_nobody_is_asked(more: dict[str, Any]) -> None:
+    snapshot = narrowed(given=frozenset({"c"}), **more)
+    assert isinstance(decision.admit(snapshot, CLAIMS, REQUEST), decision.Candidate)
+    found = decision.admit(snapshot, CLAIMS, ELSEWHERE)
+    assert isinstance(found, Refusal)
+    assert (found.reason, "d: was not given to this task" in found.detail) == (Reason.NO_CAPABILITY, True)
+    alone = replace(snapshot.tasks[CHILD.id], parent=None)
+    known = replace(snapshot, tasks={alone.id: alone})
+    assert observe.uncovered(known, replace(CLAIMS, parent=None), ELSEWHERE, found) is None
+
+
+def test_what_a_parent_was_not_given_its_child_has_not() -> None:
+    snapshot = narrowed(held=frozenset({"c"}))
+    assert isinstance(decision.admit(snapshot, CLAIMS, REQUEST), decision.Candidate)
+    found = decision.admit(snapshot, CLAIMS, ELSEWHERE)
+    assert isinstance(found, Refusal)
+    assert found.reason is Reason.NOT_DELEGATED
+
+
+def test_a_task_that_was_given_little_hands_on_no_more() -> None:
+    roles = narrowed().rules.roles
+    both, one = frozenset({"c", "d"}), frozenset({"c"})
+    for held, given, fits in (
+        (None, None, True),
+        (both, None, True),
+        (one, None, False),
+        (one, one, True),
+        (one, both, False),
+    ):
+        found = delegation.beyond(roles["p"], roles["q"], held=held, given=given)
+        assert (found is None) is fits, (held, given, found)

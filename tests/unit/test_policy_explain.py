@@ -1,5 +1,7 @@
 """An explanation runs the rules of real requests, and names every step."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from remit.core.decision import Candidate, Opinion
 from remit.core.errors import Invalid, NotFound
 from remit.core.reason import STEPS, Reason
 from remit.core.snapshot import Revoked, Snapshot
+from remit.core.task import State, Task
 from remit.policy import compile as compiler
 from remit.policy import explain, manifests
 
@@ -127,3 +130,38 @@ def test_the_two_halves_take_an_opinion_from_elsewhere() -> None:
     assert isinstance(begun, Candidate)
     assert explain.conclude(SNAPSHOT, begun, Opinion(failure="took too long")).as_json()["reason"] == "policy_failed"
     assert explain.conclude(SNAPSHOT, begun, Opinion()).as_json()["decision"] == "permit"
+
+
+BELOW = compiler.rules(
+    manifests.from_json(
+        [
+            manifest("Role", "top", capabilities=["a", "b"], delegates=["mid"], maxDepth=2, budgets=[{"requests": 5}]),
+            manifest("Role", "mid", capabilities=["a", "b"], delegates=["low"]),
+            manifest("Role", "low", capabilities=["a", "b"]),
+            manifest("Capability", "a", hosts=["a.com"]),
+            manifest("Capability", "b", hosts=["b.com"]),
+        ]
+    )
+)
+
+
+def test_what_each_task_above_says_is_told() -> None:
+    first = Task(id="t-aaaaaaaaaa", role="top", state=State.RUNNING, cell=1, created=datetime(2026, 1, 1, tzinfo=UTC))
+    second = replace(first, id="t-bbbbbbbbbb", role="mid", cell=2, parent=first.id, capabilities=frozenset({"a"}))
+    third = replace(first, id="t-cccccccccc", role="low", cell=3, parent=second.id)
+    snapshot = Snapshot(version="1", rules=BELOW, tasks={one.id: one for one in (first, second, third)})
+    begun = explain.begin(snapshot, "low", "GET", "https://a.com/", {}, third)
+    assert isinstance(begun, Candidate)
+    begun = explain.with_usage(begun, [])
+    assert [(one["budget"], one["limit"]) for one in begun.usage] == [("role/top/requests", 5)]
+    answer = explain.conclude(snapshot, begun, Opinion()).as_json()
+    assert answer["decision"] == "permit"
+    assert [(one["task"], one["capability"]) for one in answer["above"]] == [(second.id, "a"), (first.id, "a")]
+    refused = explain.begin(snapshot, "low", "GET", "https://b.com/", {}, third)
+    assert isinstance(refused, explain.Explanation)
+    answer = refused.as_json()
+    assert (answer["decision"], answer["reason"]) == ("deny", "not_delegated")
+    assert [(one["role"], one["capability"], one["detail"]) for one in answer["above"]] == [
+        ("mid", None, "b: was not given to this task"),
+        ("top", "b", "b covers it"),
+    ]

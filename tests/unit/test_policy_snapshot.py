@@ -31,7 +31,7 @@ DOCUMENTS = [
 ]  # fmt: skip
 TASK = Task(
     id="t-aaaaaaaaaa", role="r", state=State.RUNNING, cell=7, created=datetime(2026, 1, 2, 3, tzinfo=UTC),
-    command=("sh", "-c", "x" * 5000), operator="root", parent="t-bbbbbbbbbb",
+    command=("sh", "-c", "x" * 5000), operator="root", parent="t-bbbbbbbbbb", capabilities=frozenset({"c"}),
 )  # fmt: skip
 
 

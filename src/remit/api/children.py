@@ -58,6 +58,7 @@ class CellsChildren:
     async def start(self, parent: str, request: str, wanted: Wanted) -> RunningChild:
         asked: dict[str, Any] = {"op": "delegate", "parent": parent, "request": request, "role": wanted.role}
         asked |= {"argv": list(wanted.command), "budgets": list(wanted.budgets)}
+        asked["capabilities"] = list(wanted.capabilities)
         try:
             reader, writer = await asyncio.open_unix_connection(str(self._socket))
         except OSError as error:

@@ -52,6 +52,9 @@ class Delegation(BaseModel):
 
     role: str = Field(pattern=f"^{claims.ROLE_NAME.pattern}$", description="One of those its own role delegates to.")
     command: list[str] = Field(min_length=1, max_length=4096, description="The command and its arguments.")
+    capabilities: list[Short] = Field(
+        default=[], max_length=256, description="Of the role's, those it gets; none: all."
+    )
     budgets: list[Short] = Field(default=[], max_length=8, description="Such as `requests=3`.")
     stdin: str = Field(default="", max_length=2 * MAX_STDIN_BYTES, description="Base64; at most 512 KiB.")
 
@@ -189,7 +192,13 @@ async def _asked(scope: Scope, receive: Receive) -> Wanted | Refusal | None:
         return Refusal(Reason.MALFORMED, "stdin is not Base64")
     if len(stdin) > MAX_STDIN_BYTES:
         return Refusal(Reason.MALFORMED, f"stdin is over {MAX_STDIN_BYTES} bytes")
-    return Wanted(role=asked.role, command=tuple(asked.command), budgets=tuple(asked.budgets), stdin=stdin)
+    return Wanted(
+        role=asked.role,
+        command=tuple(asked.command),
+        capabilities=tuple(asked.capabilities),
+        budgets=tuple(asked.budgets),
+        stdin=stdin,
+    )
 
 
 async def _problem(refused: Refused, send: Send) -> None:

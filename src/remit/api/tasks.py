@@ -24,6 +24,9 @@ class Create(BaseModel):
     budgets: list[str] = Field(
         default=[], max_length=8, description="The task's own, such as `requests=100`; they narrow its role's."
     )
+    capabilities: list[str] = Field(
+        default=[], max_length=256, description="Of its role's capabilities, those that it gets; none: all."
+    )
     parent: str | None = Field(
         default=None, max_length=32, description="The task it is a part of: its role must be narrower."
     )
@@ -65,6 +68,7 @@ class TaskView(BaseModel):
     command: list[str]
     operator: str
     parent: str | None
+    capabilities: list[str] | None = Field(description="Those of its role's that it was given; null: all.")
     created: str
     ended: str | None
     exit_code: int | None
@@ -101,6 +105,7 @@ async def created(body: Create, found: Annotated[Services, Depends(services)]) -
         body.command,
         operator=body.operator,
         budgets=body.budgets,
+        capabilities=body.capabilities,
         parent=body.parent,
         request=body.request,
     )
@@ -167,6 +172,7 @@ def _view(task: Task) -> TaskView:
         command=list(task.command),
         operator=task.operator,
         parent=task.parent,
+        capabilities=sorted(task.capabilities) if task.capabilities is not None else None,
         created=task.created.isoformat(),
         ended=task.ended.isoformat() if task.ended is not None else None,
         exit_code=task.exit_code,

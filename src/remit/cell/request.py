@@ -15,6 +15,7 @@ from remit.core.task import TASK_ID
 
 MAX_ARGUMENTS, MAX_ARGUMENT_BYTES = 4096, 128 << 10
 MAX_SIDE = 4096
+MAX_CAPABILITIES = 256
 _TERMINAL = re.compile(r"[A-Za-z0-9._+-]{1,64}")
 _RECORD = re.compile(r"[A-Za-z0-9-]{1,64}")
 
@@ -39,6 +40,7 @@ class Run:
     cwd: str
     detach: bool
     budgets: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
     parent: str | None = None
     """The task it is a part of."""
     request: str | None = None
@@ -65,6 +67,7 @@ def run(message: Mapping[str, Any]) -> Run:
         cwd=cwd,
         detach=message.get("detach") is True,
         budgets=_budgets(message.get("budgets") or []),
+        capabilities=_capabilities(message.get("capabilities") or []),
         parent=task({"task": message["parent"]}) if message.get("parent") else None,
     )
 
@@ -74,7 +77,7 @@ def delegated(message: Mapping[str, Any]) -> Run:
     wanted, parent = message.get("request"), task({"task": message.get("parent")})
     if not isinstance(wanted, str) or not _RECORD.fullmatch(wanted):
         raise Invalid("request is not the id of a record")
-    only = {name: message[name] for name in ("role", "argv", "budgets") if name in message}
+    only = {name: message[name] for name in ("role", "argv", "budgets", "capabilities") if name in message}
     return replace(run({**only, "parent": parent}), request=wanted)
 
 
@@ -83,6 +86,15 @@ def _budgets(items: object) -> tuple[str, ...]:
     if not isinstance(items, list) or not all(isinstance(item, str) and len(item) <= 80 for item in items):
         raise Invalid("budgets is not a list of budgets", hint="--budget requests=100")
     return tuple(items[:16])
+
+
+def _capabilities(items: object) -> tuple[str, ...]:
+    """Names; the control plane knows which there are."""
+    if not isinstance(items, list) or not all(isinstance(item, str) and len(item) <= 80 for item in items):
+        raise Invalid("capabilities is not a list of names", hint="--capability NAME")
+    if len(items) > MAX_CAPABILITIES:
+        raise Invalid(f"{len(items)} capabilities are named, at most {MAX_CAPABILITIES}")
+    return tuple(items)
 
 
 def command(message: Mapping[str, Any]) -> Command:

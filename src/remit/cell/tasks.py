@@ -196,6 +196,8 @@ async def start(
     making = asyncio.ensure_future(asyncio.to_thread(network.create))
     command, own = list(asked.command.argv), list(asked.budgets)
     body = {"role": asked.role, "command": command, "operator": name, "budgets": own, "parent": asked.parent}
+    if asked.capabilities:
+        body["capabilities"] = list(asked.capabilities)
     if asked.request is not None:
         body["request"] = asked.request
     try:

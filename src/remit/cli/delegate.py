@@ -12,6 +12,9 @@ from remit.core.errors import Invalid
 def delegate(
     command: Annotated[list[str], typer.Argument(help="The command and its arguments.")],
     role: Annotated[str, typer.Option(help="One that the role of the task delegates to (spec.delegates).")],
+    capability: Annotated[
+        list[str] | None, typer.Option(help="Give it only this one of its role's capabilities (repeatable).")
+    ] = None,
     budget: Annotated[
         list[str] | None, typer.Option(help="At most so much: requests=3, or just 3; time=5m (repeatable).")
     ] = None,

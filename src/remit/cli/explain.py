@@ -15,12 +15,15 @@ _MARKS = {"not_reached": "not reached"}
 def explain(
     method: Annotated[str, typer.Argument(help="Such as GET.")],
     url: Annotated[str, typer.Argument(help="Such as https://api.example.com/path.")],
-    role: Annotated[str, typer.Option(help="Role of the supposed task.", autocompletion=completion.roles)],
+    role: Annotated[
+        str | None, typer.Option(help="Role of the supposed task.", autocompletion=completion.roles)
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Instead of a role: a task that runs, with those above it.")] = None,
     header: Annotated[list[str] | None, typer.Option("--header", "-H", help="'Name: value'. Repeatable.")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Say what would be decided, and why. Nothing is sent. Exit code 0 either way."""
-    body = {"role": role, "method": method, "url": url, "headers": _headers(header or [])}
+    body = {"role": role, "task": task, "method": method, "url": url, "headers": _headers(header or [])}
     with client.connected() as api:
         answer = api.post("/v1/explain", body)
     if as_json:
@@ -30,6 +33,15 @@ def explain(
         ("step", "outcome", "detail"),
         [(step["step"], _MARKS.get(step["outcome"], step["outcome"]), step["detail"]) for step in answer["steps"]],
     )
+    if answer["above"]:
+        output.text("\n")
+        output.table(
+            ("above", "role", "allows", "detail"),
+            [
+                (one["task"], one["role"], "yes" if one["capability"] else "no", one["detail"])
+                for one in answer["above"]
+            ],
+        )
     output.text("\n")
     summary = {
         "decision": answer["decision"],

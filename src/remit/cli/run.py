@@ -26,6 +26,7 @@ Run COMMAND as a task in a cell of its own, under ROLE. The exit code is the com
   --bind             let it write into the workspace directly (hooks and editor settings stay read-only)
   --cwd DIR          where to start, relative to the workspace
   --budget NAME=LIMIT at most so much for this task: requests=100, bytesOut=10Mi, bytesIn=1Gi, time=30m (repeatable)
+  --capability NAME  give it only this one of its role's capabilities (repeatable)
   --parent TASK      make it a part of a running task: with a narrower role, and ended with it
   --env NAME[=VALUE] pass a variable on; without VALUE the one of this environment (repeatable)
   --detach           print the task's id and leave; `remit attach`, `remit logs -f`
@@ -81,7 +82,7 @@ def _run(argv: list[str]) -> int:
     options, command = _options(
         argv,
         _RUN,
-        valued=("role", "workspace", "cwd", "env", "budget", "parent"),
+        valued=("role", "workspace", "cwd", "env", "budget", "capability", "parent"),
         flags=("bind", "detach", "tty", "no-tty", "json"),
     )
     if "role" not in options:
@@ -100,6 +101,7 @@ def _run(argv: list[str]) -> int:
         "cwd": options.get("cwd", ""),
         "detach": detach,
         "budgets": options.get("budget", []),
+        "capabilities": options.get("capability", []),
         "parent": _task(options["parent"]) if "parent" in options else None,
         **_command(options, command, default_tty=not detach),
     }
@@ -167,7 +169,7 @@ def _options(
             if not rest:
                 raise carry.Failed(2, f"--{name} needs a value", usage.splitlines()[0].removeprefix("usage: "))
             value = rest.pop(0)
-        if name in ("env", "budget"):
+        if name in ("env", "budget", "capability"):
             found.setdefault(name, []).append(value)
         else:
             found[name] = value

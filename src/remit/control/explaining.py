@@ -13,7 +13,7 @@ from typing import Any
 from remit.control.ports_control import Audit, AuditFilter, CurrentPolicies, Node
 from remit.control.publish import Publisher
 from remit.core import answers
-from remit.core.errors import Unavailable
+from remit.core.errors import NotFound, Unavailable
 from remit.core.reason import MEANING, STEPS, Reason
 from remit.policy import explain as explaining
 from remit.policy import snapshot as snapshots
@@ -28,10 +28,19 @@ class Explaining:
         self._policies = policies
         self._node = node
 
-    async def explain(self, role: str, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, Any]:
-        """The decision on a request that nobody sent, with every step. `Invalid` for a URL, `NotFound` for a role."""
+    async def explain(
+        self, role: str, method: str, url: str, headers: Mapping[str, str], task: str | None = None
+    ) -> Mapping[str, Any]:
+        """The decision on a request that nobody sent, with every step. `Invalid` for a URL, `NotFound` for a role.
+
+        `task`: the whole id of one that sends it, as it runs now; then `role` does not matter.
+        """
         snapshot = snapshots.load(self._publisher.current(), None)
-        begun = explaining.begin(snapshot, role, method, url, headers)
+        running = snapshot.tasks.get(task) if task is not None else None
+        if task is not None and running is None:
+            raise NotFound(f"task {task} ended a while ago", hint="remit explain --role ROLE METHOD URL")
+        role = running.role if running is not None else role
+        begun = explaining.begin(snapshot, role, method, url, headers, running)
         mode = {"mode": "observe" if snapshot.rules.roles[role].observe else "enforce"}
         if isinstance(begun, explaining.Explanation):
             return {**begun.as_json(), **mode}

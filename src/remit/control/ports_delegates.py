@@ -13,6 +13,8 @@ class Wanted:
 
     role: str
     command: tuple[str, ...]
+    capabilities: tuple[str, ...] = ()
+    """Of the role's, those it is to have; none: all."""
     budgets: tuple[str, ...] = ()
     stdin: bytes = b""
 

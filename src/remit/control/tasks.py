@@ -20,6 +20,7 @@ from remit.control.ports import Clock
 from remit.control.ports_control import Issuer, RevocationKind, Store
 from remit.control.publish import Publisher
 from remit.control.recording import Recorder
+from remit.core import delegation
 from remit.core.claims import Claims
 from remit.core.errors import Conflict, Invalid, RemitError
 from remit.core.snapshot import Role, Rules
@@ -79,12 +80,14 @@ class Lifecycle:
         *,
         operator: str,
         budgets: Sequence[str] = (),
+        capabilities: Sequence[str] = (),
         parent: str | None = None,
         request: str | None = None,
     ) -> Created:
         """A pending task under a role, known to the node. The command is kept for `remit ps`, cut where it is long.
 
-        `budgets`: the task's own (`requests=100`); they narrow what its role has. `parent`: the task it is a part of
+        `budgets`: the task's own (`requests=100`); they narrow what its role has, as `capabilities` does: the names of
+        those it gets, none for all. `parent`: the task it is a part of
         (`core.delegation`); `Conflict` where its role would be wider. `request`: the record of the request by which the
         parent itself asked for it.
         """
@@ -103,15 +106,17 @@ class Lifecycle:
             raise Conflict(f"role {role.name} is revoked", hint=f"remit restore role {role.name}")
         if role.invalid is not None:
             raise Conflict(f"role {role.name} {role.invalid}", hint="fix its manifest and run `remit apply`")
+        given = delegating.given(role, capabilities)
         task_id = _new_task_id()
         chain: Mapping[str, Any] = {}
         if above is not None:
             gone = frozenset(name for kind, name in revoked if kind is RevocationKind.ROLE)
-            chain = delegating.entrusted(rules, gone, alive, above, role, task_id)
+            chain = delegating.entrusted(rules, gone, alive, above, role, task_id, given)
         asked = f" at the word of task {parent}" if request is not None else ""
         detail = f"task {task_id} created under role {role.name}{asked}"
         named: dict[str, Any] = {**({"budgets": list(budgets)} if budgets else {}), **chain}
         named |= {"request": request} if request is not None else {}
+        named |= {"capabilities": sorted(set(capabilities))} if capabilities else {}
         await self._recorder.before("task.create", operator, detail, task=task_id, role=role.name, **named)
         with self._store.unit() as unit:
             now = self._clock.now()
@@ -124,6 +129,7 @@ class Lifecycle:
                 command=tuple(argument[:MAX_ARGUMENT] for argument in command[:MAX_COMMAND]),
                 operator=operator,
                 budgets=own,
+                capabilities=given,
                 parent=above.id if above is not None else None,
             )
             token = self._mint(task)
@@ -135,7 +141,10 @@ class Lifecycle:
             self._move(task.id, Event.FAIL)
             raise
         return Created(
-            task=task, token=token, environment=environment(role, rules), limits=dataclasses.asdict(role.limits)
+            task=task,
+            token=token,
+            environment=environment(role, rules, given),
+            limits=dataclasses.asdict(role.limits),
         )
 
     def started(self, task_id: str) -> Task:
@@ -248,10 +257,10 @@ class Lifecycle:
         return Token(token=self._issuer.mint(claims), expires=claims.expires)
 
 
-def environment(role: Role, rules: Rules) -> Mapping[str, str]:
-    """The role's variables, and for each credential its capabilities use the placeholder that stands for it."""
+def environment(role: Role, rules: Rules, given: frozenset[str] | None = None) -> Mapping[str, str]:
+    """The role's variables, and the placeholder of each credential that its capabilities use (`given`; None: all)."""
     variables: dict[str, str] = {}
-    for capability in role.capabilities:
+    for capability in delegation.among(role.capabilities, given):
         for name in capability.credentials:
             credential = rules.credentials.get(name)
             for placeholder in credential.placeholders if credential is not None else ():

@@ -122,14 +122,30 @@ class Index:
             found.append(node.exact)
         return [capability for group in reversed(found) for capability in group]
 
-    def match(self, *, protocol: Protocol, host: str, port: int, method: str, path: str, websocket: bool) -> Match:
-        """The first capability that covers the request; `path` is normalised (`core.paths.normal`)."""
+    def match(
+        self,
+        *,
+        protocol: Protocol,
+        host: str,
+        port: int,
+        method: str,
+        path: str,
+        websocket: bool,
+        only: frozenset[str] | None = None,
+    ) -> Match:
+        """The first capability that covers the request; `path` is normalised (`core.paths.normal`).
+
+        `only`: the names of those that count.
+        """
         near: list[str] = []
         candidates = self.by_host(host)
         if not candidates:
             return Match(capability=None)
         found = path_rules.ambiguities(path)
         for capability in candidates:
+            if only is not None and capability.name not in only:
+                near.append(f"{capability.name}: was not given to this task")
+                continue
             missing = _missing(capability, protocol, port, method, path, websocket, found)
             if missing is None:
                 return Match(capability=capability)

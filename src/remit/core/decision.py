@@ -93,8 +93,9 @@ def admit(snapshot: Snapshot, claims: Claims, request: Request) -> Candidate | R
         method=request.method,
         path=request.path,
         websocket=request.websocket,
+        only=task.capabilities,
     )
-    capability = match.capability or _uncovered(role, request)
+    capability = match.capability or (_uncovered(role, request) if task.capabilities is None else None)
     if capability is None:
         return Refusal(Reason.NO_CAPABILITY, _nothing_covers(role, request, match.near))
     if capability.name in snapshot.revoked.capabilities:

@@ -89,6 +89,7 @@ def covering(
             method=request.method,
             path=request.path,
             websocket=request.websocket,
+            only=one.task.capabilities,
         )
         wide = match.capability
         why = "does not cover the request" if wide is None else _bound(wide, capability)
@@ -100,23 +101,32 @@ def covering(
     return tuple(found)
 
 
-def beyond(parent: Role, child: Role) -> Refusal | None:
+def beyond(
+    parent: Role, child: Role, *, held: frozenset[str] | None = None, given: frozenset[str] | None = None
+) -> Refusal | None:
     """Why role `child` could do what role `parent` could not, as they are written; None where it could nothing.
 
-    Capabilities that only share what they cover between several of the parent's count as wider.
+    Of the parent's capabilities those count that it has itself (`held`), of the child's those that it is `given`; None:
+    all. Capabilities that only share what they cover between several of the parent's count as wider.
     """
     why = not_entrusted(parent, child, 1)
     if why is not None:
         return Refusal(Reason.NOT_DELEGATED, why)
-    if child.ask_uncovered and not parent.ask_uncovered:
+    asks = parent.ask_uncovered and held is None
+    if child.ask_uncovered and given is None and not asks:
         return Refusal(Reason.NOT_DELEGATED, f"role {child.name} may ask for more, role {parent.name} may not")
-    for capability in child.capabilities:
-        refusals = [narrower(wide, capability) for wide in parent.capabilities]
+    for capability in among(child.capabilities, given):
+        refusals = [narrower(wide, capability) for wide in among(parent.capabilities, held)]
         if None not in refusals:
             near = "; ".join(refusal.detail for refusal in refusals[:4] if refusal is not None)
             detail = f"capability {capability.name} is not within role {parent.name}" + (f": {near}" if near else "")
             return Refusal(Reason.NOT_DELEGATED, detail)
     return None
+
+
+def among(capabilities: tuple[Capability, ...], names: frozenset[str] | None) -> tuple[Capability, ...]:
+    """Those that `names` has; None: all."""
+    return capabilities if names is None else tuple(one for one in capabilities if one.name in names)
 
 
 def narrower(parent: Capability, child: Capability) -> Refusal | None:

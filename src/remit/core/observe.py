@@ -2,8 +2,8 @@
 
 Only what a rule says no to is let pass: no capability, a policy's objection, a human who would have to be asked. Who
 asks, names, addresses, budgets, revocations and whatever fails are as strict as ever, and nothing that would have been
-refused carries a credential or a header that a policy adds. A task that another one started never observes: its
-authority is a part of its parent's.
+refused carries a credential or a header that a policy adds. A task that another one started, or that was
+given a part of its role, never observes: somebody said what it may do.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ def uncovered(snapshot: Snapshot, claims: Claims, request: Request, refusal: Ref
     """What goes on in place of a request that no capability covers, or None where the refusal stands."""
     task = snapshot.tasks.get(claims.task)
     role = snapshot.rules.roles.get(task.role) if task is not None else None
-    if refusal.reason is not Reason.NO_CAPABILITY or task is None or role is None or not role.observe or task.parent:
+    if (
+        refusal.reason is not Reason.NO_CAPABILITY
+        or task is None
+        or role is None
+        or not role.observe
+        or task.parent
+        or task.capabilities is not None
+    ):
         return None
     if request.protocol in UNREAD or paths.ambiguities(request.path) or doorway.reserved(request.host):
         return None  # nobody would know what was let pass
@@ -45,5 +52,7 @@ def uncovered(snapshot: Snapshot, claims: Claims, request: Request, refusal: Ref
 def bare(candidate: Candidate, opinion: Opinion, refusal: Refusal) -> tuple[Candidate, Opinion] | None:
     """A covered request without all that it would have been given, or None where the refusal stands."""
     if refusal.reason not in PASSED or not candidate.role.observe or candidate.task.parent:
+        return None
+    if candidate.task.capabilities is not None:
         return None
     return replace(candidate, credential=None), Opinion(notes=opinion.notes)

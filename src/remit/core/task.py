@@ -73,6 +73,8 @@ class Task:
     exit_code: int | None = None
     budgets: tuple[Budget, ...] = ()
     """Its own, besides those of its role and capabilities: they only narrow."""
+    capabilities: frozenset[str] | None = None
+    """Of its role's capabilities, those that it was given; None: all of them."""
 
 
 def advance(task: Task, event: Event, now: datetime) -> Task:

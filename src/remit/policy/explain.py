@@ -1,26 +1,27 @@
 """The whole reasoning of a decision, step by step, for a request that nobody sent.
 
-It runs the functions that decide real requests, with a made-up task of the role; what only a real request can know
-(the address of a name, whether the secret opens) is said to be skipped, never guessed. It comes in two halves, because
-policies are evaluated elsewhere: `begin`, then whoever can be killed gives an opinion, then `conclude`.
+It runs the functions that decide real requests, with a made-up task of the role, or one that runs; what only a real
+request can know (the address of a name, whether the secret opens) is said to be skipped, never guessed. It comes in two
+halves, because policies are evaluated elsewhere: `begin`, then whoever can be killed gives an opinion, then `conclude`.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from remit.core import approval, budget, decision, flow, names, request
+from remit.core import approval, budget, decision, delegation, flow, names, request
 from remit.core.capability import DEFAULT_PORT, UNREAD, Protocol
 from remit.core.claims import Claims
 from remit.core.decision import Candidate, Opinion
+from remit.core.delegation import Above
 from remit.core.errors import Invalid, NotFound
 from remit.core.reason import MEANING, STEPS, Reason, Refusal
-from remit.core.request import Evidence, Opaque
+from remit.core.request import Evidence, Opaque, Request
 from remit.core.snapshot import Snapshot
 from remit.core.task import State, Task
 from remit.policy.manifests import nearest
@@ -41,6 +42,8 @@ class Explanation:
     refusal: Refusal | None
     candidate: Candidate | None
     steps: tuple[tuple[str, str, str], ...]
+    above: tuple[Mapping[str, Any], ...] = ()
+    """What each task above would say of the same request, the parent first."""
 
     def as_json(self) -> dict[str, Any]:
         reason = self.refusal.reason if self.refusal else Reason.PERMITTED
@@ -52,39 +55,76 @@ class Explanation:
             "next": MEANING[reason].next,
             "capability": found.capability.name if found else None,
             "credential": found.credential.name if found and found.credential else None,
+            "above": [dict(one) for one in self.above],
             "steps": [{"step": step, "outcome": outcome, "detail": detail} for step, outcome, detail in self.steps],
         }
 
 
-def begin(snapshot: Snapshot, role: str, method: str, url: str, headers: Mapping[str, str]) -> Candidate | Explanation:
-    """A request of `role` as far as its policies, or why it does not get there.
+def begin(
+    snapshot: Snapshot, role: str, method: str, url: str, headers: Mapping[str, str], running: Task | None = None
+) -> Candidate | Explanation:
+    """A request of `role` as far as its policies, or why it does not get there. `running`: of this task, which has it.
 
     Raises `Invalid` for what is no URL, `NotFound` for a role that does not exist.
     """
     if role not in snapshot.rules.roles:
         hint = f"roles: {', '.join(sorted(snapshot.rules.roles)) or 'none yet; remit apply -f FILE'}"
         raise NotFound(f"there is no role {role[:80]!a}{nearest(role, snapshot.rules.roles)}", hint=hint)
-    task = Task(id=_TASK, role=role, state=State.RUNNING, cell=_CELL, created=_EPOCH)
-    claims = Claims(trust_domain="remit.local", role=role, task=_TASK, jti="", issued=0, expires=0)
-    asked = request.read(_evidence(method, url, headers))
+    task = running or Task(id=_TASK, role=role, state=State.RUNNING, cell=_CELL, created=_EPOCH)
+    claims = Claims(
+        trust_domain="remit.local", role=role, task=task.id, jti="", issued=0, expires=0, parent=task.parent
+    )
+    asked = request.read(_evidence(method, url, headers, task.cell))
     if isinstance(asked, Refusal):
         return _told(asked, None, {})
-    supposed = Snapshot(version=snapshot.version, rules=snapshot.rules, tasks={_TASK: task}, revoked=snapshot.revoked)
+    tasks = snapshot.tasks if running is not None else {_TASK: task}
+    supposed = Snapshot(version=snapshot.version, rules=snapshot.rules, tasks=tasks, revoked=snapshot.revoked)
     candidate = decision.admit(supposed, claims, asked)
-    return _told(candidate, None, {}) if isinstance(candidate, Refusal) else candidate
+    if not isinstance(candidate, Refusal):
+        return candidate
+    return replace(_told(candidate, None, {}), above=_above(supposed, task, asked))
+
+
+def _above(snapshot: Snapshot, task: Task, asked: Request) -> tuple[Mapping[str, Any], ...]:
+    role = snapshot.rules.roles[task.role]
+    lineage = delegation.lineage(snapshot, task, role) if task.parent is not None else ()
+    return () if isinstance(lineage, Refusal) else tuple(_says(one, asked) for one in lineage)
+
+
+def _says(one: Above, asked: Request) -> Mapping[str, Any]:
+    """What `one` has for the request."""
+    match = one.role.index.match(
+        protocol=asked.protocol,
+        host=asked.host,
+        port=asked.port,
+        method=asked.method,
+        path=asked.path,
+        websocket=asked.websocket,
+        only=one.task.capabilities,
+    )
+    found = match.capability
+    detail = f"{found.name} covers it" if found else "; ".join(match.near[:4]) or f"nothing covers host {asked.host}"
+    return {
+        "task": one.task.id,
+        "role": one.role.name,
+        "capability": found.name if found is not None else None,
+        "detail": detail,
+    }
 
 
 def with_usage(candidate: Candidate, known: Sequence[Mapping[str, Any]] | None) -> Candidate:
     """`candidate` with the use of the budgets that would apply to it. What is a task's own is unused by a new task."""
     by_name = {str(one["budget"]): one for one in known or ()}
-    lines = budget.applying(
-        (
-            (f"role/{candidate.role.name}", candidate.role.budgets),
-            (f"capability/{candidate.capability.name}", candidate.capability.budgets),
-        ),
-        candidate.task.id,
-    )
+    own = Above(task=candidate.task, role=candidate.role, capability=candidate.capability)
+    lines = dict.fromkeys(line for one in (own, *candidate.above) for line in _lines(one))
     return replace(candidate, usage=tuple(by_name.get(line.account) or _unused(line) for line in lines))
+
+
+def _lines(one: Above) -> Iterable[budget.Line]:
+    owned = [(f"task/{one.task.id}", one.task.budgets), (f"role/{one.role.name}", one.role.budgets)]
+    if one.capability is not None:
+        owned.append((f"capability/{one.capability.name}", one.capability.budgets))
+    return budget.applying(owned, one.task.id)
 
 
 def _unused(line: budget.Line) -> Mapping[str, Any]:
@@ -95,6 +135,11 @@ def _unused(line: budget.Line) -> Mapping[str, Any]:
 
 def conclude(snapshot: Snapshot, candidate: Candidate, opinion: Opinion, *, usage_known: bool = True) -> Explanation:
     """The rest, with what the policies that apply to `candidate` said."""
+    above = tuple(_says(one, candidate.request) for one in candidate.above)
+    return replace(_concluded(snapshot, candidate, opinion, usage_known), above=above)
+
+
+def _concluded(snapshot: Snapshot, candidate: Candidate, opinion: Opinion, usage_known: bool) -> Explanation:
     applying = ", ".join(candidate.role.policies)
     notes = {
         "names": "connection and request name one host",
@@ -172,7 +217,7 @@ def _told(refusal: Refusal | None, candidate: Candidate | None, notes: Mapping[s
     return Explanation(refusal=refusal, candidate=candidate, steps=tuple(steps))
 
 
-def _evidence(method: str, url: str, headers: Mapping[str, str]) -> Evidence:
+def _evidence(method: str, url: str, headers: Mapping[str, str], cell: int) -> Evidence:
     hint = "write it like https://api.example.com/path"
     shown = ascii(url[:120])
     if len(url) > MAX_URL or any(not "!" <= c <= "~" for c in url):
@@ -197,7 +242,7 @@ def _evidence(method: str, url: str, headers: Mapping[str, str]) -> Evidence:
     name = names.canonical(parts.hostname) or parts.hostname
     literal = names.address_literal(name)
     target = str(literal) if literal is not None else flow.virtual(name)[0]
-    source = flow.source(_CELL)[0]
+    source = flow.source(cell)[0]
     return Evidence(
         token=b"",
         peer=f"{source}:1024",

@@ -119,6 +119,7 @@ def _task(task: Task) -> dict[str, Any]:
         "parent": task.parent,
         "operator": task.operator,
         "budgets": [dict(budget.as_json(one)) for one in task.budgets],
+        **({"capabilities": sorted(task.capabilities)} if task.capabilities is not None else {}),
     }
 
 
@@ -139,6 +140,7 @@ def _read_task(item: Mapping[str, Any]) -> Task:
         parent=parent,
         operator=str(item["operator"]),
         budgets=tuple(budget.from_json(one) for one in item.get("budgets", ())),
+        capabilities=_names(item["capabilities"]) if "capabilities" in item else None,
     )
 
 

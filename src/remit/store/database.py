@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from remit.core.errors import Conflict, Unavailable
 from remit.store.repositories import Unit
 
-REVISION = "0006"
+REVISION = "0007"
 """The schema that this code knows: the newest in `migrations/versions`."""
 BUSY_TIMEOUT_MS = 5000
 

@@ -246,6 +246,7 @@ def _task_row(task: Task) -> Mapping[str, Any]:
         "ended": _text(task.ended) if task.ended is not None else None,
         "exit_code": task.exit_code,
         "budgets": [dict(budget.as_json(one)) for one in task.budgets],
+        "capabilities": sorted(task.capabilities) if task.capabilities is not None else None,
     }
 
 
@@ -262,6 +263,7 @@ def _task(row: Row[Any]) -> Task:
         ended=_time(row.ended) if row.ended is not None else None,
         exit_code=row.exit_code,
         budgets=tuple(budget.from_json(one) for one in row.budgets),
+        capabilities=frozenset(row.capabilities) if row.capabilities is not None else None,
     )
 
 

@@ -45,6 +45,7 @@ tasks = Table(
     Column("ended", String),
     Column("exit_code", Integer),
     Column("budgets", JSON, nullable=False, server_default="[]"),
+    Column("capabilities", JSON(none_as_null=True)),
 )
 Index("tasks_created", tasks.c.created)
 Index("tasks_state", tasks.c.state)

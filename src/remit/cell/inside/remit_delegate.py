@@ -1,6 +1,6 @@
 """`remit delegate` in a cell: hand a part of the work, and of the authority, to a task in a cell of its own.
 
-    remit delegate --role ROLE [--budget requests=3] [--stdin] -- COMMAND...
+    remit delegate --role ROLE [--capability NAME] [--budget requests=3] [--stdin] -- COMMAND...
 
 What the command writes comes out here, and its exit code is this one's. It ends when this ends, however it does.
 Exit codes of its own, as those of `remit run`: 2 usage, 5 refused, 6 a part of the node is missing or was lost.
@@ -18,7 +18,7 @@ CONNECT_S, SILENCE_S = 60, 60
 """Longer than a cell takes to start; signs of life come every 15 s."""
 MAX_STDIN_BYTES = 512 << 10
 MAX_LINE_BYTES = 1 << 20
-LISTS = {"--budget": "budgets"}
+LISTS = {"--budget": "budgets", "--capability": "capabilities"}
 EXIT = {400: 2, 403: 5, 409: 5, 421: 5, 429: 5}
 
 
