@@ -186,6 +186,23 @@ def test_a_task_that_was_given_little_hands_on_no_more(remit: Instance, api: str
     assert "role lead has no capability 'nonsense'" in refused.stderr
 
 
+def test_only_the_child_may_use_what_its_parent_has_to_hand_on(remit: Instance, upstreams: Upstreams, api: str) -> None:
+    remit.apply("""
+apiVersion: remit.dev/v1alpha1
+kind: Role
+metadata: {name: editor}
+spec: {capabilities: [nothing-much], delegable: [post], delegates: [notifier]}
+""")
+    own = remit.run("editor", "sh", "-c", f"env | grep -c API_KEY; {CURL} {api}/v1/post/own")
+    assert own.stdout.split() == ["0", "403"]
+    (record,) = [one for one in remit.audit(decision="deny") if one["path"] == "/v1/post/own"]
+    assert record["reason"] == "delegate_only"
+    done = remit.run("editor", "remit", "delegate", "--role", "notifier", "--", *CURL.split(), f"{api}/v1/post/handed")
+    assert (done.returncode, done.stdout) == (0, "200"), done.stderr
+    assert [one for one in upstreams.seen if one["path"] == "/v1/post/handed"]
+    assert not [one for one in upstreams.seen if one["path"] == "/v1/post/own"]
+
+
 def test_a_policy_holds_for_delegation_too(remit: Instance, upstreams: Upstreams) -> None:
     remit.apply("""
 apiVersion: remit.dev/v1alpha1

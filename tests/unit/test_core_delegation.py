@@ -152,3 +152,40 @@ def test_a_task_that_was_given_little_hands_on_no_more() -> None:
     ):
         found = delegation.beyond(roles["p"], roles["q"], held=held, given=given)
         assert (found is None) is fits, (held, given, found)
+
+
+def handing_on(**more: Any) -> Snapshot:
+    """A parent that has `d` only to hand it on, above a child that has it."""
+    own = frozenset({"c", "(delegate)"})
+    roles = {
+        "p": role("p", CAPABILITY, OTHER, delegates=frozenset({"q"}), own=own, **more),
+        "q": role("q", OTHER),
+    }
+    return Snapshot(rules=Rules(roles=roles), tasks={PARENT.id: PARENT, CHILD.id: CHILD})
+
+
+@pytest.mark.parametrize("more", [{}, {"ask_uncovered": True}, {"observe": True}])
+def test_what_a_task_has_only_to_hand_on_it_may_not_use_but_its_child_may(more: dict[str, Any]) -> None:
+    snapshot = handing_on(**more)
+    mine = replace(CLAIMS, role="p", task=PARENT.id, parent=None)
+    assert isinstance(decision.admit(snapshot, mine, replace(REQUEST, cell=1)), decision.Candidate)
+    asked = replace(ELSEWHERE, cell=1)
+    found = decision.admit(snapshot, mine, asked)
+    assert isinstance(found, Refusal)
+    assert (found.reason, "only to delegate it" in found.detail) == (Reason.DELEGATE_ONLY, True)
+    assert observe.uncovered(snapshot, mine, asked, found) is None
+    assert isinstance(decision.admit(snapshot, CLAIMS, ELSEWHERE), decision.Candidate)
+    assert delegation.beyond(snapshot.rules.roles["p"], snapshot.rules.roles["q"]) is None
+
+
+def test_what_was_not_given_is_not_handed_on() -> None:
+    snapshot = handing_on()
+    parent = replace(PARENT, capabilities=frozenset({"c"}))
+    snapshot = replace(snapshot, tasks={parent.id: parent, CHILD.id: CHILD})
+    mine = replace(CLAIMS, role="p", task=PARENT.id, parent=None)
+    found = decision.admit(snapshot, mine, replace(ELSEWHERE, cell=1))
+    assert isinstance(found, Refusal)
+    assert found.reason is Reason.NO_CAPABILITY
+    found = decision.admit(snapshot, CLAIMS, ELSEWHERE)
+    assert isinstance(found, Refusal)
+    assert found.reason is Reason.NOT_DELEGATED

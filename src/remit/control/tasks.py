@@ -260,7 +260,7 @@ class Lifecycle:
 def environment(role: Role, rules: Rules, given: frozenset[str] | None = None) -> Mapping[str, str]:
     """The role's variables, and the placeholder of each credential that its capabilities use (`given`; None: all)."""
     variables: dict[str, str] = {}
-    for capability in delegation.among(role.capabilities, given):
+    for capability in delegation.among(role.capabilities, delegation.usable(role, given)):
         for name in capability.credentials:
             credential = rules.credentials.get(name)
             for placeholder in credential.placeholders if credential is not None else ():

@@ -93,9 +93,13 @@ def admit(snapshot: Snapshot, claims: Claims, request: Request) -> Candidate | R
         method=request.method,
         path=request.path,
         websocket=request.websocket,
-        only=task.capabilities,
+        only=delegation.usable(role, task.capabilities),
     )
-    capability = match.capability or (_uncovered(role, request) if task.capabilities is None else None)
+    capability = match.capability
+    if capability is None and role.own is not None and (handed := _handed_on(task, role, request)) is not None:
+        return handed
+    if capability is None and task.capabilities is None:
+        capability = _uncovered(role, request)
     if capability is None:
         return Refusal(Reason.NO_CAPABILITY, _nothing_covers(role, request, match.near))
     if capability.name in snapshot.revoked.capabilities:
@@ -188,6 +192,23 @@ def _credential(snapshot: Snapshot, capability: Capability, request: Request) ->
             return Refusal(Reason.CREDENTIAL_UNAVAILABLE, f"credential {name} {why}")
         usable.append(credential)
     return usable[0] if len(usable) == 1 else choice.chosen(usable, request)
+
+
+def _handed_on(task: Task, role: Role, request: Request) -> Refusal | None:
+    """The refusal of what a task has only to hand it on."""
+    match = role.index.match(
+        protocol=request.protocol,
+        host=request.host,
+        port=request.port,
+        method=request.method,
+        path=request.path,
+        websocket=request.websocket,
+        only=task.capabilities,
+    )
+    if match.capability is None:
+        return None
+    detail = f"role {role.name} has capability {match.capability.name} only to delegate it (spec.delegable)"
+    return Refusal(Reason.DELEGATE_ONLY, f"{detail}, to {', '.join(sorted(role.delegates)[:6]) or 'no role'}")
 
 
 def _uncovered(role: Role, request: Request) -> Capability | None:

@@ -124,6 +124,13 @@ def beyond(
     return None
 
 
+def usable(role: Role, given: frozenset[str] | None) -> frozenset[str] | None:
+    """The capabilities by which a task of `role` may make requests itself, of those it was `given`; None: all."""
+    if role.own is None:
+        return given
+    return role.own if given is None else role.own & given
+
+
 def among(capabilities: tuple[Capability, ...], names: frozenset[str] | None) -> tuple[Capability, ...]:
     """Those that `names` has; None: all."""
     return capabilities if names is None else tuple(one for one in capabilities if one.name in names)

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     ROLE_REVOKED = "role_revoked"
     NO_CAPABILITY = "no_capability"
     CAPABILITY_REVOKED = "capability_revoked"
+    DELEGATE_ONLY = "delegate_only"
     NOT_DELEGATED = "not_delegated"
     DELEGATIONS_EXCEEDED = "delegations_exceeded"
     DELEGATION_UNAVAILABLE = "delegation_unavailable"
@@ -157,6 +158,11 @@ MEANING: Mapping[Reason, Meaning] = {
     ),
     Reason.CAPABILITY_REVOKED: Meaning(
         "The capability was revoked", "Ask the operator to restore it (`remit restore capability NAME`).", "capability"
+    ),
+    Reason.DELEGATE_ONLY: Meaning(
+        "This task has the capability only to hand it on",
+        "Start a task that may use it: `remit delegate --role ROLE -- COMMAND`.",
+        "capability",
     ),
     Reason.NOT_DELEGATED: Meaning(
         "The task above this one may not do this itself, or may not hand it on",

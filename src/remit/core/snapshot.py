@@ -42,6 +42,8 @@ class Role:
     """Whoever started a task does not answer its approvals."""
     delegates: frozenset[str] = frozenset()
     """Roles that its tasks may start tasks under (`core.delegation`)."""
+    own: frozenset[str] | None = None
+    """Of its capabilities, those that its tasks may use themselves; the others they hand on. None: all."""
     max_depth: int = 1
     """How many levels of tasks there may be below one of its."""
     index: Index = field(default_factory=lambda: Index(()), compare=False)

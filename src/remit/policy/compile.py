@@ -177,9 +177,11 @@ def _role(
     spec = document.spec
     if not isinstance(spec, specs.RoleSpec):
         return Role(name=document.name, policies=everywhere, invalid=f"is invalid: {document.broken}")
-    missing = [f"capability {n}" for n in spec.capabilities if n not in capabilities]
+    named = tuple(dict.fromkeys((*spec.capabilities, *spec.delegable)))
+    missing = [f"capability {n}" for n in named if n not in capabilities]
     missing += [f"policy {n}" for n in spec.policies if n not in policies]
-    usable = tuple(capabilities[n] for n in dict.fromkeys(spec.capabilities) if n in capabilities)
+    usable = tuple(capabilities[n] for n in named if n in capabilities)
+    own = frozenset({*spec.capabilities, doorway.CAPABILITY.name}) if spec.delegable else None
     return Role(
         name=document.name,
         capabilities=usable,
@@ -191,6 +193,7 @@ def _role(
         four_eyes=spec.approvals.four_eyes,
         budgets=_budgets(spec.budgets),
         delegates=frozenset(spec.delegates),
+        own=own,
         max_depth=spec.max_depth,
         invalid=f"names what does not exist: {', '.join(missing[:8])}" if missing else None,
         index=Index((*usable, doorway.CAPABILITY) if spec.delegates else usable),

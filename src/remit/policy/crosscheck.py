@@ -65,11 +65,16 @@ def _role(document: Document, role: specs.RoleSpec, known: Known) -> Iterator[Pr
         ("capabilities", "Capability", role.capabilities),
         ("policies", "Policy", role.policies),
         ("delegates", "Role", role.delegates),
+        ("delegable", "Capability", role.delegable),
     ):
         for n, name in enumerate(listed):
             yield from _named(document, ("spec", field, n), kind, name, known)
             if name in listed[:n]:
                 yield document.problem(("spec", field, n), "expected each name once", found=f'"{name}"')
+    for n, name in enumerate(role.delegable):
+        if name in role.capabilities:
+            message = "expected it here or in capabilities: here its tasks may only hand it on"
+            yield document.problem(("spec", "delegable", n), message, found=f'"{name}"')
     yield from _shadowed(document, role, known)
     taken: dict[str, str] = {}
     for n, name in enumerate(role.capabilities):

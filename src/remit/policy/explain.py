@@ -103,7 +103,11 @@ def _says(one: Above, asked: Request) -> Mapping[str, Any]:
         only=one.task.capabilities,
     )
     found = match.capability
-    detail = f"{found.name} covers it" if found else "; ".join(match.near[:4]) or f"nothing covers host {asked.host}"
+    kept = found is not None and one.role.own is not None and found.name not in one.role.own
+    only = " (it may only hand it on)" if kept else ""
+    detail = (
+        f"{found.name} covers it{only}" if found else "; ".join(match.near[:4]) or f"nothing covers host {asked.host}"
+    )
     return {
         "task": one.task.id,
         "role": one.role.name,

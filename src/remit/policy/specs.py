@@ -309,9 +309,18 @@ class RoleSpec(Model):
     delegates: list[Name] = Field(
         default_factory=list, max_length=64, description="Roles that its tasks may start narrower tasks under"
     )
+    delegable: list[Name] = Field(
+        default_factory=list, max_length=MAX_LISTED, description="Capabilities that its tasks have only to hand them on"
+    )
     max_depth: int = Field(
         default=1, ge=1, le=8, alias="maxDepth", description="How many levels of tasks there may be below one"
     )
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.delegable and not self.delegates:
+            raise fault("expected delegates together with delegable: somebody to hand it on to")
+        return self
 
 
 Spec = CapabilitySpec | CredentialSpec | PolicySpec | RoleSpec
