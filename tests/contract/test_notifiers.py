@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from remit.control.ports_approvals import Notice, Notifier
+from remit.control.ports_approvals import Ending, Notice, Notifier
 from remit.control.telling import Telling
 from remit.core.approval import Approval, State
 from remit.core.errors import Unavailable
+from remit.core.expiry import Nearness
 from remit.core.grant import Question
 from remit.notify.slack import Slack, message
 from remit.notify.webhook import Webhook
@@ -37,6 +38,11 @@ NOTICE = Notice(
     purpose="sh -c @here",
     record="r-1",
 )
+
+
+ENDING = Ending(
+    secret="key", version=3, expires=NOW, nearness=Nearness.OVER, credentials=("bank",), record="r-2",
+)  # fmt: skip
 
 
 class Receiver:
@@ -140,3 +146,25 @@ async def test_one_that_fails_does_not_keep_the_next_from_being_told() -> None:
     await telling.tell(NOTICE)
     await telling.idle()
     assert alive.notices == [NOTICE]
+
+
+async def test_the_end_of_a_secret_arrives_once_or_is_unavailable(notifier: Notifier, receiver: Receiver) -> None:
+    await notifier.warn(ENDING)
+    if isinstance(notifier, MemoryNotifier):
+        assert notifier.endings == [ENDING]
+    else:
+        ((_, body),) = receiver.received
+        assert b"remit secret rotate key" in body and b"expired" in body
+    broken(notifier, receiver, b"500 No")
+    with pytest.raises(Unavailable) as caught:
+        await notifier.warn(ENDING)
+    assert "secret-part" not in str(caught.value)
+
+
+async def test_the_end_of_a_secret_can_be_verified(receiver: Receiver) -> None:
+    await Webhook(url=receiver.url, key=KEY, clock=ManualClock(NOW)).warn(ENDING)
+    ((headers, body),) = receiver.received
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    expected = base64.b64encode(hmac.new(KEY, signed, hashlib.sha256).digest()).decode()
+    assert (headers["webhook-id"], headers["webhook-signature"]) == ("r-2", f"v1,{expected}")
+    assert json.loads(body)["type"] == "secret.expired"

@@ -258,3 +258,19 @@ async def test_a_probe_tells_whether_and_never_what(opener: Opener) -> None:
     broker.update(replace(holding(opener), rules=Rules(credentials={known.name: known}), revoked=REVOKED))
     assert "was revoked" in (await broker.probe(known.name))["detail"]
     assert (await broker.probe("../x"))["ok"] is False
+
+
+def test_a_clock_that_is_set_back_revives_no_secret(opener: Opener) -> None:
+    wall, elapsed = 1_700_000_000.0, 50.0
+    broker = Broker(opener, lambda: elapsed, lambda: wall)
+    known = replace(holding(opener), expires={"github": datetime.fromtimestamp(wall + 10, UTC)})
+    broker.update(known)
+    wall -= 3600
+    elapsed += 9
+    broker.update(replace(known, epoch=2))
+    assert value(broker.lease(PERMIT)) == CANARY
+    elapsed += 1
+    found = broker.lease(PERMIT)
+    assert isinstance(found, Refusal) and found.reason is Reason.CREDENTIAL_EXPIRED
+    wall += 7200
+    assert isinstance(broker.lease(PERMIT), Refusal)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from remit.broker.cache import NEVER, Cache, Expired, Key, Material
 from remit.broker.exchanger import Exchanger
@@ -50,6 +50,13 @@ class Remote(Protocol):
         ...
 
 
+class _End(NamedTuple):
+    """`until`: monotonic seconds."""
+
+    time: datetime
+    until: float
+
+
 class Broker:
     """`control.ports.Secrets` over the sealed blobs of the snapshot and a store. For one event loop.
 
@@ -61,7 +68,7 @@ class Broker:
         self._monotonic = monotonic
         self._wall = wall
         self._rules = Rules()
-        self._ends: Mapping[str, datetime] = {}
+        self._ends: dict[str, _End] = {}
         self._remote: Remote | None = None
         self._exchanger: Exchanger | None = None
         self._cache = Cache(self._obtained, monotonic)
@@ -90,7 +97,7 @@ class Broker:
         """Use the blobs of `snapshot` from now on; forget what was opened from others."""
         before = self._blobs
         self._blobs, self._revoked = snapshot.sealed, snapshot.revoked.credentials
-        self._rules, self._ends = snapshot.rules, snapshot.expires
+        self._rules, self._ends = snapshot.rules, self._counted(snapshot.expires)
         self._opened = {name: kept for name, kept in self._opened.items() if self._blobs.get(name) == kept[0]}
         self._fit = {}
         rules, revoked = snapshot.rules, self._revoked
@@ -154,14 +161,28 @@ class Broker:
 
     def _bounded(self, wanted: Credential, material: Material) -> Material:
         """`material`, for no longer than its own text says, or whoever stored it. `Expired`: that is over."""
-        ends = (material.value.end(), self._ends.get(wanted.secret) if wanted.source is None else None)
-        end = min((one for one in ends if one is not None), default=None)
-        if end is None:
-            return material
-        left = end.timestamp() - self._wall()
+        told = material.value.end()
+        stored = self._ends.get(wanted.secret) if wanted.source is None else None
+        left = min(
+            self._left(stored) if stored is not None else NEVER,
+            told.timestamp() - self._wall() if told is not None else NEVER,
+        )
         if left <= 0:
-            raise Expired(f"what the source of credential {wanted.name} gives expired at {_shown(end)}")
+            raise Expired(f"what the source of credential {wanted.name} gives has expired")
         return replace(material, until=min(material.until, self._monotonic() + left))
+
+    def _counted(self, expires: Mapping[str, datetime]) -> dict[str, _End]:
+        """Ends, each counted from when it was first seen: a clock that is set back makes nothing live longer."""
+        now, wall, before = self._monotonic(), self._wall(), self._ends
+        return {
+            name: known
+            if (known := before.get(name)) is not None and known.time == time
+            else _End(time, now + time.timestamp() - wall)
+            for name, time in expires.items()
+        }
+
+    def _left(self, end: _End) -> float:
+        return min(end.until - self._monotonic(), end.time.timestamp() - self._wall())
 
     async def probe(self, name: str) -> Mapping[str, Any]:
         """Whether credential `name` could be had now, without its value: {"credential", "ok", "detail", "source",
@@ -227,9 +248,9 @@ class Broker:
         if blob is None:
             return Refusal(Reason.CREDENTIAL_UNAVAILABLE, f"no secret {name} is stored")
         end = self._ends.get(name)
-        if end is not None and self._wall() >= end.timestamp():
+        if end is not None and self._left(end) <= 0:
             self._opened.pop(name, None)
-            return Refusal(Reason.CREDENTIAL_EXPIRED, f"secret {name} expired at {_shown(end)}")
+            return Refusal(Reason.CREDENTIAL_EXPIRED, f"secret {name} expired at {_shown(end.time)}")
         kept = self._opened.get(name)
         if kept is None or kept[0] != blob:
             kept = self._opened[name] = (blob, self._open(name, blob))
