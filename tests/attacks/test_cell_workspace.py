@@ -138,6 +138,15 @@ def test_a_merge_does_not_overwrite_what_changed_meanwhile(node: Rig, workspace:
     assert (workspace / "both").read_text() == "agent\n"
 
 
+def test_what_is_too_deep_to_be_looked_into_is_told_and_stays(node: Rig, workspace: Path) -> None:
+    deep = "import os\nfor _ in range(250): os.mkdir('d'); os.chdir('d')\nopen('hidden', 'w').close()"
+    task = _worked(node, workspace, f'/usr/bin/python3 -c "{deep}"')
+    shown = node.ask(op="diff", task=task)["changes"]
+    assert shown[-1]["type"] == "directory too deep to be looked into"
+    paths, refused = _merged(node, task)
+    assert (len(paths), list(refused.values())) == (200, ["it is too deep to be looked into"])
+
+
 def test_a_file_of_terabytes_that_is_a_hole_fills_no_disk_when_it_is_merged(node: Rig, workspace: Path) -> None:
     script = (
         "truncate -s 4T huge; printf end >> huge; printf begin | dd of=huge conv=notrunc status=none; printf x > all"

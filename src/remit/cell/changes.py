@@ -22,6 +22,8 @@ MAX_PATCH_BYTES = 512 << 10
 MAX_TEXT_BYTES = 1 << 20
 _DIFF_TIMEOUT_S = 5.0
 _MAX_DEPTH = 200
+TOO_DEEP = "directory too deep to be looked into"
+"""Stands for everything in it."""
 _NOBODY = 65534
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -29,7 +31,8 @@ OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """`kind`: added, modified or deleted. `type`: file, directory, link or special (of what is there now, or was)."""
+    """`kind`: added, modified or deleted. `type`: file, directory, link or special (of what is there now, or was), or
+    `TOO_DEEP`."""
 
     path: PurePosixPath
     kind: str
@@ -68,8 +71,6 @@ def status(name: str, parent: int | None) -> os.stat_result | None:
 
 def walk(upper: int, lower: int | None, path: PurePosixPath = PurePosixPath(), depth: int = 0) -> Iterator[Change]:
     """Every change under `path`, parents before children."""
-    if depth > _MAX_DEPTH:
-        return
     names = sorted(os.listdir(upper))
     for name in names:
         above, below, here = status(name, upper), status(name, lower), path / name
@@ -94,6 +95,9 @@ def walk(upper: int, lower: int | None, path: PurePosixPath = PurePosixPath(), d
 def _directory(
     upper: int, lower: int | None, name: str, here: PurePosixPath, below: os.stat_result | None, depth: int
 ) -> Iterator[Change]:
+    if depth >= _MAX_DEPTH:
+        yield Change(path=here, kind="added" if below is None else "modified", type=TOO_DEEP)
+        return
     with contextlib.ExitStack() as stack:
         try:
             inner = stack.enter_context(opened(name, upper))

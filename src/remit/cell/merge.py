@@ -65,6 +65,8 @@ def _within(path: PurePosixPath, roots: Iterable[PurePosixPath]) -> bool:
 def _judge(change: Change, explicit: bool) -> None:
     if guard.guarded(change.path) and not explicit:
         raise _Refused("it makes something run later as you; name it and use --force if you mean it")
+    if change.type == changes.TOO_DEEP:
+        raise _Refused("it is too deep to be looked into")
     if change.type == "special" and change.kind != "deleted":
         raise _Refused("it is a socket, FIFO or device")
 
