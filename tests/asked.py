@@ -20,12 +20,17 @@ MANIFESTS = """
 apiVersion: remit.dev/v1alpha1
 kind: Role
 metadata: {{name: asker}}
-spec: {{capabilities: [paid, each, free], policies: [large], approvals: {{uncovered: ask}}}}
+spec: {{capabilities: [paid, each, free, watched], policies: [large], approvals: {{uncovered: ask}}}}
 ---
 apiVersion: remit.dev/v1alpha1
 kind: Role
 metadata: {{name: eyes}}
 spec: {{capabilities: [paid], approvals: {{fourEyes: true}}}}
+---
+apiVersion: remit.dev/v1alpha1
+kind: Role
+metadata: {{name: tried}}
+spec: {{capabilities: [paid]}}
 ---
 apiVersion: remit.dev/v1alpha1
 kind: Capability
@@ -47,6 +52,11 @@ apiVersion: remit.dev/v1alpha1
 kind: Capability
 metadata: {{name: free}}
 spec: {{hosts: [api.up.example], ports: [{https}], paths: [/v1/**], addresses: [127.0.0.0/8]}}
+---
+apiVersion: remit.dev/v1alpha1
+kind: Capability
+metadata: {{name: watched}}
+spec: {{hosts: [api.up.example], ports: [{https}], paths: [/stream/**], approval: ask, addresses: [127.0.0.0/8]}}
 ---
 apiVersion: remit.dev/v1alpha1
 kind: Credential
@@ -115,6 +125,11 @@ class Agent:
             found, status, body = json.loads(line)
             self._answers[found] = Answer(status, body)
         return self._answers[number]
+
+    @property
+    def answered(self) -> frozenset[int]:
+        """Numbers of the requests whose answer has been seen."""
+        return frozenset(self._answers)
 
     def ask(self, path: str, method: str = "GET", body: str = "") -> Answer:
         return self.answer(self.send(path, method, body))

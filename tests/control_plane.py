@@ -18,6 +18,7 @@ from remit.api.services import Services
 from remit.control.approvals import Approvals
 from remit.control.audit_keys import AuditKeys
 from remit.control.catalog import Catalog
+from remit.control.cutting import Cutting
 from remit.control.delegates import Delegates
 from remit.control.expiring import Expiring
 from remit.control.explaining import Explaining
@@ -91,7 +92,13 @@ def build(directory: Path, store: Store | None = None) -> Plane:
     rung: list[str] = []
     warned = testing.MemoryNotifier()
     approvals = Approvals(
-        store=store, publisher=publisher, recorder=recorder, catalog=catalog, clock=clock, ring=rung.append
+        store=store,
+        publisher=publisher,
+        recorder=recorder,
+        catalog=catalog,
+        clock=clock,
+        ring=rung.append,
+        cutting=Cutting(node=node, cells=cells),
     )
     tasks, children = (
         Lifecycle(

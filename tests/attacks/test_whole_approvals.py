@@ -236,3 +236,77 @@ def test_explain_says_that_a_human_is_asked(remit: Instance, upstreams: Upstream
 
 def test_the_log_is_whole_after_all_that(remit: Instance) -> None:
     assert remit.cli("audit", "verify").stdout.startswith("ok")
+
+
+@pytest.mark.parametrize("scope", ["once", "request"])
+def test_a_grant_that_is_taken_back_ends_what_is_open_under_it_and_nothing_else(
+    remit: Instance, upstreams: Upstreams, agent: Agent, scope: str
+) -> None:
+    """Also one that is used up: its only use is still open."""
+    one, other = f"/stream/{scope}-one", f"/stream/{scope}-other"
+    numbers, grants = dict[str, int](), dict[str, str]()
+    for path in (one, other):
+        numbers[path] = agent.send(path)
+        grants[path] = str(dict(approve(remit, path, "--scope", scope)["grant"])["id"])  # type: ignore[call-overload]
+        wait_for(lambda path=path: upstreams.reached(path), f"{path} is open")
+    remit.cli("approvals", "revoke", grants[one])
+    agent.answer(numbers[one])
+    assert agent.ask("/v1/after").status == 200
+    assert numbers[other] not in agent.answered, "what is open under another grant goes on"
+    (revoked,) = [r for r in remit.audit(kind="approval") if r.get("grant") == grants[one] and "flows_closed" in r]
+    assert revoked["flows_closed"] == 1
+    remit.cli("approvals", "revoke", grants[other])
+    agent.answer(numbers[other])
+
+
+def test_the_end_of_a_grant_is_the_end_of_what_is_open_under_it(
+    remit: Instance, upstreams: Upstreams, agent: Agent
+) -> None:
+    number = agent.send("/stream/short")
+    approve(remit, "/stream/short", "--scope", "request", "--for", "4s")
+    wait_for(lambda: upstreams.reached("/stream/short"), "the stream is open")
+    agent.answer(number)
+    assert [r for r in remit.audit(kind="approval") if r.get("action") == "grant.expired"]
+
+
+TRIED = """
+apiVersion: remit.dev/v1alpha1
+kind: Role
+metadata: {{name: tried}}
+spec: {{capabilities: [paid], mode: {mode}}}
+"""
+
+
+def test_a_role_that_begins_to_observe_lets_go_what_is_held_and_gives_it_nothing(
+    remit: Instance, upstreams: Upstreams
+) -> None:
+    with asked.agent(remit, upstreams, "tried") as agent:
+        allowed = agent.send("/pay/allowed")
+        approve(remit, "/pay/allowed", "--scope", "request")
+        assert agent.answer(allowed).status == 200
+        held = agent.send("/pay/held")
+        asked.waiting(remit, "/pay/held")
+        assert upstreams.reached("/pay/held") == []
+
+        remit.apply(TRIED.format(mode="observe"))
+        try:
+            assert agent.answer(held).status == 200
+            assert agent.ask("/pay/unasked").status == 200, "nobody is asked"
+            assert agent.ask("/pay/allowed").status == 200
+        finally:
+            remit.apply(TRIED.format(mode="enforce"))
+        again = agent.send("/pay/again")
+        asked.waiting(remit, "/pay/again")
+        approve(remit, "/pay/again")
+        assert agent.answer(again).status == 200
+
+    for path in ("/pay/held", "/pay/unasked"):
+        (seen,) = upstreams.reached(path)
+        assert "authorization" not in seen["headers"], "what a human did not allow carries no credential"
+        (permit,) = [r for r in remit.audit(host=API, decision="permit") if r["path"] == path]
+        assert (permit["would_deny"], permit["credential"]) == ("approval_required", None)
+    assert "/pay/unasked" not in [one["question"]["path"] for one in asked.approvals(remit, "--all")]
+    for seen in upstreams.reached("/pay/allowed"):
+        assert seen["headers"]["authorization"] == f"Bearer {SECRET}", "what a human allowed has its credential"
+    permits = [r for r in remit.audit(host=API, decision="permit") if r["path"] == "/pay/allowed"]
+    assert [("would_deny" in r, r["approved_by"] != "") for r in permits] == [(False, True)] * 2

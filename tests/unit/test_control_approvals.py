@@ -299,6 +299,51 @@ async def test_a_grant_that_is_taken_back_is_gone_from_the_node(tmp_path: Path) 
         await asked.approvals.revoke_grant(done.grant.id, who=BOB)
 
 
+async def test_a_grant_that_is_taken_back_or_over_is_cut_from_what_is_open_under_it(tmp_path: Path) -> None:
+    asked = await begin(tmp_path)
+    plane, task = asked.plane, asked.question.task
+    for scope, over in ((Scope.PREFIX, False), (Scope.REQUEST, True)):
+        said = await asked.ask(path=f"/{scope}", target=f"/{scope}")
+        done = await asked.approvals.approve(said.approval, scope=scope, who=ALICE, for_s=60)
+        assert done.grant is not None
+        plane.node.open = {("grant", done.grant.id): {task: [1024, 1025]}}
+        plane.cells.flows[task] = 5
+        if over:
+            plane.clock.advance(61)
+            assert await asked.approvals.sweep() == 1
+        else:
+            await asked.approvals.revoke_grant(done.grant.id, who=BOB)
+            assert plane.node.records[-1][1]["flows_closed"] == 2
+        assert plane.cells.flows[task] == 3
+
+
+async def test_a_grant_that_is_used_up_can_still_be_taken_back(tmp_path: Path) -> None:
+    asked = await begin(tmp_path)
+    done = await asked.approvals.approve((await asked.ask()).approval, scope=Scope.ONCE, who=ALICE)
+    assert done.grant is not None
+    assert await asked.approvals.use(done.grant.id)
+    await asked.approvals.revoke_grant(done.grant.id, who=BOB)
+    assert asked.actions[-2:] == ["grant.spend", "grant.revoke"]
+
+
+async def test_what_cannot_be_cut_or_told_to_the_node_is_said(tmp_path: Path) -> None:
+    asked = await begin(tmp_path)
+    plane, task = asked.plane, asked.question.task
+    done = await asked.approvals.approve((await asked.ask()).approval, scope=Scope.PREFIX, who=ALICE)
+    assert done.grant is not None
+    plane.cells.available = False
+    with pytest.raises(Unavailable, match="could not be closed"):
+        await asked.approvals.revoke_grant(done.grant.id, who=BOB)
+    plane.cells.available = True
+    done = await asked.approvals.approve((await asked.ask()).approval, scope=Scope.PREFIX, who=ALICE)
+    assert done.grant is not None
+    plane.cells.flows[task] = 5
+    plane.node.connected = False
+    with pytest.raises(Unavailable, match="not yet in force"):
+        await asked.approvals.revoke_grant(done.grant.id, who=BOB)
+    assert plane.cells.flows.get(task, 0) == 0, "more is cut than would have to be, never less"
+
+
 async def test_a_query_is_shown_to_a_human_and_never_recorded(tmp_path: Path) -> None:
     asked = await begin(tmp_path)
     said = await asked.ask()

@@ -40,6 +40,13 @@ def test_what_is_open_is_found_by_its_capability_and_by_its_credential() -> None
     assert found.using("credential", "another") == {}
 
 
+def test_what_is_open_under_a_grant_is_found_by_it_alone() -> None:
+    found = opened("100.64.0.1:1024")
+    found.opened("r-granted", flowing("100.64.0.1:1025"), "g-1")
+    assert found.using("grant", "g-1") == {TASK.id: frozenset({1025})}
+    assert found.using("grant", "g-2") == {}
+
+
 def test_what_has_ended_is_not_cut() -> None:
     found = opened("100.64.0.1:1024", "100.64.0.1:1025")
     found.ended("r-0")

@@ -108,6 +108,8 @@ def test_it_covers_nothing_when_it_is_over(state: State) -> None:
     with pytest.raises(Conflict):
         granting.use(grant(Scope.PREFIX, state=state))
     for event in Event:
+        if (state, event) == (State.SPENT, Event.REVOKE):
+            continue  # what is open under its last use can still be taken back
         with pytest.raises(Conflict):
             granting.advance(grant(Scope.PREFIX, state=state), event)
 

@@ -75,7 +75,7 @@ async def granted(found: Found) -> dict[str, list[dict[str, Any]]]:
 
 @router.delete("/grants/{grant}", summary="Take a grant back")
 async def revoked(grant: Annotated[str, Path(max_length=32)], found: Found, who: Who) -> dict[str, str]:
-    """Answers when the node no longer has it."""
+    """Answers when the node no longer has it and what was open under it is cut."""
     return {"grant": grant, "record": await found.approvals.revoke_grant(grant, who=who)}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from remit.control import audit_keys
 from remit.control.ports import Clock
-from remit.control.ports_control import Cells, Flows, Head, RevocationKind, Store
+from remit.control.ports_control import Cells, Flows, Head, Store
 from remit.core import frame
 from remit.core.errors import Invalid, RemitError, Unavailable
 
@@ -125,9 +125,9 @@ class NodeLink:
         record: str = await self._ask("recorded", message, RECORD_TIMEOUT_S, "did not record the action in time")
         return record
 
-    async def using(self, kind: RevocationKind, name: str) -> Flows:
+    async def using(self, kind: str, name: str) -> Flows:
         """See `control.ports_control.Node.using`."""
-        message = {"type": "using", "kind": kind.value, "name": name}
+        message = {"type": "using", "kind": str(kind), "name": name}
         flows: Flows = await self._ask("flows", message, FLOWS_TIMEOUT_S, "did not say in time what is open")
         return flows
 

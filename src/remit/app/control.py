@@ -21,6 +21,7 @@ from remit.broker import sealed
 from remit.control.approvals import Approvals
 from remit.control.audit_keys import AuditKeys
 from remit.control.catalog import Catalog
+from remit.control.cutting import Cutting
 from remit.control.delegates import Delegates
 from remit.control.expiring import Expiring
 from remit.control.explaining import Explaining
@@ -84,6 +85,7 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
         clock=clock,
         ring=link.ring,
         tell=telling.tell,
+        cutting=Cutting(node=link, cells=cells),
     )
     link.answers(approvals.answer)
     tasks = Lifecycle(

@@ -127,7 +127,7 @@ def grants(as_json: options.Json = False) -> None:
 
 @app.command()
 def revoke(grant: Annotated[str, typer.Argument(metavar="GRANT")], as_json: options.Json = False) -> None:
-    """Take a grant back."""
+    """Take a grant back, and cut what is open under it; one that is used up too."""
     with client.connected() as api:
         done = api.delete(f"/v1/grants/{client.part(grant)}")
     if as_json:

@@ -17,6 +17,7 @@ from typing import Any
 
 from remit.control import shown
 from remit.control.catalog import Catalog
+from remit.control.cutting import Cutting
 from remit.control.ends import Ends
 from remit.control.ports import Clock
 from remit.control.ports_approvals import Answered, Notice, Word
@@ -26,7 +27,7 @@ from remit.control.recording import Recorder
 from remit.core import approval as approving
 from remit.core import grant as granting
 from remit.core.approval import Approval
-from remit.core.errors import Conflict, Invalid, NotFound, RemitError
+from remit.core.errors import Conflict, Invalid, NotFound, RemitError, Unavailable
 from remit.core.grant import LONGEST, MAX_USES, Grant, Question, Scope
 from remit.core.principal import Principal
 from remit.core.task import ALIVE, Task
@@ -66,6 +67,7 @@ class Approvals:
         catalog: Catalog,
         clock: Clock,
         ring: Ring,
+        cutting: Cutting,
         tell: Tell | None = None,
     ) -> None:
         self._store = store
@@ -75,6 +77,7 @@ class Approvals:
         self._clock = clock
         self._ends = Ends(clock)
         self._ring = ring
+        self._cutting = cutting
         self._tell = tell
 
     # -- a node asks ---------------------------------------------------------------------------------------------
@@ -222,19 +225,35 @@ class Approvals:
         return Decided(approval=denied, grant=None, record=record)
 
     async def revoke_grant(self, identity: str, *, who: Principal) -> str:
-        """Take a grant back; the record's id. Answered when the node no longer has it."""
+        """Take a grant back, also from what is open under it; the record's id. One that is used up can be, too.
+
+        `Unavailable`: it is taken back, but the node does not have it yet, or connections could not be closed.
+        """
         with self._store.unit() as unit:
             grant = granting.advance(unit.grants.get(identity), granting.Event.REVOKE)
             unit.grants.save(grant)
             unit.advance_epoch(self._clock.now())
-        await self._publisher.publish()
+        try:
+            await self._publisher.publish()
+        except Unavailable as error:
+            await self._cutting.cut({grant.task: None})
+            raise Unavailable(
+                f"grant {grant.id} is taken back, but not yet in force on the node: {error.detail}", hint="remit status"
+            ) from error
+        closed, uncut = await self._cutting.cut(await self._cutting.using("grant", grant.id, [grant.task]))
+        if uncut:
+            raise Unavailable(
+                f"grant {grant.id} is taken back, but what is open under it could not be closed",
+                hint=f"remit stop {grant.task}",
+            )
         return await self._recorder.after(
             "grant.revoke",
             who.name,
-            f"grant {grant.id} revoked by {who.name}",
+            f"grant {grant.id} revoked by {who.name}, {closed} connections closed",
             kind=KIND,
             task=grant.task,
             grant=grant.id,
+            flows_closed=closed,
         )
 
     # -- to look at ----------------------------------------------------------------------------------------------
@@ -259,7 +278,8 @@ class Approvals:
     # -- time passes ---------------------------------------------------------------------------------------------
 
     async def sweep(self) -> int:
-        """End what is over: approvals nobody answered, grants whose time is up, both of tasks that ended. How many."""
+        """End what is over: approvals nobody answered, grants whose time is up (and what is open under them), both of
+        tasks that ended. How many."""
         now = self._clock.now()
         ended: list[Approval] = []
         over: list[Grant] = []
@@ -290,6 +310,10 @@ class Approvals:
             detail = f"approval {approval.id} is {approval.state}: nobody answered"
             await self._quietly(f"approval.{approval.state}", detail, approval)
         for grant in over:
+            if grant.state is granting.State.EXPIRED:
+                _, uncut = await self._cutting.cut(await self._cutting.using("grant", grant.id, [grant.task]))
+                if uncut:
+                    log.error("grant %s is over, but what is open under it could not be closed", grant.id)
             await self._quietly(f"grant.{grant.state}", f"grant {grant.id} is {grant.state}", grant)
         return len(ended) + len(over)
 

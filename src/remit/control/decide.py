@@ -154,7 +154,7 @@ class Decider:
             if charge is not None:
                 await self._budgets.recorded(charge, permit.candidate)
             if self._knowledge.snapshot is facts.snapshot and self._knowledge.refusal() is None:
-                self._openings.opened(record, permit)
+                self._openings.opened(record, permit, facts.grant.id if facts.grant is not None else None)
                 return self._permitted(record, permit, injected, metered=charge is not None and charge.bytes)
             returned = self._budgets.give_back(charge) if charge is not None else {}
             # What became known while the record was written may take the permit back: decide again.
@@ -202,16 +202,18 @@ class Decider:
         opinion = await self._policies.judge(candidate)
         facts.notes = opinion.notes
         refusal = decision.judge(candidate, opinion) or self._budgets.refusal(candidate)
-        question = None
+        question, elsewhere = None, False
         if refusal is None:
             question = approval.question(candidate, opinion, body=answers.body, body_bytes=answers.body_bytes)
         if question is not None:
-            facts.grant = answers.covering(snapshot.grants.get(candidate.task.id, ()), question)
+            grants = snapshot.grants.get(candidate.task.id, ())
+            facts.grant = answers.covering(grants, question)
             if facts.grant is None:
+                elsewhere = answers.undecided(grants, question)
                 refusal = Refusal(Reason.APPROVAL_REQUIRED, "; ".join(question.reasons))
         if refusal is not None:
             bare = observe.bare(candidate, opinion, refusal)
-            if bare is None or self._budgets.refusal(candidate) is not None:
+            if bare is None or elsewhere or self._budgets.refusal(candidate) is not None:
                 facts.question = question if facts.grant is None else None
                 return refusal
             facts.would_deny, (candidate, opinion) = facts.would_deny or refusal, bare

@@ -31,6 +31,10 @@ class Answers:
         now = self._clock.now()
         return next((grant for grant in grants if grant.standing and grant.covers(asked, now)), None)
 
+    def undecided(self, grants: Iterable[Grant], asked: Question) -> bool:
+        """Whether there is a grant that may cover `asked` and that only a held request can use."""
+        return any(not grant.standing and grant.question.method == asked.method for grant in grants)
+
     def seen(self, credential: Credential) -> Seen:
         """What `credential` is presented by, besides the request."""
         return Seen(now=self._clock.now(), body=self.shown, stand_in=credential.stand_in)
@@ -60,6 +64,9 @@ class Hearing(Answers):
             if grant.id not in self._useless and grant.covers(asked, now):
                 return grant
         return None
+
+    def undecided(self, grants: Iterable[Grant], asked: Question) -> bool:
+        return False
 
     async def take(self, grant: Grant) -> Refusal | None:
         """None where one use is ours now, or none had to be taken."""

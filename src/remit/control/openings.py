@@ -1,9 +1,10 @@
 """What is open now, and by which authority: so that a revocation cuts exactly what it takes away.
 
 A permit is answered before a byte moves and its request may last for hours; Envoy says when it ended. Between the two,
-its flow (`core.flow`), capability and credential are kept here. Guaranteed: what is open is never missing, since where
-too much is open to remember, or an end was never heard of, more is cut than would have to be. An upstream connection
-is shared only by requests with one `pool` key, and a key is never given out again after any authority was taken away.
+its flow (`core.flow`), capability, credential and grant are kept here. Guaranteed: what is open is never missing, since
+where too much is open to remember, or an end was never heard of, more is cut than would have to be. An upstream
+connection is shared only by requests with one `pool` key, and a key is never given out again after any authority was
+taken away.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from remit.core.task import ALIVE
 PER_TASK_MAX = 65_536
 """Permits of one task that are kept apart; a cell has at most 4,096 connections of at most 128 streams."""
 
+_PLACES = {"capability": 2, "credential": 3, "grant": 4}
+
 Ports = Mapping[str, frozenset[int] | None]
 """By task: the ports that name its flows; None stands for all of them."""
 
@@ -30,14 +33,14 @@ class Openings:
     """`opened` and `ended` are on the path of every request: a dictionary entry each."""
 
     def __init__(self) -> None:
-        self._open: dict[str, tuple[str, str, str, str | None]] = {}
+        self._open: dict[str, tuple[str, str, str, str | None, str | None]] = {}
         self._count: Counter[str] = Counter()
         self._uncounted: set[str] = set()
         self._generation = secrets.token_hex(8)  # pools of an earlier life of this process may still stand in Envoy
         self._seen = Snapshot()
 
-    def opened(self, record: str, permit: Permit) -> None:
-        """A permit is about to be answered."""
+    def opened(self, record: str, permit: Permit, grant: str | None = None) -> None:
+        """A permit is about to be answered, on the word of a human where `grant` says so."""
         candidate = permit.candidate
         task = candidate.task.id
         if self._count[task] >= PER_TASK_MAX:
@@ -46,7 +49,7 @@ class Openings:
         self._count[task] += 1
         credential = candidate.credential
         name = credential.name if credential is not None else None
-        self._open[record] = (task, candidate.request.flow, candidate.capability.name, name)
+        self._open[record] = (task, candidate.request.flow, candidate.capability.name, name, grant)
 
     def ended(self, record: str) -> str | None:
         """Its request is over; the credential it carried, as far as that is known. Unknown records are none of ours."""
@@ -57,8 +60,8 @@ class Openings:
         return found[3]
 
     def using(self, kind: str, name: str) -> Ports:
-        """The flows that carry something open under capability or credential `name`."""
-        index = 2 if kind == "capability" else 3
+        """The flows that carry something open under capability, credential or grant `name`."""
+        index = _PLACES[kind]
         found: defaultdict[str, set[int]] = defaultdict(set)
         for entry in self._open.values():
             if entry[index] == name:

@@ -253,8 +253,9 @@ class Node(Protocol):
         """Returns when the node has the snapshot, or a later one, in force. `Unavailable`: it did not say so."""
         ...
 
-    async def using(self, kind: RevocationKind, name: str) -> Flows:
-        """The flows that carry something open under a capability or credential. `Unavailable`: nobody could say."""
+    async def using(self, kind: str, name: str) -> Flows:
+        """The flows that carry something open under a capability, credential or grant. `Unavailable`: nobody could
+        say."""
         ...
 
     async def record(self, kind: str, fields: Mapping[str, Any]) -> str:

@@ -10,11 +10,11 @@ Clients connect again and are decided anew.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from remit.control.catalog import Catalog, unknown
+from remit.control.cutting import Cutting
 from remit.control.delegating import with_descendants
 from remit.control.pending import Pending
 from remit.control.ports import Clock
@@ -70,7 +70,7 @@ class Revoking:
     ) -> None:
         self._store = store
         self._pending = pending
-        self._node = node
+        self._cutting = Cutting(node=node, cells=cells)
         self._publisher = publisher
         self._recorder = recorder
         self._cells = cells
@@ -94,7 +94,7 @@ class Revoking:
         missed = await self._published()
         flows = await self._flows(kind, name, affected, missed)
         below = dict.fromkeys(task.id for task in whole if task.id not in {one.id for one in affected})
-        closed, uncut = await self._cut({**flows, **below})
+        closed, uncut = await self._cutting.cut({**flows, **below})
         if missed is not None or uncut or kept.lost:
             raise _unfinished(kind, name, missed, uncut, kept)
         if kept.why is not None:
@@ -209,28 +209,10 @@ class Revoking:
 
     async def _flows(self, kind: RevocationKind, name: str, tasks: Sequence[Task], missed: Unavailable | None) -> Flows:
         """What to cut. The node is asked only after it has acknowledged, or it could permit more meanwhile."""
+        everything = [task.id for task in tasks]
         if missed is None and kind in (RevocationKind.CAPABILITY, RevocationKind.CREDENTIAL):
-            try:
-                return await self._node.using(kind, name)
-            except Unavailable:
-                pass
-        return dict.fromkeys(task.id for task in tasks)
-
-    async def _cut(self, flows: Flows) -> tuple[int, Sequence[str]]:
-        """(connections closed, ids of tasks whose connections could not be)."""
-        cuts = [
-            self._cells.cut(task) if ports is None else self._cells.cut(task, ports) for task, ports in flows.items()
-        ]
-        answers = await asyncio.gather(*cuts, return_exceptions=True)
-        closed, uncut = 0, list[str]()
-        for task, answer in zip(flows, answers, strict=True):
-            if isinstance(answer, int):
-                closed += answer
-            elif isinstance(answer, Unavailable):
-                uncut.append(task)
-            else:
-                raise answer
-        return closed, uncut
+            return await self._cutting.using(kind, name, everything)
+        return dict.fromkeys(everything)
 
 
 def _revocable(unit: Unit, prefix: str) -> Task:

@@ -111,7 +111,7 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
         Event.REVOKE: State.REVOKED,
         Event.END: State.ENDED,
     },
-    State.SPENT: {},
+    State.SPENT: {Event.REVOKE: State.REVOKED},  # its last use may still be open
     State.EXPIRED: {},
     State.REVOKED: {},
     State.ENDED: {},

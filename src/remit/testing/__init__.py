@@ -271,7 +271,7 @@ class MemoryNode:
         self.connected, self.acked_epoch = True, 0
         self.snapshots: list[Mapping[str, Any]] = []
         self.records: list[tuple[str, Mapping[str, Any]]] = []
-        self.open: dict[tuple[RevocationKind, str], Flows] | None = None
+        self.open: dict[tuple[str, str], Flows] | None = None
         self.budgets: Sequence[Mapping[str, Any]] = ()
         self.probes: dict[str, Mapping[str, Any]] = {}
 
@@ -283,7 +283,7 @@ class MemoryNode:
         self.snapshots.append(snapshot)
         self.acked_epoch = max(self.acked_epoch, int(snapshot["epoch"]))
 
-    async def using(self, kind: RevocationKind, name: str) -> Flows:
+    async def using(self, kind: str, name: str) -> Flows:
         self._here()
         if self.open is not None:
             return self.open.get((kind, name), {})
