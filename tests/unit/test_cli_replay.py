@@ -166,3 +166,56 @@ def test_records_as_they_are_and_no_other_format(remit: Remit) -> None:
     code, out, _ = remit("audit", "export", "--since", "2025-12-31T00:00:00Z")
     assert (code, [json.loads(line)["seq"] for line in out.splitlines()]) == (0, [r["seq"] for r in RECORDS])
     assert remit("audit", "export", "--format", "xml")[0] == 2
+
+
+WIDER = IN_FORCE.replace("methods: [GET]", "methods: [GET, POST]").replace("no such query", "no such thing")
+TABLE = """
+role: agent
+cases:
+  reading is what it is for: {request: GET https://api.example.com/v1/a, permit: read}
+  writing is not: {request: POST https://api.example.com/v1/a, deny: no_capability}
+  a budget that neither has: {request: GET https://api.example.com/v1/a, used: {role/agent/none: 3}, permit: read}
+"""
+
+
+def pack(directory: Path, text: str, table: str = "") -> str:
+    directory.mkdir()
+    (directory / "all.yaml").write_text(text)
+    if table:
+        (directory / "tests").mkdir()
+        (directory / "tests" / "t.yaml").write_text(table)
+    return str(directory)
+
+
+def test_two_sets_of_manifests_differ_in_what_they_decide_of_cases(remit: Remit, tmp_path: Path) -> None:
+    old, new = pack(tmp_path / "old", IN_FORCE, TABLE), pack(tmp_path / "new", WIDER, TABLE)
+    code, out, err = remit("policy", "diff", old, new, "--json")
+    assert code == 1
+    (change,) = map(json.loads, out.splitlines())
+    assert (change["case"], change["was"], change["now"]) == ("writing is not", "deny no_capability", "permit read")
+    assert "2 cases decided by both; 1 left out" in err
+    code, out, _ = remit("policy", "diff", old, new)
+    assert (code, "writing is not" in out) == (1, True)
+    assert remit("policy", "diff", old, old)[:2] == (0, "")
+    assert remit("policy", "diff", "live", old)[0] == 0
+    assert remit("policy", "diff", "live", new)[0] == 1
+    assert remit("policy", "diff", old, new, "--role", "another")[0] == 0
+
+
+def test_two_sets_of_manifests_differ_in_what_was_recorded(remit: Remit, tmp_path: Path) -> None:
+    old, new = pack(tmp_path / "old", IN_FORCE), pack(tmp_path / "new", WIDER)
+    code, out, err = remit("policy", "diff", old, new, "--since", "2025-12-31T00:00:00Z", "--json")
+    assert code == 1
+    assert {(c["method"], c["was"], c["now"], c["count"]) for c in map(json.loads, out.splitlines())} == {
+        ("POST", "deny no_capability", "permit read", 1)
+    }
+    assert "recorded decisions decided by both" in err
+    assert remit("policy", "diff", old, old, "--since", "2025-12-31T00:00:00Z")[0] == 0
+
+
+def test_a_difference_needs_something_to_decide_and_manifests_that_fit(remit: Remit, tmp_path: Path) -> None:
+    old = pack(tmp_path / "old", IN_FORCE)
+    code, _, err = remit("policy", "diff", old, old)
+    assert (code, "--since" in err) == (2, True)
+    broken = pack(tmp_path / "broken", IN_FORCE.replace("capabilities: [read]", "capabilities: [none]"), TABLE)
+    assert remit("policy", "diff", old, broken)[0] == 2

@@ -1,5 +1,6 @@
 """`policy test`: manifests held against tables of what they are meant to decide, without anything running.
 `policy replay`: a changed set of manifests held against what was decided, as the audit log tells it.
+`policy diff`: two sets of manifests held against each other, by their tables and by what was decided.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ import typer
 
 from remit.cli import audit, client, junit, manifests, options, output
 from remit.core.errors import Invalid, NotFound
+from remit.core.snapshot import Rules
 from remit.policy import cases, crosscheck, trial
 from remit.policy import compile as compiler
 from remit.policy import manifests as parsing
 from remit.policy import replay as replaying
+from remit.policy.cases import Case
 from remit.policy.manifests import ManifestError
 from remit.policy.trial import Outcome
 
 TABLES = "tests"
 """The directory beside manifests that holds their tables; `apply` does not look into it."""
 FAILED = 1
+LIVE = "live"
+"""Stands for the manifests in force."""
 
 app = typer.Typer(no_args_is_help=True, help="Try policies before they are in force.")
 
@@ -70,33 +75,103 @@ def replay(
     query: dict[str, object] = {"kind": "decision", "role": role}
     query |= {"since": audit.moment(since), "until": audit.moment(until)}
     with client.connected() as api:
-        stored = [item for plural in manifests.PLURALS.values() for item in api.get(f"/v1/{plural}")["items"]]
-        current = parsing.lenient(stored)
+        current = _in_force(api)
         changed = [document for document in current if (document.kind, document.name) not in replaced] + fresh
         problems = crosscheck.check(changed)
         if problems:
             raise ManifestError(problems)
         found = replaying.replay(audit.pages(api, query), before=compiler.rules(current), after=compiler.rules(changed))
-    if as_json:
-        for change in found.changes:
-            output.line(change.as_json())
-    else:
-        columns = ("times", "role", "request", "was", "now", "why")
-        rows = [
-            (
-                one.count,
-                one.role,
-                f"{one.method} {one.url}",
-                one.was,
-                f"{one.now}{'' if one.certain else ' (?)'}",
-                one.now.detail,
-            )
-            for one in found.changes
-        ]
-        output.table(columns, rows, empty="nothing would be otherwise")
+    _told(found.changes, as_json=as_json)
     output.say(f"{found.replayed} decisions replayed; {found.left_out} left out, which rules alone did not decide")
     if any(not change.certain for change in found.changes):
         output.say("(?): the record lacks what mattered (query, headers, budgets), or the rules have changed since")
+
+
+@app.command()
+def diff(
+    old: Annotated[str, typer.Argument(help="A file or directory of manifests; `live`: those in force.")],
+    new: Annotated[str, typer.Argument(help="Likewise.")],
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Also decide again what was recorded since then: 1h, 2d.")
+    ] = None,
+    until: audit.Moment = None,
+    role: audit.Role = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show which decisions differ between two sets of manifests: of the cases in their tests/, and of recorded ones.
+
+    Exit code 1 where any differs, 0 where none does. Nothing is changed.
+    """
+    before, after = _rules(old), _rules(new)
+    listed = {_essence(case): case for path in (new, old) for case in _cases(path)}
+    if not listed and since is None:
+        raise Invalid("there is nothing to decide: neither has tests/, and no time is given", hint="--since 1h")
+    of_role = [case for case in listed.values() if role in (None, case.role)]
+    tabled = replaying.cases(of_role, before=before, after=after)
+    changes, counted = list(tabled.changes), f"{tabled.replayed} cases"
+    left_out = tabled.left_out
+    if since is not None:
+        query: dict[str, object] = {"kind": "decision", "role": role}
+        query |= {"since": audit.moment(since), "until": audit.moment(until)}
+        with client.connected() as api:
+            recorded = replaying.replay(audit.pages(api, query), before=before, after=after)
+        changes += recorded.changes
+        counted += f" and {recorded.replayed} recorded decisions"
+        left_out += recorded.left_out
+    _told(changes, as_json=as_json)
+    output.say(f"{counted} decided by both; {left_out} left out, which rules alone do not decide")
+    if changes:
+        raise typer.Exit(FAILED)
+
+
+def _rules(path: str) -> Rules:
+    """The rules of manifests; what does not fit together is a `ManifestError`."""
+    if path == LIVE:
+        with client.connected() as api:
+            return compiler.rules(_in_force(api))
+    documents = manifests.read([path])
+    problems = crosscheck.check(documents)
+    if problems:
+        raise ManifestError(problems)
+    return compiler.rules(documents)
+
+
+def _cases(path: str) -> list[Case]:
+    directory = Path(path) / TABLES
+    if path == LIVE or not directory.is_dir():
+        return []
+    tables = sorted(one for one in directory.iterdir() if one.suffix in manifests.SUFFIXES)
+    return [case for table in tables for case in cases.parse(manifests.text_of(table), str(table))]
+
+
+def _essence(case: Case) -> str:
+    """What makes two cases one, whatever they expect."""
+    return repr((case.role, case.method, case.url, case.at, sorted(case.headers.items()), sorted(case.used.items())))
+
+
+def _in_force(api: client.Client) -> list[parsing.Document]:
+    stored = [item for plural in manifests.PLURALS.values() for item in api.get(f"/v1/{plural}")["items"]]
+    return parsing.lenient(stored)
+
+
+def _told(changes: list[replaying.Change], *, as_json: bool) -> None:
+    if as_json:
+        for change in changes:
+            output.line(change.as_json())
+        return
+    columns = ("times", "role", "request", "was", "now", "why")
+    rows = [
+        (
+            one.sentence or one.count,
+            one.role,
+            f"{one.method} {one.url}",
+            one.was,
+            f"{one.now}{'' if one.certain else ' (?)'}",
+            one.now.detail,
+        )
+        for one in changes
+    ]
+    output.table(columns, rows, empty="nothing would be otherwise")
 
 
 def _packs(path: Path) -> list[Path]:

@@ -1,9 +1,10 @@
-"""Recorded decisions, decided again under other rules: what a change would have meant for the work of the last hours.
+"""Decisions made again under other rules: what a change means for cases that were written down, and what it would have
+meant for the work of the last hours.
 
-A record does not hold all that a decision saw: the query, the headers and what was used of budgets are not in it. So
-each record is decided twice, under the rules in force and under the changed ones. Where the rules in force do not come
-to what was recorded, something that is not in the record mattered (or they have changed since), and what the changed
-rules say of it is told as uncertain.
+A case says all that a decision needs. A record does not hold all that a decision saw: the query, the headers and what
+was used of budgets are not in it. So each record is decided twice, under the rules in force and under the changed ones.
+Where the rules in force do not come to what was recorded, something that is not in the record mattered (or they have
+changed since), and what the changed rules say of it is told as uncertain.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Verdict:
 
 @dataclass(slots=True, kw_only=True)
 class Change:
-    """One request, as often as it was recorded. `record`: the last of them."""
+    """One request, as often as it was recorded. `record`: the last of them; `sentence`: of the case that it is."""
 
     role: str
     method: str
@@ -68,6 +69,7 @@ class Change:
     certain: bool
     count: int = 0
     record: str = ""
+    sentence: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -80,6 +82,7 @@ class Change:
             "detail": self.now.detail,
             "certain": self.certain,
             "record": self.record,
+            **({"case": self.sentence} if self.sentence else {}),
         }
 
 
@@ -107,6 +110,36 @@ class Side:
         return Verdict(
             reason=told["reason"], capability=told["capability"], credential=told["credential"], detail=told["detail"]
         )
+
+
+def cases(listed: Iterable[Case], *, before: Rules, after: Rules) -> Result:
+    """What `after` decides otherwise than `before`, in order; what a case expects is not looked at.
+
+    Left out: what is no request, or names a budget that one of them lacks.
+    """
+    old, new = Side(before), Side(after)
+    result = Result(changes=[])
+    for case in listed:
+        try:
+            was, now = old.verdict(case), new.verdict(case)
+        except Invalid:
+            result.left_out += 1
+            continue
+        result.replayed += 1
+        if not now.same(was):
+            result.changes.append(
+                Change(
+                    role=case.role,
+                    method=case.method,
+                    url=case.url,
+                    was=was,
+                    now=now,
+                    certain=True,
+                    count=1,
+                    sentence=case.sentence,
+                )
+            )
+    return result
 
 
 def replay(records: Iterable[Mapping[str, Any]], *, before: Rules, after: Rules) -> Result:
