@@ -14,12 +14,13 @@ DECISION = {"task": "t-aaaaaaaaaa", "role": "devops", "decision": "permit", "rea
 
 
 @contextmanager
-def journal(directory: Path, segment_bytes: int = 4096) -> Iterator[Journal]:
+def journal(directory: Path, segment_bytes: int = 4096, *, checkpoints: bool = False) -> Iterator[Journal]:
     """Inside a running loop. The log is in `directory`/audit."""
     directory.mkdir(exist_ok=True)
     signer = head.Signer(directory / "head.key")
     opened = Journal(
-        directory / "audit", segment_bytes=segment_bytes, signer=signer, now=lambda: datetime.now(UTC)
+        directory / "audit", segment_bytes=segment_bytes, signer=signer, now=lambda: datetime.now(UTC),
+        checkpoint=lambda: [{"part": 1, "parts": 1}] if checkpoints else [],
     )  # fmt: skip
     try:
         yield opened

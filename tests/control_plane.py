@@ -29,6 +29,7 @@ from remit.control.ports_control import Store
 from remit.control.publish import Publisher
 from remit.control.reaching import Reaching
 from remit.control.recording import Recorder
+from remit.control.retiring import Retiring
 from remit.control.revocation import Revoking
 from remit.control.secrets import Secrets
 from remit.control.spending import Spending
@@ -143,6 +144,7 @@ def build(directory: Path, store: Store | None = None) -> Plane:
         status=Status(store=store, node=node, issuer=issuer, catalog=catalog, clock=clock),
         operating=Operating(store=store, recorder=recorder, clock=clock),
         audit=audit,
+        retiring=Retiring(audit=audit, recorder=recorder),
         audit_keys=AuditKeys(store=store, recorder=recorder, clock=clock),
         store=store,
         version="0.0.test",

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from remit.api.services import Services, operator, services
 from remit.control.ports_control import Audit, AuditFilter, AuditKey
+from remit.control.retiring import Exported
 from remit.core.errors import Invalid, RemitError
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
@@ -108,6 +109,31 @@ class Trust(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     key: str = Field(min_length=4, max_length=64, description="A refused key, or enough of its beginning.")
+
+
+class Retire(BaseModel):
+    """What an export with `whole` said at its end."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    first: int = Field(ge=1, description="Sequence number of its first record.")
+    last: int = Field(ge=1)
+    hash: str = Field(pattern="^[0-9a-f]{64}$", description="Of its last record.")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Of all rows, each with its newline.")
+    before: datetime | None = Field(default=None, description="Only segments that end earlier. RFC 3339, with offset.")
+
+
+@router.post("/retire", summary="Remove exported records from the log")
+async def retired(
+    body: Retire, who: Annotated[str, Depends(operator)], found: Annotated[Services, Depends(services)]
+) -> dict[str, Any]:
+    """Whole segments from the beginning of the log, of which the export has every record. It is recorded first, and the
+    chain goes on to verify."""
+    if body.before is not None and body.before.tzinfo is None:
+        raise Invalid("before needs an offset, such as 2026-01-31T12:00:00Z")
+    exported = Exported(first=body.first, last=body.last, digest=body.hash, sha256=body.sha256)
+    going, record = await found.retiring.retire(exported, before=body.before, operator=who)
+    return {"segment": going.segment, "seq": going.seq, "hash": going.hash, "record": record}
 
 
 @router.get("/keys", summary="List audit keys")

@@ -14,6 +14,7 @@ from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
 from remit.control.operators import Operating
 from remit.control.ports_control import Audit, Store
+from remit.control.retiring import Retiring
 from remit.control.revocation import Revoking
 from remit.control.secrets import Secrets
 from remit.control.spending import Spending
@@ -39,6 +40,7 @@ class Services:
     approvals: Approvals
     audit: Audit
     audit_keys: AuditKeys
+    retiring: Retiring
     store: Store
     version: str
 

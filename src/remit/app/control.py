@@ -31,6 +31,7 @@ from remit.control.pending import Pending
 from remit.control.publish import Publisher
 from remit.control.reaching import Reaching
 from remit.control.recording import Recorder
+from remit.control.retiring import Retiring
 from remit.control.revocation import Revoking
 from remit.control.secrets import Secrets
 from remit.control.spending import Spending
@@ -128,6 +129,7 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
         status=Status(store=store, node=link, issuer=issuer, catalog=catalog, clock=clock),
         operating=Operating(store=store, recorder=recorder, clock=clock),
         audit=audit,
+        retiring=Retiring(audit=audit, recorder=recorder),
         audit_keys=AuditKeys(store=store, recorder=recorder, clock=clock),
         store=store,
         version=__version__,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from remit.app import policies as engines
 from remit.app.clock import SystemClock
-from remit.audit import head, replay
+from remit.audit import head, replay, retire
 from remit.audit.journal import Journal
 from remit.boundary import (
     ca,
@@ -64,10 +64,11 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     privilege.closed_to_equals()
     clock = SystemClock()
     knowledge = Knowledge(lease_s=settings.node_lease_s, monotonic=time.monotonic)
+    signer = head.Signer(settings.decide_dir / "head.key")
     journal = Journal(
         settings.audit_dir,
         segment_bytes=settings.audit_segment_bytes,
-        signer=head.Signer(settings.decide_dir / "head.key"),
+        signer=signer,
         now=clock.now,
         checkpoint=lambda: budgets.checkpoint(),
     )
@@ -84,6 +85,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     budgets = Budgets(clock=clock, journal=journal, cut=upward.cut)
     budgets.fold(replay.since_checkpoint(settings.audit_dir, MARKS))
     upward.keeps(budgets)
+    upward.retires(partial(retire.plan, settings.audit_dir, signer, clock.now))
     asking = Asking()
     upward.asks(asking)
     knowledge.on_change(budgets.update)

@@ -99,6 +99,16 @@ class Blocks:
             )
         self._known[block.number] = _bare(meta)
 
+    def forget(self, below: int) -> None:
+        """Drop the blocks before number `below`."""
+        with self._changing():
+            self._database.execute("DELETE FROM block WHERE number < ?", (below,))
+            self._database.execute("DELETE FROM posting WHERE block < ?", (below,))
+            self._database.execute("DELETE FROM completion WHERE seq < ?", (below * postings.BLOCK,))
+        for number in [number for number in self._known if number < below]:
+            del self._known[number]
+            self._cache.pop(number, None)
+
     def block(self, number: int) -> Block:
         """One that was written, with its places and times."""
         found = self._cache.pop(number, None)

@@ -39,6 +39,7 @@ class Index:
         self._directory = directory
         self._blocks = Blocks(file)
         self._at, self._tail, self._open = Mark(), b"", Block(number=0)
+        self._first = self._floor = 1
         self._begin(self._blocks.mark())
 
     def close(self) -> None:
@@ -63,6 +64,7 @@ class Index:
                 self._begin(Mark())
             elif not self._stands():
                 self._begin(self._blocks.mark())
+            self._retire(present)
             for number in present:
                 if number < self._at.segment:
                     continue
@@ -163,6 +165,16 @@ class Index:
 
     # -- taking in -----------------------------------------------------------------------------------------------
 
+    def _retire(self, present: list[int]) -> None:
+        """Forget what was taken out of the log at its beginning."""
+        if not present or present[0] == self._first:
+            return
+        with segments.path(self._directory, present[0]).open("rb") as stream:
+            first = record.seq_of(stream.read(record.MAX_LINE + 1).partition(b"\n")[0])
+        if first is not None:
+            self._first, self._floor = present[0], first
+            self._blocks.forget(first // BLOCK)
+
     def _begin(self, mark: Mark) -> None:
         """Go on behind the last block that was written."""
         self._at, self._tail = mark, b""
@@ -248,7 +260,7 @@ class Index:
             terms.append(lines.ANY)
         elif "kind" not in filters:
             terms.append(lines.LISTED)
-        lowest = 0 if after is None else after + 1
+        lowest = max(self._floor, 0 if after is None else after + 1)
         highest = self._at.seq if before is None else before - 1
         first, last, number = lowest // BLOCK, highest // BLOCK, self._open.number
 

@@ -78,7 +78,7 @@ class Journal:
         self._signer, self._now, self._checkpoint = signer, now, checkpoint
         self._loop = asyncio.get_running_loop()
         self._lock = _locked(directory)
-        self._writer = Writer(directory, segment_bytes, self._own)
+        self._writer = Writer(directory, segment_bytes, self._own, signer.public)
         self._end = segments.EMPTY
         self._waiting: list[_Waiter] = []
         self._flying: list[_Waiter] = []

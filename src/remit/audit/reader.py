@@ -11,12 +11,13 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from remit.audit import export, verify
+from remit.audit import export, retire, verify
 from remit.audit.index import Index
-from remit.control.ports_control import AUDIT_FILTERS, Audit, AuditFilter, AuditKey, AuditPage, Head
+from remit.control.ports_control import AUDIT_FILTERS, Audit, AuditFilter, AuditKey, AuditPage, Head, Retirable
 from remit.core.errors import Invalid, Unavailable
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,9 @@ class Reader:
     async def get(self, prefix: str) -> Mapping[str, Any]:
         return await asyncio.to_thread(self._get, prefix)
 
+    async def retirable(self, *, first: int, last: int, digest: str, before: datetime | None) -> Retirable:
+        return await asyncio.to_thread(self._retirable, first, last, digest, before)
+
     async def verify(self, heads: Sequence[Head], keys: Sequence[AuditKey]) -> Mapping[str, Any]:
         kept = [dict(head.fields) for head in heads]
         trusted = verify.Trust(
@@ -81,6 +85,8 @@ class Reader:
         )
         report = await asyncio.to_thread(verify.verify, self._directory, kept, trusted)
         found: dict[str, Any] = {"ok": report.ok, "records": report.records, "segments": report.segments}
+        if report.retired:
+            found["retired"] = report.retired
         if report.problem is not None:
             found["problem"] = asdict(report.problem)
         return found
@@ -113,6 +119,10 @@ class Reader:
             records.reverse()
         more = after is not None and len(records) == wanted.limit
         return AuditPage(records=records, next=str(records[-1]["seq"]) if more else None)
+
+    def _retirable(self, first: int, last: int, digest: str, before: datetime | None) -> Retirable:
+        self._catch_up()
+        return retire.covered(self._directory, first=first, last=last, digest=digest, before=before)
 
     def _catch_up(self) -> None:
         end = time.monotonic() + CATCH_UP_S

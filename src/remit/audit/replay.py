@@ -23,8 +23,7 @@ def since_checkpoint(directory: Path, marks: tuple[bytes, ...]) -> Iterator[Mapp
     `Unavailable`: the log cannot be read, so nothing can be added up from it.
     """
     try:
-        numbers = segments.numbers(directory)
-        first = next((number for number in reversed(numbers) if _begins_whole(directory, number)), None)
+        numbers, first = segments.numbers(directory), begins(directory)
         for number in numbers:
             if first is None or number >= first:
                 yield from _records(directory, number, marks, checkpoint=number == first)
@@ -32,6 +31,11 @@ def since_checkpoint(directory: Path, marks: tuple[bytes, ...]) -> Iterator[Mapp
         raise Unavailable(
             f"the audit log in {directory} cannot be read: {error.strerror}", hint="remit doctor"
         ) from error
+
+
+def begins(directory: Path) -> int | None:
+    """The newest segment that begins with a whole checkpoint: what stands before it is in there. `OSError` passes."""
+    return next((number for number in reversed(segments.numbers(directory)) if _begins_whole(directory, number)), None)
 
 
 def _begins_whole(directory: Path, number: int) -> bool:

@@ -86,17 +86,18 @@ def tail(file: Path, end: int) -> tuple[bytes, int]:
     return half, last
 
 
-def recover(directory: Path, acknowledged: tuple[int, str]) -> tuple[Position, int]:
+def recover(directory: Path, acknowledged: tuple[int, str], begins: int) -> tuple[Position, int]:
     """Where the log goes on, and up to which offset a crash left unacknowledged bytes behind that.
 
-    `acknowledged`: (seq, hash) that was durable at some time. Raises `Unavailable` where more is wrong than a crash can
-    leave: nothing may be written behind a log that was tampered with, or the damage would look like ours.
+    `acknowledged`: (seq, hash) that was durable at some time; `begins`: the first segment there has to be. Raises
+    `Unavailable` where more is wrong than a crash can leave: nothing may be written behind a log that was tampered
+    with, or the damage would look like ours.
     """
     present = numbers(directory)
-    if present != list(range(1, len(present) + 1)):
-        raise _damaged(directory, "a segment is missing")
-    if not present:
+    if not present and begins == 1:
         return EMPTY, 0
+    if not present or present[0] > begins or present != list(range(present[0], present[0] + len(present))):
+        raise _damaged(directory, "a segment is missing")
     at = _end(directory, present[-1], acknowledged)
     used = tail(path(directory, present[-1]), at.offset)[1]
     if at.offset == 0 and len(present) > 1:
@@ -104,7 +105,7 @@ def recover(directory: Path, acknowledged: tuple[int, str]) -> tuple[Position, i
         if used > MAX_WRITE:
             raise _damaged(directory, f"segment {present[-1]} does not begin with its header")
         path(directory, present[-1]).unlink()
-        return recover(directory, acknowledged)
+        return recover(directory, acknowledged, begins)
     if used - at.offset > MAX_WRITE:
         raise _damaged(directory, f"segment {at.segment} is altered at byte {at.offset}")
     if at.seq < acknowledged[0]:
@@ -151,7 +152,7 @@ class Segment:
         try:
             os.posix_fallocate(self._descriptor, 0, max(size, offset))
             os.fsync(self._descriptor)
-            _sync_directory(directory)
+            sync_directory(directory)
         except OSError:
             self.abandon(remove=not offset)
             raise
@@ -209,7 +210,8 @@ class Segment:
             view, at = view[done:], at + done
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Make durable which files there are."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from remit.audit import head as heads_of
-from remit.audit import record, segments
+from remit.audit import record, retire, segments
 
 TAIL_READS = 3
 """A tail that is being written can look torn; it is read this often before it is believed to be."""
@@ -46,11 +46,13 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """`records` are the lines that hold together, up to the problem where there is one."""
+    """`records` are the lines that hold together, up to the problem where there is one; `retired` those that stood
+    before them and went on an operator's word."""
 
     ok: bool
     records: int
     segments: int
+    retired: int = 0
     problem: Problem | None = None
 
 
@@ -85,14 +87,18 @@ def verify(directory: Path, heads: Iterable[dict[str, Any]] = (), keys: Trust | 
     present = segments.numbers(directory) if directory.exists() else []
     walk = _Walk(directory, expected)
     problem = walk.all(present)
-    return Report(ok=problem is None, records=walk.seq, segments=len(present), problem=problem)
+    retired = walk.retired
+    return Report(
+        ok=problem is None, records=walk.seq - retired, segments=len(present), problem=problem, retired=retired
+    )
 
 
 class _Walk:
     """Goes through the lines in order: `seq` and `prev` are those of the last good one, `last` is where it stands."""
 
     def __init__(self, directory: Path, expected: dict[int, str]) -> None:
-        self.seq = 0
+        self.seq = self.retired = 0
+        self._unvouched: tuple[int, int, str] | None = None
         self._directory, self._expected = directory, expected
         self._marks = deque(sorted(expected))
         self._prev = record.GENESIS.encode()
@@ -100,18 +106,47 @@ class _Walk:
         self._last = (1, 1, 0)
 
     def all(self, present: list[int]) -> Problem | None:
-        for count, number in enumerate(present, start=1):
+        first = present[0] if present else 1
+        if first > 1:
+            self._begin(first)
+        for count, number in enumerate(present, start=first):
             if number != count:
                 return self._at(Kind.MISSING, count, 1, 0, f"segment {count} is not there")
             problem = self._segment(number, final=number == present[-1])
             if problem is not None:
                 return problem
+        if self._unvouched is not None:
+            detail = f"no record says that what stood before segment {first} was retired"
+            return self._at(Kind.MISSING, 1, 1, 0, detail, seq=1)
         newest = self._marks[-1] if self._marks else 0
         if newest > self.seq:
             segment, line, offset = self._last
             detail = f"the log ends at record {self.seq}, but the head of record {newest} was signed"
             return self._at(Kind.TRUNCATED, segment, line + 1 if self.seq else 1, offset, detail)
         return None
+
+    def _begin(self, number: int) -> None:
+        """Behind segments that are not there: believed, until the log itself has not said so at its end."""
+        with segments.path(self._directory, number).open("rb") as stream:
+            text = stream.read(record.MAX_LINE + 1).partition(b"\n")[0]
+        claimed = record.seq_of(text)
+        if claimed is None or len(text) < 75:
+            return  # the walk finds that
+        self.seq = self.retired = claimed - 1
+        self._prev = text[-66:-2]
+        self._unvouched = (number - 1, self.seq, self._prev.decode("ascii", "replace"))
+        while self._marks and self._marks[0] <= self.seq:
+            mark = self._marks.popleft()
+            if mark == self.seq and self._expected[mark] != self._prev.decode("ascii", "replace"):
+                self._prev = b""  # nothing continues that: the walk finds it
+
+    def _vouched(self, lines: list[bytes]) -> None:
+        """Where a crash left segments that were to go, the record names a later end than what is not there."""
+        assert self._unvouched is not None
+        for said in filter(None, map(retire.vouches, lines)):
+            if said == self._unvouched or said[0] > self._unvouched[0]:
+                self._unvouched = None
+                return
 
     def _segment(self, number: int, *, final: bool) -> Problem | None:
         file, end = segments.path(self._directory, number), 0
@@ -139,6 +174,8 @@ class _Walk:
             mark = self._marks[0] if self._marks else 0
             stop = min(len(lines), done + mark - self.seq) if mark else len(lines)
             good = self._run(lines[done:stop]) + done
+            if self._unvouched is not None:
+                self._vouched(lines[done:good])
             offset += sum(map(len, lines[done:good])) + good - done
             if good < stop:
                 return self._diagnosed(lines[good], number, offset)

@@ -11,15 +11,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from remit.audit import record, segments
+from remit.audit import record, retire, segments
 from remit.audit.segments import Position, Segment
 
 
 class Writer:
     """Owns the open segment of `directory`, and the next one where it had to be made early."""
 
-    def __init__(self, directory: Path, segment_bytes: int, own: Callable[[str, Mapping[str, Any]], bytes]) -> None:
-        """`own(kind, fields)` makes the body of a record of the journal's own."""
+    def __init__(
+        self, directory: Path, segment_bytes: int, own: Callable[[str, Mapping[str, Any]], bytes], key: str
+    ) -> None:
+        """`own(kind, fields)` makes the body of a record of the journal's own; `key` signs its heads."""
+        self._key = key
         self._directory, self._segment_bytes, self._own = directory, segment_bytes, own
         self._segment: Segment | None = None
         self._spare: Segment | None = None
@@ -27,7 +30,9 @@ class Writer:
 
     def prepare(self, acknowledged: tuple[int, str]) -> Position:
         """Open the last segment behind its last good line, or begin the first. `Unavailable`: the log is damaged."""
-        at, used = segments.recover(self._directory, acknowledged)
+        first = retire.begins(self._directory, self._key)
+        at, used = segments.recover(self._directory, acknowledged, first)
+        retire.clear(self._directory, first)
         torn = _kept(self._directory, at, used)
         segment = Segment(self._directory, max(at.segment, 1), self._segment_bytes, at.offset)
         try:

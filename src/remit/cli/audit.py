@@ -115,7 +115,8 @@ def verify(as_json: options.Json = False) -> None:
     if as_json:
         output.line(report)
     elif report["ok"]:
-        output.text(f"ok: {report['records']} records in {report['segments']} segments, unbroken")
+        gone = f"; {report['retired']} before them were exported and retired" if report.get("retired") else ""
+        output.text(f"ok: {report['records']} records in {report['segments']} segments, unbroken{gone}")
     if not report["ok"]:
         problem = report.get("problem") or {}
         if not as_json:

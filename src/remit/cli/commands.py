@@ -22,6 +22,7 @@ from remit.cli import (
     options,
     output,
     policy,
+    retire,
     revoke,
     run,
     secrets,
@@ -95,6 +96,7 @@ app.add_typer(budget.app, name="budget")
 app.add_typer(policy.app, name="policy")
 app.add_typer(secrets.app, name="secret")
 audit.app.command("export")(export.export)
+audit.app.command("retire")(retire.retire)
 app.add_typer(audit.app, name="audit")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(operators.app, name="operator")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any, BinaryIO
 
-from remit.core.errors import Unavailable
+from remit.core.errors import Invalid, Unavailable
 
 VERSION = "remit-audit-export-1"
 ROWS = 16384
@@ -50,18 +51,35 @@ SCHEMA = (
 the log itself, whose SHA-256 is `hash`."""
 
 
+def _pyarrow() -> tuple[Any, Any]:
+    """(pyarrow, pyarrow.parquet). `Unavailable`: it is not installed."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise Unavailable(
+            "Parquet files are read and written by pyarrow, which is not installed",
+            hint="pip install 'remit[parquet]', or --format jsonl",
+        ) from error
+    return pyarrow, parquet
+
+
+def records(path: Path) -> Iterator[bytes]:
+    """The rows of a file, as they were given to `Writer.write`."""
+    pyarrow, parquet = _pyarrow()
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=ROWS, columns=["record"]):
+                yield from (text.encode() for text in batch.column("record").to_pylist())
+    except (pyarrow.ArrowInvalid, KeyError) as error:
+        raise Invalid(f"{path} is no Parquet file of an export") from error
+
+
 class Writer:
     """Writes rows, given as JSON texts, to `stream`. `Unavailable`: pyarrow is not installed."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        try:
-            import pyarrow
-            from pyarrow import parquet
-        except ImportError as error:
-            raise Unavailable(
-                "Parquet files are written by pyarrow, which is not installed",
-                hint="pip install 'remit[parquet]', or --format jsonl",
-            ) from error
+        pyarrow, parquet = _pyarrow()
         types = {"string": pyarrow.string(), "int32": pyarrow.int32(), "int64": pyarrow.int64(),
                  "timestamp": pyarrow.timestamp("us", tz="UTC")}  # fmt: skip
         fields = [pyarrow.field(name, types[kind], nullable=name != "record") for name, kind in SCHEMA]

@@ -333,6 +333,15 @@ class AuditPage:
     next: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retirable:
+    """Segments of the log up to `segment`, which ends with record `seq` of this hash."""
+
+    segment: int
+    seq: int
+    hash: str
+
+
 class Audit(Protocol):
     """The audit log of the node, to read. Writing goes through the node alone."""
 
@@ -357,8 +366,15 @@ class Audit(Protocol):
         """The record whose id starts with `prefix`, joined with its completion. `NotFound`, or `Conflict`."""
         ...
 
+    async def retirable(self, *, first: int, last: int, digest: str, before: datetime | None) -> Retirable:
+        """Whole segments that end before a time and are in an export of records `first` to `last` (of hash `digest`).
+
+        `Conflict`: it is no export of this log from its beginning on. `NotFound`: there is no such segment.
+        """
+        ...
+
     async def verify(self, heads: Sequence[Head], keys: Sequence[AuditKey]) -> Mapping[str, Any]:
-        """{"ok", "records", "segments", "problem"?}: the chain walked, and held against the heads kept here.
+        """{"ok", "records", "segments", "retired"?, "problem"?}: the chain walked, and held against the kept heads.
 
         Their keys must be among `keys` and trusted; a key that was refused is a problem too.
         """

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from remit.control import budgets as budgeting
+from remit.control import retiring
 from remit.control.budgets import Budgets
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Ports
@@ -61,6 +62,7 @@ class Link:
         self._asking: Asking | None = None
         self._probe: Probe | None = None
         self._probing: set[asyncio.Task[None]] = set()
+        self._retire: Callable[[Mapping[str, Any]], Callable[[], None]] | None = None
         self._socket = socket
         self._cache = cache
         self._knowledge = knowledge
@@ -75,6 +77,10 @@ class Link:
     def probes(self, probe: Probe) -> None:
         """Credentials are tried by `probe`."""
         self._probe = probe
+
+    def retires(self, plan: Callable[[Mapping[str, Any]], Callable[[], None]]) -> None:
+        """What an operator has exported may leave the log: `plan` gives what removes it, or a `ValueError`."""
+        self._retire = plan
 
     def asks(self, asking: Asking) -> None:
         """Questions to humans go this way."""
@@ -192,11 +198,14 @@ class Link:
             raise Invalid("only records of operators and approvals come over the link")
         record = self._journal.new_id()
         raises = self._budgets is not None and fields.get("action") == budgeting.RAISE
+        remove: Callable[[], None] | None = None
         try:
+            if self._retire is not None and kind == "operator" and fields.get("action") == retiring.ACTION:
+                remove = await asyncio.to_thread(self._retire, fields)
             if self._budgets is not None and raises:
                 fields = {**fields, **self._budgets.raised(record, fields)}
             await self._journal.append(record, Entry(kind=kind, fields=fields))
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             return {"type": "recorded", "id": message.get("id"), "record": None, "error": str(error)}
         except Unavailable as error:
             if self._budgets is not None and raises:
@@ -204,6 +213,11 @@ class Link:
             return {"type": "recorded", "id": message.get("id"), "record": None, "error": error.detail}
         if self._budgets is not None:
             self._budgets.confirm(record)
+        if remove is not None:
+            try:
+                await asyncio.to_thread(remove)
+            except OSError as error:
+                log.error("retired segments were not all removed: %s", error)  # the next start does it
         return {"type": "recorded", "id": message.get("id"), "record": record}
 
     async def _send_heads(self, writer: asyncio.StreamWriter) -> None:

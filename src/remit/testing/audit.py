@@ -7,9 +7,10 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
-from remit.control.ports_control import AUDIT_FILTERS, Audit, AuditFilter, AuditKey, AuditPage, Head
+from remit.control.ports_control import AUDIT_FILTERS, Audit, AuditFilter, AuditKey, AuditPage, Head, Retirable
 from remit.core.errors import Conflict, NotFound
 
 
@@ -52,6 +53,11 @@ class MemoryAudit:
         if len(found) > 1:
             raise Conflict(f"several records start with {prefix}", hint="give more letters")
         return found[0]
+
+    async def retirable(self, *, first: int, last: int, digest: str, before: datetime | None) -> Retirable:
+        if first > 1:
+            raise Conflict(f"the export begins with record {first}, the log with 1", hint="remit audit export --whole")
+        return Retirable(segment=1, seq=last, hash=digest)
 
     async def verify(self, heads: Sequence[Head], keys: Sequence[AuditKey]) -> Mapping[str, Any]:
         return {"ok": True, "records": len(self.records), "segments": 1}
