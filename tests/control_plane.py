@@ -144,6 +144,7 @@ def build(directory: Path, store: Store | None = None) -> Plane:
         status=Status(store=store, node=node, issuer=issuer, catalog=catalog, clock=clock),
         operating=Operating(store=store, recorder=recorder, clock=clock),
         audit=audit,
+        decisions=testing.MemoryDecisions(),
         retiring=Retiring(audit=audit, recorder=recorder),
         audit_keys=AuditKeys(store=store, recorder=recorder, clock=clock),
         store=store,

@@ -21,13 +21,13 @@ from remit.core.principal import OperatorRole, Principal, Right
 
 log = logging.getLogger(__name__)
 
-READING = frozenset({"/v1/explain", "/v1/audit/verify"})
-"""Posts that change nothing."""
+READING = frozenset({"/v1/explain", "/v1/audit/verify", "/logs"})
+"""Posts that change nothing, and what an OPA says of itself, for which room is set aside."""
 
 
 def right(method: str, path: str) -> Right:
     """What a request takes. What is not listed takes the most."""
-    if method in ("GET", "HEAD") or (method == "POST" and path in READING):
+    if method in ("GET", "HEAD") or (method == "POST" and (path in READING or path.startswith("/logs/"))):
         return Right.READ
     if path.startswith("/v1/approvals/") and method == "POST":
         return Right.APPROVE

@@ -14,6 +14,7 @@ from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
 from remit.control.operators import Operating
 from remit.control.ports_control import Audit, Store
+from remit.control.ports_decisions import Decisions
 from remit.control.retiring import Retiring
 from remit.control.revocation import Revoking
 from remit.control.secrets import Secrets
@@ -41,6 +42,7 @@ class Services:
     audit: Audit
     audit_keys: AuditKeys
     retiring: Retiring
+    decisions: Decisions
     store: Store
     version: str
 

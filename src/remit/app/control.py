@@ -44,6 +44,7 @@ from remit.node import privilege
 from remit.node.notify import Notifier
 from remit.settings import Settings
 from remit.store.database import Database
+from remit.store.decisions import DecisionFiles
 from remit.store.reserve import FileReserve
 
 
@@ -129,6 +130,7 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
         status=Status(store=store, node=link, issuer=issuer, catalog=catalog, clock=clock),
         operating=Operating(store=store, recorder=recorder, clock=clock),
         audit=audit,
+        decisions=DecisionFiles(settings.control_dir / "opa-decisions.jsonl"),
         retiring=Retiring(audit=audit, recorder=recorder),
         audit_keys=AuditKeys(store=store, recorder=recorder, clock=clock),
         store=store,

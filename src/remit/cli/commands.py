@@ -12,6 +12,7 @@ from remit.cli import (
     audit,
     budget,
     completion,
+    decisions,
     delegate,
     errors,
     explain,
@@ -93,6 +94,7 @@ _PLAIN: tuple[Callable[..., None], ...] = (
 for _command in _PLAIN:
     app.command()(_command)
 app.add_typer(budget.app, name="budget")
+policy.app.command("decisions")(decisions.decisions)
 app.add_typer(policy.app, name="policy")
 app.add_typer(secrets.app, name="secret")
 audit.app.command("export")(export.export)

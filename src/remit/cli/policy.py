@@ -75,7 +75,7 @@ def replay(
     query: dict[str, object] = {"kind": "decision", "role": role}
     query |= {"since": audit.moment(since), "until": audit.moment(until)}
     with client.connected() as api:
-        current = _in_force(api)
+        current = in_force(api)
         changed = [document for document in current if (document.kind, document.name) not in replaced] + fresh
         problems = crosscheck.check(changed)
         if problems:
@@ -128,7 +128,7 @@ def _rules(path: str) -> Rules:
     """The rules of manifests; what does not fit together is a `ManifestError`."""
     if path == LIVE:
         with client.connected() as api:
-            return compiler.rules(_in_force(api))
+            return compiler.rules(in_force(api))
     documents = manifests.read([path])
     problems = crosscheck.check(documents)
     if problems:
@@ -149,7 +149,8 @@ def _essence(case: Case) -> str:
     return repr((case.role, case.method, case.url, case.at, sorted(case.headers.items()), sorted(case.used.items())))
 
 
-def _in_force(api: client.Client) -> list[parsing.Document]:
+def in_force(api: client.Client) -> list[parsing.Document]:
+    """The manifests in force; broken ones among them refuse."""
     stored = [item for plural in manifests.PLURALS.values() for item in api.get(f"/v1/{plural}")["items"]]
     return parsing.lenient(stored)
 

@@ -31,6 +31,7 @@ from remit.testing.approvals import ApprovalRows, MemoryApprovals, MemoryGrants
 from remit.testing.approvals import MemoryDesk as MemoryDesk
 from remit.testing.approvals import MemoryNotifier as MemoryNotifier
 from remit.testing.audit import MemoryAudit as MemoryAudit
+from remit.testing.audit import MemoryDecisions as MemoryDecisions
 from remit.testing.deciding import DirectPolicies as DirectPolicies
 from remit.testing.deciding import MemoryJournal as MemoryJournal
 from remit.testing.deciding import MemorySecrets as MemorySecrets

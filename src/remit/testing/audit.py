@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from remit.control.ports_control import AUDIT_FILTERS, Audit, AuditFilter, AuditKey, AuditPage, Head, Retirable
+from remit.control.ports_decisions import Decisions
 from remit.core.errors import Conflict, NotFound
 
 
@@ -72,4 +73,18 @@ class MemoryAudit:
                 yield record
 
 
+class MemoryDecisions:
+    """Implements `control.ports_decisions.Decisions` without a bound."""
+
+    def __init__(self) -> None:
+        self._events: list[Mapping[str, Any]] = []
+
+    def add(self, events: Sequence[Mapping[str, Any]]) -> None:
+        self._events += events
+
+    def latest(self, limit: int) -> Sequence[Mapping[str, Any]]:
+        return self._events[-limit:]
+
+
 _: type[Audit] = MemoryAudit
+__: type[Decisions] = MemoryDecisions

@@ -1,0 +1,154 @@
+"""What an OPA uploads: unpacked up to a bound, kept up to a bound, and held against what our engine decides."""
+
+import gzip
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import control_plane
+import httpx
+import pytest
+from control_plane import Plane
+
+from remit.cli import commands
+from remit.core.errors import Invalid
+from remit.policy import bundle, uploads
+from remit.store.decisions import DecisionFiles
+
+GUARD = """
+apiVersion: remit.dev/v1alpha1
+kind: Policy
+metadata: {name: guard}
+spec:
+  rego: |
+    package remit.guard
+    import rego.v1
+    deny contains {"msg": "no deletes"} if input.request.method == "DELETE"
+    obligations := {"audit": {"change": "CHG-1"}} if input.request.method == "POST"
+"""
+ZIPPED = {"content-encoding": "gzip", "content-type": "application/json"}
+Remit = Callable[..., tuple[int, str, str]]
+
+
+def event(method: str, result: Any, revision: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "labels": {"id": "x", "version": "1.20.0"}, "decision_id": f"d-{method}", "path": "remit/guard",
+        "bundles": {"remit": {"revision": revision}}, "input": {"request": {"method": method}}, "result": result,
+        "timestamp": "2026-01-05T12:00:00.123456789Z", "metrics": {"timer_rego_query_eval_ns": 1}, **changes,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "why"),
+    [
+        (gzip.compress(bytes(uploads.MAX_UNPACKED + 1)), "gzip", "unpacks to over"),
+        (gzip.compress(gzip.compress(bytes(64 << 20))), "gzip", "is a JSON array"),
+        (gzip.compress(b"[]")[:-4], "gzip", "one whole gzip member"),
+        (gzip.compress(b"[") + gzip.compress(b"]"), "gzip", "one whole gzip member"),
+        (b"[]", "gzip", "is not gzip"),
+        (b"[]", "br", "gzipped or plain"),
+        (b"{}", "", "is a JSON array"),
+        (b"[" * 100_000, "", "is a JSON array"),
+        (b"\xff", "identity", "is a JSON array"),
+        (json.dumps([1]).encode(), "", "is an object"),
+        (json.dumps([{}]).encode(), "", "has an id"),
+        (json.dumps([{"decision_id": 5}]).encode(), "", "decision_id"),
+        (json.dumps([{"decision_id": "x", "path": "p" * 300}]).encode(), "", "path"),
+        (json.dumps([{"decision_id": "x"}] * (uploads.MAX_EVENTS + 1)).encode(), "", "at most"),
+    ],
+)
+def test_what_is_no_upload_or_too_large_is_refused(body: bytes, encoding: str, why: str) -> None:
+    with pytest.raises(Invalid, match=why):
+        uploads.read(body, encoding)
+
+
+def test_an_event_is_cut_to_what_is_kept() -> None:
+    (kept,) = uploads.read(gzip.compress(json.dumps([event("GET", {}, "r")]).encode()), "gzip")
+    assert set(kept) == {"decision_id", "path", "timestamp", "labels", "bundles", "input", "result"}
+    large = event("GET", {}, "r", input={"x": "y" * uploads.MAX_EVENT})
+    (kept,) = uploads.read(json.dumps([large]).encode(), "")
+    assert kept == {"decision_id": "d-GET", "path": "remit/guard", "timestamp": large["timestamp"], "cut": True}
+
+
+def test_the_oldest_go_where_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("remit.store.decisions.FILE_BYTES", 1000)
+    kept = DecisionFiles(tmp_path / "opa.jsonl")
+    assert kept.latest(5) == []
+    for number in range(100):
+        kept.add([{"decision_id": str(number)}])
+    assert [one["decision_id"] for one in kept.latest(3)] == ["97", "98", "99"]
+    assert 20 < len(kept.latest(1000)) < 100
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 2000
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
+    with (tmp_path / "opa.jsonl").open("ab") as torn:
+        torn.write(b'{"decision_id": "to')
+    assert DecisionFiles(tmp_path / "opa.jsonl").latest(1)[0]["decision_id"] == "99"
+
+
+@pytest.fixture
+def plane(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
+    with tempfile.TemporaryDirectory(prefix=f"remit-uploads-{os.getpid()}-") as name:
+        monkeypatch.setenv("REMIT_RUN_DIR", name)
+        monkeypatch.setenv("REMIT_STATE_DIR", f"{name}/state")
+        plane = control_plane.build(Path(name))
+        with control_plane.served(plane, Path(name) / "control/control.sock"):
+            yield plane
+
+
+@pytest.fixture
+def remit(plane: Plane, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Remit:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = commands.invoke(list(arguments))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    (tmp_path / "guard.yaml").write_text(GUARD)
+    assert run("apply", "-f", str(tmp_path / "guard.yaml"))[0] == 0
+    return run
+
+
+@pytest.fixture
+def opa(plane: Plane) -> Iterator[httpx.Client]:
+    """As OPA sends: to the service's URL and `/logs`."""
+    transport = httpx.HTTPTransport(uds=f"{os.environ['REMIT_RUN_DIR']}/control/control.sock")
+    with httpx.Client(transport=transport, base_url="http://localhost") as client:
+        yield client
+
+
+def test_uploaded_decisions_are_listed_and_compared(plane: Plane, remit: Remit, opa: httpx.Client) -> None:
+    now = bundle.revision(plane.services.manifests.policies())
+    sent = [
+        event("GET", {"deny": []}, now),
+        event("DELETE", {"deny": [{"msg": "no deletes"}]}, now),
+        event("POST", {"deny": [], "obligations": {"audit": {"change": "CHG-1"}}}, now),
+        event("PUT", {"deny": []}, "another"),
+        event("PATCH", {"deny": []}, now, path="remit/none"),
+        event("HEAD", None, now, error={"code": "eval"}),
+    ]
+    for path in ("/logs", "/logs/a-partition"):
+        answer = opa.post(path, content=gzip.compress(json.dumps(sent).encode()), headers=ZIPPED)
+        assert (answer.status_code, answer.json()) == (200, {"kept": 6})
+    code, out, _ = remit("policy", "decisions", "--json")
+    assert (code, len(out.splitlines())) == (0, 12)
+    assert "no deletes" in remit("policy", "decisions")[1]
+    code, out, err = remit("policy", "decisions", "--compare")
+    assert (code, out) == (0, "")
+    assert "6 agrees, 0 differs, 6 left out" in err
+
+    lies = [event("DELETE", {"deny": []}, now), event("GET", {"deny": [], "obligations": {"x": {}}}, now)]
+    assert opa.post("/logs", content=json.dumps(lies).encode(), headers=ZIPPED | {"content-encoding": ""}).is_success
+    code, out, err = remit("policy", "decisions", "--compare")
+    assert (code, "here: denies (no deletes); OPA: no objection" in out, "2 differs" in err) == (1, True, True)
+
+
+def test_what_cannot_be_taken_is_a_problem(opa: httpx.Client, plane: Plane) -> None:
+    bomb = gzip.compress(bytes(64 << 20))
+    answer = opa.post("/logs", content=bomb, headers=ZIPPED)
+    assert (answer.status_code, "unpacks to over" in answer.json()["detail"]) == (422, True)
+    assert opa.post("/logs", content=bytes(2 << 20), headers=ZIPPED).status_code == 413
+    assert opa.post("/logs", content=b"[]", headers={"content-type": "text/plain"}).status_code == 415
+    assert opa.post("/logs", content=b"[]", headers={**ZIPPED, "authorization": "Bearer wrong"}).status_code == 401
+    assert plane.services.decisions.latest(5) == []
