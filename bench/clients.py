@@ -103,3 +103,17 @@ with socket.create_connection((host, port), timeout=30) as raw, tls.wrap_socket(
 time.sleep(30)
 """
 """argv: host port name. Opens an endless answer and prints when it ended (the clock is the machine's)."""
+
+RAW = r"""
+import socket, sys, time
+host, port = sys.argv[1], int(sys.argv[2])
+with socket.create_connection((host, port), timeout=30) as opened:
+    opened.sendall(f"GET /stream/{sys.argv[3]} HTTP/1.1\r\n\r\n".encode())
+    try:
+        while opened.recv(65536):
+            pass
+    except OSError:
+        pass
+time.sleep(30)
+"""
+"""argv: host port name. The same over TCP that nobody reads on the way."""

@@ -11,18 +11,26 @@ import time
 from bench.certificates import Files
 
 EVERY_S = 0.05
+FLOOD = b"x" * 16384
+FLOOD_EVERY_S = 0.005
+FLOOD_LIMIT = 2 << 20
+"""What a stream whose name begins with `flood-` writes at a time, how often, and the number of bytes that is noted."""
 
 
 class Streams:
-    """An HTTPS server in a thread of its own. `ended`: when each stream was cut, by its name (monotonic seconds)."""
+    """An HTTPS server in a thread of its own, and one for TCP that anything makes write. `ended`: when each stream was
+    cut, by its name (monotonic seconds); `reached`: when it had written `FLOOD_LIMIT` bytes."""
 
     def __init__(self) -> None:
         self.ended: dict[str, float] = {}
+        self.reached: dict[str, float] = {}
         self.open: set[str] = set()
         self._loop = asyncio.new_event_loop()
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls))
         self.port = int(self._server.sockets[0].getsockname()[1])
+        self._tcp = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self.tcp_port = int(self._tcp.sockets[0].getsockname()[1])
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
@@ -41,9 +49,13 @@ class Streams:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
         self.open.add(name)
         with contextlib.suppress(OSError):
+            written, flood = 0, name.startswith("flood-")
             while not gone.done():
-                writer.write(b"data: x\n\n")
-                await asyncio.wait([gone], timeout=EVERY_S)
+                writer.write(FLOOD if flood else b"data: x\n\n")
+                written += len(FLOOD)
+                if flood and written >= FLOOD_LIMIT:
+                    self.reached.setdefault(name, time.monotonic())
+                await asyncio.wait([gone], timeout=FLOOD_EVERY_S if flood else EVERY_S)
         self.ended[name] = time.monotonic()
         gone.cancel()
         writer.close()
