@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from pathlib import Path
 
 import control_plane
 import pytest
+from control_plane import API
 
 from remit.control.catalog import Catalog
+from remit.control.ports_control import RevocationKind
 from remit.control.reaching import Reaching
 from remit.core.addresses import on_the_wire
-from remit.core.errors import Invalid
+from remit.core.errors import Invalid, Unavailable
 from remit.node import fence, own_addresses
 
 MANIFEST = {
@@ -53,6 +56,38 @@ async def test_what_could_not_be_told_is_told_again(tmp_path: Path) -> None:
     plane.cells.available = True
     await reaching.keep()
     assert len(plane.cells.reached) == 2
+
+
+async def told(plane: control_plane.Plane, count: int) -> None:
+    async with asyncio.timeout(10):
+        while len(plane.cells.reached) != count:
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_what_closes_waits_for_no_kernel_and_is_told_whatever_the_node_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connected: bool
+) -> None:
+    plane = control_plane.build(tmp_path)
+    role = {"apiVersion": API, "kind": "Role", "metadata": {"name": "r"}, "spec": {"capabilities": ["inner"]}}
+    await plane.services.manifests.apply([MANIFEST, role], operator="bob", dry_run=False)
+    assert len(plane.cells.reached) == 2, "opened before the node may permit it"
+    await told(plane, 2)
+    answering, kernel = asyncio.Event(), plane.cells.reach
+
+    async def slow(opened: frozenset[tuple[str, int]]) -> None:
+        await answering.wait()
+        await kernel(opened)
+
+    monkeypatch.setattr(plane.cells, "reach", slow)
+    plane.node.connected = connected
+    try:
+        await plane.services.revoking.revoke(RevocationKind.CAPABILITY, "inner", operator="bob")
+    except Unavailable:
+        assert not connected
+    assert len(plane.cells.reached) == 2
+    answering.set()
+    await told(plane, 0)
 
 
 @pytest.mark.parametrize("ranges", [[("10.0.0.1/8", 1)], [("x", 1)], [("10.0.0.0/8", 0)], [("10.0.0.0/8", 65536)]])

@@ -18,7 +18,7 @@ from remit.boundary import resources
 from remit.core.errors import Unavailable
 
 LOG_FORMAT = "[%Y-%m-%dT%H:%M:%S.%eZ][envoy][%l][%n] %v"
-FLUSH_MS = 50
+FLUSH_MS = 25
 """How long an access-log line may wait in memory; what waits is lost on kill -9 (completions are best effort)."""
 ADMIN_TIMEOUT_S = 2.0
 

@@ -17,7 +17,7 @@ Json = dict[str, Any]
 METADATA = "envoy.filters.http.ext_authz"
 _RECORD = f"%DYNAMIC_METADATA({METADATA}:x-remit-record)%"
 
-INTERIM_S = 0.1
+INTERIM_S = 0.05
 """How often a request whose bytes are counted says how many it has moved: budgets are exact to that."""
 METERED, METERED_VALUE = "x-remit-metered", "yes"
 """Header of the check's answer to a request whose bytes are counted."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -54,7 +54,7 @@ class Publisher:
             wanted = max(unit.epoch(), self._pending.epoch)
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S), self._pushing:
-                await self._reaching.keep()
+                await self._reaching.open()
                 if self._node.acked_epoch < wanted:
                     await self._node.publish(self.current())
         except TimeoutError as error:
@@ -62,10 +62,15 @@ class Publisher:
                 f"the change is stored, but the node did not acknowledge it within {ACK_TIMEOUT_S:g} s",
                 hint="remit status",
             ) from error
+        finally:
+            self._behind(self._reaching.keep())
 
     def publish_later(self) -> None:
         """Push without waiting: for facts that take authority from nobody who could still use it."""
-        task = asyncio.ensure_future(self._quietly())
+        self._behind(self._quietly())
+
+    def _behind(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 

@@ -3,6 +3,8 @@
 A second, independent rule on the node refuses special-use and the node's own addresses (`node.fence`). A capability
 that names such a range opens it there too, for its ports. The control plane says so, not the decision service: whoever
 takes that over opens nothing. While the kernel cannot be told, such addresses stay refused; nothing else waits for it.
+What is opened is told before the node may permit it; what is closed is told after the node refuses it, so that no
+revocation waits for another process.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ from remit.core.errors import RemitError
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 1.0
-"""A revocation is published behind this: it must not wait for a process that does not answer."""
+"""A change that opens something is published behind this: it must not wait for a process that does not answer."""
 
 
 class Reaching:
     def __init__(self, *, store: Store, cells: Cells, catalog: Catalog) -> None:
         self._store, self._cells, self._catalog = store, cells, catalog
         self._told: Reach | None = None
+        self._telling = asyncio.Lock()
 
     def wanted(self) -> Reach:
         """(range, port) of every capability in force that names ranges."""
@@ -38,15 +41,26 @@ class Reaching:
             for port in capability.ports
         )
 
+    async def open(self) -> None:
+        """`keep`, where something is wanted that the kernel does not let through yet."""
+        try:
+            if self._told is not None and self.wanted() <= self._told:
+                return
+        except RemitError as error:
+            log.warning("nobody can say what capabilities open: %s", error)
+            return
+        await self.keep()
+
     async def keep(self) -> None:
         """Tell the kernel what is wanted, where that is something else than before. Never raises but cancellation."""
-        try:
-            wanted = self.wanted()
-            if wanted == self._told:
-                return
-            self._told = None
-            async with asyncio.timeout(TIMEOUT_S):
-                await self._cells.reach(wanted)
-            self._told = wanted
-        except (RemitError, TimeoutError) as error:
-            log.warning("the ranges that capabilities name are not open in the kernel yet: %s", error)
+        async with self._telling:
+            try:
+                wanted = self.wanted()
+                if wanted == self._told:
+                    return
+                self._told = None
+                async with asyncio.timeout(TIMEOUT_S):
+                    await self._cells.reach(wanted)
+                self._told = wanted
+            except (RemitError, TimeoutError) as error:
+                log.warning("the kernel does not know yet what capabilities open: %s", error)
