@@ -117,3 +117,24 @@ with socket.create_connection((host, port), timeout=30) as opened:
 time.sleep(30)
 """
 """argv: host port name. The same over TCP that nobody reads on the way."""
+
+FLOOD = r"""
+import socket, ssl, sys, time
+host, port, limit = sys.argv[1], int(sys.argv[2]), int(sys.argv[4])
+tls = ssl.create_default_context()
+with socket.create_connection((host, port), timeout=30) as raw, tls.wrap_socket(raw, server_hostname=host) as opened:
+    opened.sendall(f"GET /stream/{sys.argv[3]} HTTP/1.1\r\nhost: {host}:{port}\r\n\r\n".encode())
+    got, reached = 0, None
+    try:
+        while data := opened.recv(65536):
+            got += len(data)
+            if reached is None and got >= limit:
+                reached = time.monotonic()
+    except OSError:
+        pass
+    if reached is not None:
+        print((time.monotonic() - reached) * 1e3, got - limit, flush=True)
+time.sleep(30)
+"""
+"""argv: host port name limit. Reads an endless answer; prints for how many milliseconds and bytes it went on behind
+`limit`."""

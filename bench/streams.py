@@ -14,16 +14,15 @@ EVERY_S = 0.05
 FLOOD = b"x" * 16384
 FLOOD_EVERY_S = 0.005
 FLOOD_LIMIT = 2 << 20
-"""What a stream whose name begins with `flood-` writes at a time, how often, and the number of bytes that is noted."""
+"""What a stream whose name begins with `flood-` writes at a time, how often, and the budget that is held against it."""
 
 
 class Streams:
-    """An HTTPS server in a thread of its own, and one for TCP that anything makes write. `ended`: when each stream was
-    cut, by its name (monotonic seconds); `reached`: when it had written `FLOOD_LIMIT` bytes."""
+    """An HTTPS server in a thread of its own, and one for bare TCP. `ended`: when each stream was cut, by its name
+    (monotonic seconds)."""
 
     def __init__(self) -> None:
         self.ended: dict[str, float] = {}
-        self.reached: dict[str, float] = {}
         self.open: set[str] = set()
         self._loop = asyncio.new_event_loop()
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -49,12 +48,9 @@ class Streams:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
         self.open.add(name)
         with contextlib.suppress(OSError):
-            written, flood = 0, name.startswith("flood-")
+            flood = name.startswith("flood-")
             while not gone.done():
                 writer.write(FLOOD if flood else b"data: x\n\n")
-                written += len(FLOOD)
-                if flood and written >= FLOOD_LIMIT:
-                    self.reached.setdefault(name, time.monotonic())
                 await asyncio.wait([gone], timeout=FLOOD_EVERY_S if flood else EVERY_S)
         self.ended[name] = time.monotonic()
         gone.cancel()
