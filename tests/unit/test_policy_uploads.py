@@ -41,26 +41,27 @@ def event(method: str, result: Any, revision: str, **changes: Any) -> dict[str, 
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("body", "encoding", "why"),
-    [
-        (gzip.compress(bytes(uploads.MAX_UNPACKED + 1)), "gzip", "unpacks to over"),
-        (gzip.compress(gzip.compress(bytes(64 << 20))), "gzip", "is a JSON array"),
-        (gzip.compress(b"[]")[:-4], "gzip", "one whole gzip member"),
-        (gzip.compress(b"[") + gzip.compress(b"]"), "gzip", "one whole gzip member"),
-        (b"[]", "gzip", "is not gzip"),
-        (b"[]", "br", "gzipped or plain"),
-        (b"{}", "", "is a JSON array"),
-        (b"[" * 100_000, "", "is a JSON array"),
-        (b"\xff", "identity", "is a JSON array"),
-        (json.dumps([1]).encode(), "", "is an object"),
-        (json.dumps([{}]).encode(), "", "has an id"),
-        (json.dumps([{"decision_id": 5}]).encode(), "", "decision_id"),
-        (json.dumps([{"decision_id": "x", "path": "p" * 300}]).encode(), "", "path"),
-        (json.dumps([{"decision_id": "x"}] * (uploads.MAX_EVENTS + 1)).encode(), "", "at most"),
-    ],
-)
-def test_what_is_no_upload_or_too_large_is_refused(body: bytes, encoding: str, why: str) -> None:
+NO_UPLOADS: dict[str, tuple[bytes, str, str]] = {
+    "a bomb": (gzip.compress(bytes(uploads.MAX_UNPACKED + 1)), "gzip", "unpacks to over"),
+    "a bomb in a bomb": (gzip.compress(gzip.compress(bytes(64 << 20))), "gzip", "is a JSON array"),
+    "cut off": (gzip.compress(b"[]")[:-4], "gzip", "one whole gzip member"),
+    "two members": (gzip.compress(b"[") + gzip.compress(b"]"), "gzip", "one whole gzip member"),
+    "not gzip": (b"[]", "gzip", "is not gzip"),
+    "another encoding": (b"[]", "br", "gzipped or plain"),
+    "no array": (b"{}", "", "is a JSON array"),
+    "too deep": (b"[" * 100_000, "", "is a JSON array"),
+    "no text": (b"\xff", "identity", "is a JSON array"),
+    "no object": (json.dumps([1]).encode(), "", "is an object"),
+    "no id": (json.dumps([{}]).encode(), "", "has an id"),
+    "an id that is no text": (json.dumps([{"decision_id": 5}]).encode(), "", "decision_id"),
+    "a long path": (json.dumps([{"decision_id": "x", "path": "p" * 300}]).encode(), "", "path"),
+    "too many": (json.dumps([{"decision_id": "x"}] * (uploads.MAX_EVENTS + 1)).encode(), "", "at most"),
+}
+
+
+@pytest.mark.parametrize("what", NO_UPLOADS)
+def test_what_is_no_upload_or_too_large_is_refused(what: str) -> None:
+    body, encoding, why = NO_UPLOADS[what]
     with pytest.raises(Invalid, match=why):
         uploads.read(body, encoding)
 
