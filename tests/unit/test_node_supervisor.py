@@ -13,6 +13,7 @@ import pytest
 from instance import wait_for
 
 from remit.core.errors import Unavailable
+from remit.node import notify
 from remit.node import supervisor as supervising
 from remit.node.supervisor import Program, Supervisor
 
@@ -22,6 +23,7 @@ from remit.node.notify import Notifier
 Notifier(int(sys.argv[-1])).failed("the port is taken", "choose another")
 sys.exit(1)
 """
+SAYS_MUCH = SAYS_WHY.replace('"choose another"', "chr(0x1F511) * 500").replace('"the port is taken"', "chr(7) * 500")
 ALONE = """
 import asyncio, sys
 from remit.node import supervisor as supervising
@@ -47,6 +49,47 @@ async def failure(source: str, tmp_path: Path) -> Unavailable:
 async def test_a_process_that_does_not_start_is_quoted_with_its_hint(tmp_path: Path) -> None:
     error = await failure(SAYS_WHY, tmp_path)
     assert (error.detail, error.hint) == ("part does not start: the port is taken", "choose another")
+
+
+async def test_the_longest_words_are_quoted_whole(tmp_path: Path) -> None:
+    error = await failure(SAYS_MUCH, tmp_path)
+    assert (error.detail, error.hint) == ("part does not start: " + "\a" * 500, "\U0001f511" * 500)
+
+
+async def test_a_log_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    part = program(SAYS_WHY, tmp_path / "nowhere")
+    with pytest.raises(Unavailable, match=r"part does not start: .*No such file"):
+        await asyncio.wait_for(Supervisor([part], lambda *_: None).run(lambda: None), 30)
+
+
+async def test_watching_a_process_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at a process once left a task that waited for its end."""
+    monkeypatch.setattr(notify, "INTERVAL_S", 0.001)
+    asked = asyncio.Event()
+    looks = 0
+
+    async def probe() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 50:
+            asked.set()
+
+    path = tmp_path / "s"
+    serving = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); time.sleep(1000)"
+    part = Program(
+        name="envoy",
+        argv=[sys.executable, "-c", serving, str(path)],
+        environment={},
+        notifies=False,
+        socket=path,
+        probe=probe,
+    )
+    supervisor = Supervisor([part], lambda *_: None)
+    running = asyncio.ensure_future(supervisor.run(lambda: None))
+    await asyncio.wait_for(asked.wait(), 30)
+    assert len(asyncio.all_tasks()) < 10
+    supervisor.stop()
+    await running
 
 
 async def test_a_process_that_says_nothing_is_named_with_its_log(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 START_TIMEOUT_S = 20.0
 STALL_S = 5.0
 STOP_TIMEOUT_S = 10.0
+PIPE_BYTES = 1 << 16
+"""All that a pipe can hold (pipe(7)): one read has the last words of a process that ended."""
 BACKOFF_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 STEADY_S = 30.0
 """A process that ran this long starts anew from the first back-off."""
@@ -62,6 +64,7 @@ class _Child:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     read: int = -1
     said: bytes = b""
+    """Why it does not start, as it comes, from `notify.FAILED` on."""
     beat: float = 0.0
     started: float = 0.0
 
@@ -103,23 +106,24 @@ class Supervisor:
             started()
             await self._stopping.wait()
         finally:
-            self._stopping.set()
-            for program in reversed(self._programs):
-                await self._end(program.name)
+            # Keepers first, or one of them starts anew what was ended a moment ago.
             for keeper in keepers:
                 keeper.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
+            for program in reversed(self._programs):
+                await self._end(program.name)
 
     async def _start(self, program: Program) -> _Child:
         self._told(program.name, "starting")
         argv, kept = list(program.argv), tuple[int, ...]()
         read = write = -1
+        out: int | None = None
         if program.notifies:
             read, write = os.pipe()
             argv += ["--notify-fd", str(write)]
             kept = (write,)
-        out = os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if program.log else None
         try:
+            out = os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if program.log else None
             process = await asyncio.create_subprocess_exec(
                 *argv,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -155,7 +159,7 @@ class Supervisor:
         if child.read < 0:
             return
         try:
-            data = os.read(child.read, 4096)
+            data = os.read(child.read, PIPE_BYTES)
         except BlockingIOError:
             return
         if not data:
@@ -164,8 +168,8 @@ class Supervisor:
             child.read = -1
             return
         child.beat = time.monotonic()
-        if notify.FAILED in data:
-            child.said = data.partition(notify.FAILED)[2]
+        if child.said or notify.FAILED in data:
+            child.said += data
         elif data.startswith(notify.READY):
             child.ready.set()
 
@@ -173,8 +177,11 @@ class Supervisor:
         name = child.program.name
         exited = asyncio.ensure_future(child.process.wait())
         ready = asyncio.ensure_future(self._ready(child))
-        done, _ = await asyncio.wait({exited, ready}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
+        try:
+            done, _ = await asyncio.wait({exited, ready}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+            exited.cancel()
         if ready in done:
             self._told(name, "ready")
             return
@@ -182,7 +189,7 @@ class Supervisor:
         if exited in done:
             self._heard(child)
             if child.said:
-                why = json.loads(child.said)
+                why = json.loads(child.said.partition(notify.FAILED)[2])
                 raise Unavailable(f"{name} does not start: {why['detail']}", hint=why["hint"] or "remit doctor")
             raise Unavailable(f"{name} ended with code {exited.result()} while starting{where}", hint="remit doctor")
         raise Unavailable(f"{name} was not ready after {START_TIMEOUT_S:g} s{where}", hint="remit doctor")
@@ -236,12 +243,16 @@ class Supervisor:
 
     async def _ended(self, child: _Child) -> int:
         watched = child.program.notifies or child.program.probe is not None
-        while True:
-            with contextlib.suppress(TimeoutError):
-                return await asyncio.wait_for(asyncio.shield(child.process.wait()), notify.INTERVAL_S)
-            if watched and time.monotonic() - child.beat > STALL_S:
-                self._told(child.program.name, "stalled")
-                child.process.kill()
+        exited = asyncio.ensure_future(child.process.wait())
+        try:
+            while True:
+                if (await asyncio.wait({exited}, timeout=notify.INTERVAL_S))[0]:
+                    return exited.result()
+                if watched and time.monotonic() - child.beat > STALL_S:
+                    self._told(child.program.name, "stalled")
+                    child.process.kill()
+        finally:
+            exited.cancel()
 
     async def _end(self, name: str) -> None:
         child = self._children.get(name)
