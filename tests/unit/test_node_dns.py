@@ -79,8 +79,9 @@ def test_edns_is_answered_without_echoing_what_it_carried() -> None:
     assert response.edns == 0 and not response.options and b"way out" not in reply.message
 
 
-def test_a_quota_refuses_one_name_too_many_but_no_known_one() -> None:
-    quota = Quota(names_per_cell=2)
+def test_a_quota_refuses_one_name_too_many_but_no_known_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_dns, "NAMES_PER_CELL", 2)
+    quota = Quota()
     assert [quota.admit(1, name) for name in ("a", "b", "c", "a", "b")] == [True, True, False, True, True]
     assert quota.admit(2, "c")
     quota.forget(1)
@@ -205,9 +206,21 @@ async def received(reader: asyncio.StreamReader) -> tuple[int, int, bytes]:
     return int.from_bytes(frame[:4], "big"), int.from_bytes(frame[4:8], "big"), frame[8:]
 
 
-async def test_questions_may_be_sent_without_waiting_and_refused_names_are_recorded(tmp_path: Path) -> None:
+def test_the_cell_that_is_idle_longest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_dns, "CELLS_MAX", 2)
+    quota = Quota()
+    for cell in (1, 2, 1, 3):
+        assert quota.admit(cell, "a.test")
+    assert quota.askers("a.test") == [1, 3]
+    assert quota.asked(2, flow.virtual("a.test")[0]) == ()
+
+
+async def test_questions_may_be_sent_without_waiting_and_refused_names_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_dns, "NAMES_PER_CELL", 2)
     service = Service(tmp_path / "d")
-    async with service.serving(Quota(names_per_cell=2)) as (reader, writer):
+    async with service.serving(Quota()) as (reader, writer):
         names = ["known.test", "other.test", "third.test"]
         for number, name in enumerate(names):
             writer.write(framed(7, number, dns.message.make_query(name, "A").to_wire()))

@@ -75,7 +75,9 @@ async def test_watching_a_process_leaves_nothing_behind(tmp_path: Path, monkeypa
             asked.set()
 
     path = tmp_path / "s"
-    serving = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); time.sleep(1000)"
+    serving = (
+        "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); time.sleep(1000)"
+    )
     part = Program(
         name="envoy",
         argv=[sys.executable, "-c", serving, str(path)],

@@ -35,11 +35,12 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permitted:
-    """Dial `pin` (an address literal) at `pin_port`, with these headers set.
+    """Dial `pin` (an address literal) at `pin_port`, with `headers` set and those in `removed` taken off.
 
-    `target`: what to send instead of the agent's request target, if anything. `removed`: headers of the agent that are
-    taken off. `pool` names who may share the upstream connection. `metered`: its bytes are counted while it runs.
-    `task`: not for an upstream but for the control plane, which is told that this task asks (`core.doorway`).
+    `target`: what to send instead of the agent's request target, if anything. `pool` names who may share the upstream
+    connection. `metered`: its bytes are counted while it runs. `hidden` names what was injected and must not come back
+    (`control.hidden`); empty: nothing. `task`: not for an upstream but for the control plane, which is told that this
+    task asks (`core.doorway`).
     """
 
     record: str
@@ -51,7 +52,6 @@ class Permitted:
     metered: bool = False
     removed: tuple[bytes, ...] = ()
     hidden: str = ""
-    """What was injected and must not come back (`control.hidden`); empty: nothing."""
     task: str = ""
 
 
@@ -218,11 +218,11 @@ class Decider:
                 return refusal
             facts.would_deny, (candidate, opinion) = facts.would_deny or refusal, bare
         try:
-            found = await self._resolver.addresses(asked.host)
+            found, own = await self._resolver.addresses(asked.host), self._resolver.own()
         except Unavailable as error:
             return Refusal(Reason.NAME_UNRESOLVED, error.detail)
         facts.snapshot = snapshot
-        permit = decision.grant(snapshot, candidate, opinion, found, self._resolver.own())
+        permit = decision.grant(snapshot, candidate, opinion, found, own)
         if isinstance(permit, Refusal):
             return permit
         injected = await self._injected(permit, answers)

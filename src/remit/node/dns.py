@@ -67,9 +67,7 @@ class Reply:
 class Quota:
     """Distinct names that each cell has asked for. Memory is bounded: the cell longest idle is forgotten first."""
 
-    def __init__(self, *, names_per_cell: int = NAMES_PER_CELL, cells_max: int = CELLS_MAX) -> None:
-        self._names_per_cell = names_per_cell
-        self._cells_max = cells_max
+    def __init__(self) -> None:
         self._cells: OrderedDict[int, set[str]] = OrderedDict()
         self._meant: dict[int, dict[str, list[str]]] = {}
 
@@ -77,11 +75,11 @@ class Quota:
         """Whether `cell` may know `name`: one it knows already, or one more within its quota."""
         known = self._cells.setdefault(cell, set())
         self._cells.move_to_end(cell)
-        while len(self._cells) > self._cells_max:
+        while len(self._cells) > CELLS_MAX:
             self._meant.pop(self._cells.popitem(last=False)[0], None)
         if name in known:
             return True
-        if len(known) >= self._names_per_cell:
+        if len(known) >= NAMES_PER_CELL:
             return False
         known.add(name)
         meant = self._meant.setdefault(cell, {})

@@ -10,11 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 TRY_TIMEOUT_S = 10.0
 MIN_FREE_BYTES = 1 << 30
-TOOLS = ("bwrap", "nft", "ip")
+TOOLS = {"bwrap": "bubblewrap", "nft": "nftables", "ip": "iproute2"}
+"""Programs that are needed, and the package each comes in."""
+_PATH = f"{os.defpath}:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,29 +41,29 @@ def examine(
     limits: Callable[[], tuple[Sequence[str], str]],
 ) -> list[Check]:
     """Every check, in an order in which they explain each other. Never raises. `limits`: see `_limits`."""
-    checks: list[Callable[[], Check]] = [
-        _python,
-        *(lambda name=name: tool(name) for name in TOOLS),
-        lambda: _envoy(envoy),
-        _network_namespace,
-        _user_namespace,
-        _overlay,
-        lambda: _limits(limits),
-        lambda: _ca(ca_file),
-        lambda: _writable("state directory", state_dir),
-        lambda: _writable("run directory", run_dir),
-        lambda: _space(state_dir),
-        lambda: _port(api_port),
-        _distribution,
-    ]
-    return [_safely(check) for check in checks]
+    checks: dict[str, Callable[[], Check]] = {
+        "python": _python,
+        **{name: partial(tool, name) for name in TOOLS},
+        "envoy": lambda: _envoy(envoy),
+        "network namespace with nftables": _network_namespace,
+        "user namespace": _user_namespace,
+        "overlayfs": _overlay,
+        "limits": lambda: _limits(limits),
+        "system CAs": lambda: _ca(ca_file),
+        "state directory": lambda: _writable("state directory", state_dir),
+        "run directory": lambda: _writable("run directory", run_dir),
+        "disk space": lambda: _space(state_dir),
+        "API port": lambda: _port(api_port),
+        "distribution": _distribution,
+    }
+    return [_safely(name, check) for name, check in checks.items()]
 
 
-def _safely(check: Callable[[], Check]) -> Check:
+def _safely(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        return Check(check=getattr(check, "__name__", "check").strip("_"), ok=False, detail=str(error))
+        return Check(check=name, ok=False, detail=str(error))
 
 
 def _python() -> Check:
@@ -72,13 +75,12 @@ def _python() -> Check:
 
 def tool(name: str) -> Check:
     """Whether the program `name`, one of `TOOLS`, is installed."""
-    package = {"bwrap": "bubblewrap", "nft": "nftables", "ip": "iproute2"}[name]
-    found = shutil.which(name, path=f"{os.defpath}:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin")
+    found = shutil.which(name, path=_PATH)
     return Check(
         check=name,
         ok=found is not None,
         detail=found or "not found",
-        hint="" if found else f"apt-get install {package}",
+        hint="" if found else f"apt-get install {TOOLS[name]}",
     )
 
 
@@ -195,10 +197,9 @@ def _distribution() -> Check:
 
 
 def _try(argv: Sequence[str], given: str = "") -> subprocess.CompletedProcess[str]:
-    path = f"{os.defpath}:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin"
     try:
         return subprocess.run(
-            argv, input=given, capture_output=True, text=True, timeout=TRY_TIMEOUT_S, check=False, env={"PATH": path}
+            argv, input=given, capture_output=True, text=True, timeout=TRY_TIMEOUT_S, check=False, env={"PATH": _PATH}
         )
     except OSError as error:
         return subprocess.CompletedProcess(argv, 127, "", f"{argv[0]}: {error.strerror}")

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from remit.core.errors import Unavailable
 from remit.core.names import Address
 
 FRESH_S = 2.0
@@ -27,13 +28,14 @@ class OwnAddresses:
         self._found: frozenset[Address] = frozenset()
 
     def __call__(self) -> frozenset[Address]:
-        """All of them; the last known ones where the kernel cannot be asked."""
+        """All of them. `Unavailable` where the kernel does not say: then none can be told from another's."""
         now = self._monotonic()
         if now - self._read_at >= FRESH_S:
+            try:
+                self._found = read(IPV4.read_text(), IPV6.read_text() if IPV6.exists() else "")
+            except OSError as error:
+                raise Unavailable(f"the node's own addresses cannot be read: {error}", hint="remit doctor") from error
             self._read_at = now
-            found = read(IPV4.read_text(), IPV6.read_text() if IPV6.exists() else "")
-            if found != self._found:
-                self._found = found
         return self._found
 
 
