@@ -46,6 +46,7 @@ class ForwardLink:
         self._numbers = itertools.count(1)
         self._peer: socket.socket | None = None
         self._connected = asyncio.Event()
+        self._telling: asyncio.Task[None] | None = None
         self._listener: socket.socket | None = None
 
     def start(self) -> None:
@@ -87,14 +88,28 @@ class ForwardLink:
         peer.setblocking(False)
         self._peer = peer
         asyncio.get_running_loop().add_reader(peer.fileno(), self._readable, peer)
+        self._telling = asyncio.ensure_future(self._tell(peer))
+
+    async def _tell(self, peer: socket.socket) -> None:
+        """Say which cells are open, each when the one before was heard: a socket holds no more than some hundred."""
         try:
-            for number, cell in self._cells.items():
-                self._send(self._opening(number, cell), cell.sockets)
-        except OSError as error:
+            for number in list(self._cells):
+                if self._peer is not peer:
+                    return
+                cell = self._cells.get(number)
+                if cell is None:
+                    continue  # it ended meanwhile
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    answer = await self._send(self._opening(number, cell), cell.sockets)
+                if answer.get("ok") is not True:
+                    log.error("the forwarder did not open cell %d again: %s", number, answer.get("error"))
+        except (OSError, Unavailable) as error:
             log.error("the forwarder went away while it was told the open cells: %s", error)
-            self._hang_up()
+            if self._peer is peer:
+                self._hang_up()
             return
-        self._connected.set()
+        if self._peer is peer:
+            self._connected.set()
 
     def _hang_up(self) -> None:
         self._connected.clear()
@@ -137,7 +152,7 @@ class ForwardLink:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         self._peer.sendmsg([json.dumps(message | {"id": number}).encode()], rights)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        # Nobody waits for the answers to what a returning forwarder is told again.
+        # Whoever waits for it may have given up.
         future.add_done_callback(lambda done: None if done.cancelled() else done.exception())
         self._waiting[number] = future
         return future
