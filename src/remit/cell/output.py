@@ -32,15 +32,21 @@ class Log:
         self.ended = False
 
     def write(self, data: bytes) -> None:
-        if self._size + len(data) > MAX_LOG_BYTES // 2:
-            os.close(self._file)
-            os.replace(self._path, self._older)
-            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            self._size, self._turns = 0, self._turns + 1
         with contextlib.suppress(OSError):
             # A full disk loses the log, not the task.
+            if self._size + len(data) > MAX_LOG_BYTES // 2:
+                self._turn()
             self._size += os.write(self._file, data)
         self._tell()
+
+    def _turn(self) -> None:
+        """Begin a new half. `OSError`: there is no room for one, and the old one is as it was."""
+        coming = self._path.with_name("output.log.new")
+        fresh = os.open(coming, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.replace(self._path, self._older)
+        os.replace(coming, self._path)
+        os.close(self._file)
+        self._file, self._size, self._turns = fresh, 0, self._turns + 1
 
     def _tell(self) -> None:
         news, self._news = self._news, asyncio.Event()
