@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ from remit.cell import (
 from remit.cell import workspace as workspaces
 from remit.core import snapshot
 from remit.core.errors import Conflict, Unavailable
+
+log = logging.getLogger(__name__)
 
 FIRST_USER = 0x70000000
 """Host uids of cells begin here: above every range that adduser, subuid(5) and systemd give out, below 2^31."""
@@ -168,7 +171,10 @@ class Cell:
         await self.dead()
         if self.layers is not None:
             # Mounts go when the kernel gets to it; what was written has to be in the image before somebody reads that.
-            await asyncio.to_thread(kernel.sync_file_system, self.layers)
+            try:
+                await asyncio.to_thread(kernel.sync_file_system, self.layers)
+            except OSError as error:
+                log.error("task %s: what it wrote last may be missing from its changes: %s", self.wanted.task, error)
         self.undo.close()
         while not self.group.remove() and asyncio.get_running_loop().time() < limit:  # noqa: ASYNC110 (nobody tells)
             await asyncio.sleep(0.005)

@@ -98,7 +98,7 @@ class Process:
     def close_stdin(self) -> None:
         """End of input: closes the pipe, or types the terminal's end-of-file character."""
         if self.terminal is not None:
-            with contextlib.suppress(OSError, BlockingIOError):
+            with contextlib.suppress(OSError):
                 os.write(self.terminal, b"\x04")
         elif self.stdin is not None:
             os.close(self.stdin)
@@ -155,7 +155,7 @@ async def start(
             except Unavailable as error:
                 child.kill()
                 child.wait()
-                said = os.read(ours[2] if ours[2] >= 0 else ours[1], 2000).decode(errors="replace").strip()
+                said = _left(ours[2] if ours[2] >= 0 else ours[1])
                 raise Unavailable(f"{error}: {said or 'no message'}", hint="remit doctor") from error
             failed.pop_all()
     process = Process(child, first=first, joined=spec.join is not None, terminal=master)
@@ -189,6 +189,13 @@ def _entering(ground: Ground, join: sandbox.Join | None) -> Callable[[], None]:
         kernel.load_filter(early)
 
     return enter
+
+
+def _left(number: int) -> str:
+    """What stands in a non-blocking pipe or terminal, if anything does."""
+    with contextlib.suppress(OSError):
+        return os.read(number, 2000).decode(errors="replace").strip()
+    return ""
 
 
 async def _reported(told: int) -> int:

@@ -116,10 +116,10 @@ class Task:
         self.over.set()
         for below in [task for task in running.values() if task._parent == self.id]:
             below._end_with_parent()
-        self.main.close()
         try:
             await self.cell.end()
         finally:
+            self.main.close()  # not before: a client that feeds it has to hear of `over` first
             self._ended(self)
             self.done.set()
 
