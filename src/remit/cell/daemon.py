@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import pwd
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,13 @@ class Daemon:
     ) -> None:
         self._control_uid, self._opens = control_uid, opens
         self._kept = kept
-        self._reading: set[str] = set()
-        self._going: set[str] = set()
-        self._pruning = asyncio.Lock()
         self._site, self._control, self._link, self._ttl_s = site, control, link, token_ttl_s
         self._running: dict[str, tasks.Task] = {}
         self._bound: dict[object, Path] = {}
         self._starting = 0
+        self._pruner = prune.Pruner(
+            site.cells, site.stage.root, control, kept, self._running.keys(), lambda: self._starting > 0
+        )
         self._clients = 0
         self._operations: dict[str, Callable[[wire.Connection, dict[str, Any]], Awaitable[None]]] = {
             "run": self._run,
@@ -228,59 +228,19 @@ class Daemon:
             async for data in running.cell.log.follow():
                 await connection.send(wire.STDOUT, data)
         else:
-            for data in stored.logs(self._site.cells, name):
-                await connection.send(wire.STDOUT, data)
+            with self._pruner.reading(name):
+                for data in stored.logs(self._site.cells, name):
+                    await connection.send(wire.STDOUT, data)
         await connection.tell(event="done")
-
-    @contextlib.contextmanager
-    def _read(self, name: str) -> Iterator[None]:
-        """Inside, what is left of the task is not pruned."""
-        if name in self._going:
-            raise NotFound(f"task {name} is being pruned", hint="remit ps --all")
-        self._reading.add(name)
-        try:
-            yield
-        finally:
-            self._reading.discard(name)
 
     async def _prune(self, connection: wire.Connection, message: dict[str, Any]) -> None:
         asked = request.prune(message, self._kept)
-        plan = await self.prune(asked, _name(connection.user))
+        plan = await self._pruner.prune(asked, _name(connection.user))
         await connection.tell(event="pruned", dry_run=asked.dry_run, **prune.told(plan))
 
-    async def prune(self, asked: request.Prune, operator: str) -> retention.Plan:
-        """Forget ended tasks; what it did, or would do. `Unavailable`: it could not be recorded, nothing is gone."""
-        cells, shared = self._site.cells, self._site.stage.root
-        async with self._pruning:
-            busy = {*self._running, *self._reading}
-            found = [name for name in prune.names(cells, starting=self._starting > 0) if name not in busy]
-            plan = await asyncio.to_thread(
-                prune.find, cells, shared, found, asked.kept, unmerged_too=asked.unmerged_too
-            )
-            if asked.dry_run or not plan.gone:
-                return plan
-            try:
-                self._going = {one.task for one, _ in plan.gone} - self._reading
-                plan = plan.only(self._going)
-                await prune.tell(self._control, plan, asked.kept, operator, busy | self._reading)
-                await asyncio.to_thread(prune.remove, cells, plan)
-            finally:
-                self._going = set()
-            return plan
-
     async def keep_pruned(self) -> None:
-        """Until cancelled: what is due goes, a while after the start and then every hour."""
-        wait_s = prune.FIRST_S
-        while True:
-            await asyncio.sleep(wait_s)
-            wait_s = prune.EVERY_S
-            try:
-                plan = await self.prune(request.Prune(kept=self._kept), "remit")
-            except (RemitError, OSError) as error:
-                log.error("ended tasks were not pruned: %s", error)
-                continue
-            if plan.stays:
-                log.warning("%d tasks are due but keep unmerged changes: remit prune --dry-run", len(plan.stays))
+        """Until cancelled."""
+        await self._pruner.keep()
 
     async def _over(self, name: str) -> tasks.Task | None:
         """The task if it still runs; one whose command is gone is waited for."""
@@ -294,7 +254,7 @@ class Daemon:
         name = request.task(message)
         running = await self._over(name)
         live = running.cell.layers if running is not None else None
-        with self._read(name):
+        with self._pruner.reading(name):
             answer = await stored.diff(self._site.cells, self._site.stage.root, name, live)
         await connection.tell(event="diff", **answer)
 
@@ -305,7 +265,7 @@ class Daemon:
         paths = message.get("paths")
         if paths is not None and not (isinstance(paths, list) and all(isinstance(path, str) for path in paths)):
             raise Invalid("paths is not a list of paths")
-        with self._read(name):
+        with self._pruner.reading(name):
             answer = await stored.merge_changes(
                 self._site.cells, self._site.stage.root, name, paths, force=message.get("force") is True
             )

@@ -1,24 +1,26 @@
 """Ended tasks are forgotten: looked at, told to the control plane (which records it), and only then removed.
 
 A directory is renamed before it is removed, so that nobody finds half of one; what a killed daemon had renamed goes
-with the next round. What runs, starts or is being read is never among the candidates: the daemon takes `names` in one
-step with what it runs. Directories were written by agents: no link is followed.
+with the next round. What runs, starts or is being read is never among the candidates: `names` is taken in one step with
+what runs. Directories were written by agents: no link is followed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from remit.cell import changes, retention, stored, workspace
+from remit.cell import changes, request, retention, stored, workspace
 from remit.cell.control_client import ControlClient
-from remit.core.errors import Conflict, RemitError
+from remit.core.errors import Conflict, NotFound, RemitError
 from remit.core.task import TASK_ID
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,72 @@ FIRST_S, EVERY_S = 60.0, 3600.0
 """The automatic rounds: the first after a start, and then."""
 YOUNG_S = 60.0
 _GONE = ".gone-"
+
+
+class Pruner:
+    """Rounds of it, one at a time. `running`: the tasks that have a cell; `starting`: whether some are being made."""
+
+    def __init__(
+        self,
+        cells: Path,
+        stage: Path,
+        control: ControlClient,
+        usual: retention.Retention,
+        running: Collection[str],
+        starting: Callable[[], bool],
+    ) -> None:
+        self._cells, self._stage, self._control, self._usual = cells, stage, control, usual
+        self._running, self._starting = running, starting
+        self._reading: Counter[str] = Counter()
+        self._going: set[str] = set()
+        self._round = asyncio.Lock()
+
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """Inside, what is left of the task stays. `NotFound`: it is going already."""
+        if name in self._going:
+            raise NotFound(f"task {name} is being pruned", hint="remit ps --all")
+        self._reading[name] += 1
+        try:
+            yield
+        finally:
+            self._reading[name] -= 1
+            if not self._reading[name]:
+                del self._reading[name]
+
+    async def prune(self, asked: request.Prune, operator: str) -> retention.Plan:
+        """Forget ended tasks; what it did, or would do. `Unavailable`: it could not be recorded, nothing is gone."""
+        async with self._round:
+            busy = {*self._running, *self._reading}
+            found = [name for name in names(self._cells, starting=self._starting()) if name not in busy]
+            plan = await asyncio.to_thread(
+                find, self._cells, self._stage, found, asked.kept, unmerged_too=asked.unmerged_too
+            )
+            if asked.dry_run or not plan.gone:
+                return plan
+            reading = set(self._reading)
+            self._going = {one.task for one, _ in plan.gone} - reading
+            try:
+                plan = plan.only(self._going)
+                await tell(self._control, plan, asked.kept, operator, busy | reading)
+                await asyncio.to_thread(remove, self._cells, plan)
+            finally:
+                self._going = set()
+            return plan
+
+    async def keep(self) -> None:
+        """Until cancelled: what is due goes, a while after the start and then every hour."""
+        wait_s = FIRST_S
+        while True:
+            await asyncio.sleep(wait_s)
+            wait_s = EVERY_S
+            try:
+                plan = await self.prune(request.Prune(kept=self._usual), "remit")
+            except (RemitError, OSError) as error:
+                log.error("ended tasks were not pruned: %s", error)
+                continue
+            if plan.stays:
+                log.warning("%d tasks are due but keep unmerged changes: remit prune --dry-run", len(plan.stays))
 
 
 def names(cells: Path, *, starting: bool) -> list[str]:
