@@ -159,6 +159,13 @@ def test_a_request_that_cannot_be_meant_is_refused(change: dict[str, object]) ->
         request.run({"role": "devops", "argv": ["true"], **change})
 
 
+def test_no_budget_of_a_request_is_dropped() -> None:
+    most = [f"requests={n}" for n in range(request.MAX_BUDGETS)]
+    assert request.run({"role": "devops", "argv": ["true"], "budgets": most}).budgets == tuple(most)
+    with pytest.raises(Invalid, match="8 budgets of its own at most"):
+        request.run({"role": "devops", "argv": ["true"], "budgets": [*most, "requests=1"]})
+
+
 def test_window_sizes_are_bounded() -> None:
     assert request.size(10**9, 5) == (24, 80)
     assert request.size("5", None) == (24, 80)

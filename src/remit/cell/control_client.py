@@ -58,13 +58,9 @@ class ControlClient:
             fields = {
                 name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
             }
-            if "content-length" not in fields:
-                content = await reader.read(MAX_ANSWER_BYTES) if status != 204 else b""
-            else:
-                size = int(fields["content-length"])
-                if not 0 <= size <= MAX_ANSWER_BYTES:
-                    raise ValueError(f"an answer of {size} bytes")
-                content = await reader.readexactly(size)
-            return status, content
+            size = int(fields.get("content-length", "0" if status == 204 else "-1"))
+            if not 0 <= size <= MAX_ANSWER_BYTES:
+                raise ValueError(f"an answer of {size} bytes")
+            return status, await reader.readexactly(size)
         finally:
             writer.close()

@@ -59,11 +59,6 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
     _checked(result, f"mount {target}")
 
 
-def detach(target: str) -> None:
-    """Unmount, lazily (MNT_DETACH)."""
-    _checked(_libc.umount2(target.encode(), 2), f"umount {target}")
-
-
 def clone_tree(path: str, *, recursive: bool = False) -> int:
     """A detached copy of the mount at `path`, as a descriptor (open_tree(2)); gone when it is closed unattached."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)

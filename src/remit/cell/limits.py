@@ -209,7 +209,7 @@ def make(where: Tree, name: str, wanted: Limits) -> Group:
         limited("cpu", "cpu", "cpu", cpu)
     events = None
     if where_memory is not None:
-        events = where_memory / ("memory.events" if where_memory == killer else "memory.oom_control")
+        events = where_memory / ("memory.events" if "memory" in where.v2_controllers else "memory.oom_control")
     return _Groups(paths=paths, killer=killer, events=events, absent=tuple(absent))
 
 

@@ -16,6 +16,8 @@ from remit.core.task import TASK_ID
 MAX_ARGUMENTS, MAX_ARGUMENT_BYTES = 4096, 128 << 10
 MAX_SIDE = 4096
 MAX_CAPABILITIES = 256
+MAX_BUDGETS, MAX_BUDGET = 8, 80
+"""As many as the control plane takes, and characters of each."""
 _TERMINAL = re.compile(r"[A-Za-z0-9._+-]{1,64}")
 _RECORD = re.compile(r"[A-Za-z0-9-]{1,64}")
 
@@ -83,9 +85,11 @@ def delegated(message: Mapping[str, Any]) -> Run:
 
 def _budgets(items: object) -> tuple[str, ...]:
     """As they were written; the control plane reads them."""
-    if not isinstance(items, list) or not all(isinstance(item, str) and len(item) <= 80 for item in items):
+    if not isinstance(items, list) or not all(isinstance(item, str) and len(item) <= MAX_BUDGET for item in items):
         raise Invalid("budgets is not a list of budgets", hint="--budget requests=100")
-    return tuple(items[:16])
+    if len(items) > MAX_BUDGETS:
+        raise Invalid(f"a task has {MAX_BUDGETS} budgets of its own at most")
+    return tuple(items)
 
 
 def _capabilities(items: object) -> tuple[str, ...]:
