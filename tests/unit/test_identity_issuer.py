@@ -133,6 +133,18 @@ def test_preparing_twice_makes_one_key(issuer: Issuer) -> None:
     assert len(issuer.public_keys()) == 2
 
 
+def test_a_rotation_that_nodes_never_heard_of_takes_no_key_away(issuer: Issuer, clock: ManualClock) -> None:
+    issuer.prepare()
+    clock.advance(2 * RETAIN_S)
+    token = issuer.mint(claims(clock)).encode()
+    assert isinstance(verifier(issuer, clock).verify(token), Claims), "what signs is among the public keys"
+    issuer.prepare()
+    issuer.activate(compromised=False)
+    assert isinstance(verifier(issuer, clock).verify(token), Claims), "it has been in use until a moment ago"
+    clock.advance(RETAIN_S + 1)
+    assert len(issuer.public_keys()) == 1
+
+
 def test_a_key_that_cannot_be_read_stops_the_issuer_with_a_hint(
     issuer: Issuer, clock: ManualClock, tmp_path: Path
 ) -> None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jwt
@@ -44,7 +44,7 @@ class _Key:
 
 
 class Issuer:
-    """Implements `control.ports_control.Issuer`. The newest key signs; one is made where there is none."""
+    """Implements `control.ports_control.Issuer`. At the start the newest key signs; one is made where there is none."""
 
     def __init__(self, *, directory: Path, clock: Clock, retain_s: float) -> None:
         self._directory = directory
@@ -84,6 +84,8 @@ class Issuer:
         """See `control.ports_control.Issuer.prepare`."""
         if self._keys[-1] is self._signing:
             self._add()
+        else:
+            self._begin_anew()
         return self._keys[-1].kid
 
     def activate(self, *, compromised: bool) -> None:
@@ -114,7 +116,7 @@ class Issuer:
 
     def _add(self) -> None:
         private = Ed25519PrivateKey.generate()
-        created = max(int(self._clock.now().timestamp() * 1000), self._keys[-1].created + 1 if self._keys else 0)
+        created = self._after(self._keys)
         path = self._directory / f"{created}-{_kid(private)}.pem"
         pem = private.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -128,11 +130,24 @@ class Issuer:
         temporary.replace(path)
         self._keys = [*self._keys, _Key(kid=_kid(private), created=created, private=private, path=path)]
 
+    def _begin_anew(self) -> None:
+        """A rotation that nodes did not hear of left this key: what it retires was in use until now."""
+        *older, key = self._keys
+        created = self._after(older)
+        path = key.path.with_name(f"{created}-{key.kid}.pem")
+        key.path.rename(path)
+        self._keys = [*older, replace(key, created=created, path=path)]
+
+    def _after(self, older: Sequence[_Key]) -> int:
+        """Now, but later than all of them."""
+        return max(int(self._clock.now().timestamp() * 1000), older[-1].created + 1 if older else 0)
+
     def _purge(self) -> None:
         now = int(self._clock.now().timestamp() * 1000)
         kept: list[_Key] = []
         for key, successor in zip(self._keys, [*self._keys[1:], None], strict=True):
-            if successor is not None and successor.created + self._retain_ms < now:
+            retired = successor.created if successor is not None and key is not self._signing else now
+            if retired + self._retain_ms < now:
                 key.path.unlink(missing_ok=True)
             else:
                 kept.append(key)
