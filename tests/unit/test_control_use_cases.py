@@ -106,6 +106,38 @@ async def test_a_manifest_that_is_named_by_another_cannot_be_removed(plane: Plan
     assert in_force(plane).rules.capabilities == {}
 
 
+async def test_one_of_several_credentials_and_a_role_that_is_delegated_to_cannot_be_removed(plane: Plane) -> None:
+    manifests = deepcopy(MANIFESTS)
+    extra = next(one for one in manifests if one["kind"] == "Credential")
+    second = deepcopy(extra)
+    second["metadata"]["name"] = "second"
+    second["spec"]["placeholder"] = {"env": "SECOND_TOKEN", "value": "second-placeholder"}
+    capability = next(one for one in manifests if one["kind"] == "Capability")
+    del capability["spec"]["credential"]
+    capability["spec"]["credentials"] = [extra["metadata"]["name"], "second"]
+    role = next(one for one in manifests if one["kind"] == "Role")
+    below = deepcopy(role)
+    below["metadata"]["name"] = "below"
+    role["spec"]["delegates"] = ["below"]
+    await plane.services.manifests.apply([*manifests, second, below], operator="ann")
+    with pytest.raises(Conflict, match="Credential second is named by github"):
+        await plane.services.manifests.remove("Credential", "second", operator="ann")
+    with pytest.raises(Conflict, match="Role below is named by devops"):
+        await plane.services.manifests.remove("Role", "below", operator="ann")
+
+
+async def test_a_stored_manifest_that_this_version_cannot_read_stops_no_revocation(plane: Plane) -> None:
+    await ready(plane)
+    old = {"apiVersion": "remit.dev/v1alpha1", "kind": "Capability", "metadata": {"name": "old"}, "spec": {"was": 1}}
+    with plane.store.unit() as unit:
+        unit.documents.put(old, plane.clock.now())
+    done = await plane.services.revoking.revoke(RevocationKind.CAPABILITY, "github", operator="ann")
+    assert done.record
+    assert (await plane.services.tasks.create("devops", ["true"], operator="ann")).task.role == "devops"
+    assert in_force(plane).rules.capabilities["old"].invalid
+    await plane.services.manifests.remove("Capability", "old", operator="ann")
+
+
 async def test_an_unknown_name_is_answered_with_the_nearest(plane: Plane) -> None:
     await ready(plane)
     with pytest.raises(NotFound, match="did you mean devops"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from remit.control.catalog import parsed, unknown
 from remit.control.ports import Clock
@@ -19,7 +18,7 @@ from remit.control.recording import Recorder
 from remit.core.errors import Conflict, Invalid
 from remit.core.snapshot import Policy
 from remit.policy import compile as compiling
-from remit.policy import manifests
+from remit.policy import crosscheck, manifests
 
 KINDS = {"roles": "Role", "capabilities": "Capability", "credentials": "Credential", "policies": "Policy"}
 """Plural resource name in the API → kind."""
@@ -79,10 +78,9 @@ class Manifests:
             stored = unit.documents.all()
             if not unit.documents.remove(kind, name):
                 raise unknown(kind.lower(), name, _names(stored, kind))
-            left = parsed(unit.documents.all())
-            broken = set(map(str, compiling.check(left))) - set(map(str, compiling.check(parsed(stored))))
-            users = sorted(document.name for document in left if document.kind != kind and _names_it(document, name))
-            if broken and users:
+            left = manifests.lenient(unit.documents.all())
+            users = sorted(document.name for document in left if (kind, name) in crosscheck.named(document))
+            if users:
                 raise Conflict(f"{kind} {name} is named by {', '.join(users[:5])}", hint="change or remove those first")
             unit.advance_epoch(self._clock.now())
         await self._publisher.publish()
@@ -128,12 +126,3 @@ def _plan(unit: Unit, fresh: Sequence[manifests.Document]) -> Applied:
 
 def _names(documents: Sequence[Document], kind: str) -> list[str]:
     return [document["metadata"]["name"] for document in documents if document["kind"] == kind]
-
-
-def _names_it(document: manifests.Document, name: str) -> bool:
-    spec: dict[str, Any] = document.raw["spec"]
-    return (
-        name in (spec.get("capabilities") or [])
-        or name in (spec.get("policies") or [])
-        or spec.get("credential") == name
-    )

@@ -40,6 +40,28 @@ def check(documents: Sequence[Document]) -> list[Problem]:
     return [*problems, *_packages(known["Policy"])]
 
 
+def named(document: Document) -> frozenset[tuple[str, str]]:
+    """(kind, name) of every document that this one needs; nothing of one that is broken."""
+    match document.spec:
+        case specs.RoleSpec() as role:
+            listed = [(kind, name) for _, kind, names in _lists(role) for name in names]
+        case specs.CapabilitySpec() as capability:
+            listed = [("Credential", name) for name in capability.named]
+        case _:
+            listed = []
+    return frozenset(listed)
+
+
+def _lists(role: specs.RoleSpec) -> tuple[tuple[str, str, Sequence[str]], ...]:
+    """(field, kind, names)"""
+    return (
+        ("capabilities", "Capability", role.capabilities),
+        ("policies", "Policy", role.policies),
+        ("delegates", "Role", role.delegates),
+        ("delegable", "Capability", role.delegable),
+    )
+
+
 def _named(document: Document, path: Path, kind: str, name: str, known: Known) -> Iterator[Problem]:
     if name not in known[kind]:
         found = f'"{name}"'
@@ -61,12 +83,7 @@ def _budgets(document: Document, listed: Sequence[specs.BudgetSpec]) -> Iterator
 
 
 def _role(document: Document, role: specs.RoleSpec, known: Known) -> Iterator[Problem]:
-    for field, kind, listed in (
-        ("capabilities", "Capability", role.capabilities),
-        ("policies", "Policy", role.policies),
-        ("delegates", "Role", role.delegates),
-        ("delegable", "Capability", role.delegable),
-    ):
+    for field, kind, listed in _lists(role):
         for n, name in enumerate(listed):
             yield from _named(document, ("spec", field, n), kind, name, known)
             if name in listed[:n]:
