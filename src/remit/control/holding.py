@@ -99,13 +99,15 @@ class Holding:
         while True:
             bell.clear()
             try:
+                # Nothing else is under the deadline: a refusal that is being written down is not begun again.
                 async with asyncio.timeout_at(deadline):
                     said = await self._asked(question)
-                    if said.word in (Word.DENIED, Word.EXCEEDED, Word.REFUSED):
-                        return await self._refuse(evidence, question, _refusal(said), said)
-                    if said.word is Word.PENDING and said.approval != noted:
-                        await self._note(question, said)
-                        noted = said.approval
+                if said.word in (Word.DENIED, Word.EXCEEDED, Word.REFUSED):
+                    return await self._refuse(evidence, question, _refusal(said), said)
+                if said.word is Word.PENDING and said.approval != noted:
+                    await self._note(question, said)
+                    noted = said.approval
+                async with asyncio.timeout_at(deadline):
                     await bell.wait()
             except TimeoutError:
                 return await self._refuse(evidence, question, _over(said, self._hold_s), said)
