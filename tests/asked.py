@@ -24,6 +24,11 @@ spec: {{capabilities: [paid, each, free, watched], policies: [large], approvals:
 ---
 apiVersion: remit.dev/v1alpha1
 kind: Role
+metadata: {{name: payer}}
+spec: {{capabilities: [paid]}}
+---
+apiVersion: remit.dev/v1alpha1
+kind: Role
 metadata: {{name: eyes}}
 spec: {{capabilities: [paid], approvals: {{fourEyes: true}}}}
 ---
