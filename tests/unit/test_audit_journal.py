@@ -12,6 +12,7 @@ import pytest
 from audit_log import DECISION, content, filled, journal
 
 from remit.audit import head, record, segments, verify
+from remit.audit import journal as journaling
 from remit.audit.journal import Journal
 from remit.audit.syncs import Syncs
 from remit.control.ports import Entry
@@ -278,6 +279,44 @@ async def test_a_slow_disk_does_not_hold_up_the_loop(
         await written
         monkeypatch.undo()
     verified(tmp_path)
+
+
+async def test_a_write_that_stands_still_on_a_slow_disk_does_not_hold_up_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a write to the page cache can: what follows a slow batch is a thread's."""
+    write, released = os.pwrite, threading.Event()
+
+    def stalled(descriptor: int, data: bytes, at: int) -> int:
+        assert threading.current_thread() is not threading.main_thread()
+        released.wait(60)
+        return write(descriptor, data, at)
+
+    with journal(tmp_path, 1 << 20) as log:
+        monkeypatch.setattr(journaling, "SLOW_S", -1.0)
+        await log.append(log.new_id(), ENTRY)
+        monkeypatch.setattr(os, "pwrite", stalled)
+        written = asyncio.ensure_future(log.append(log.new_id(), ENTRY))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not written.done()
+        released.set()
+        await written
+        monkeypatch.undo()
+        await log.append(log.new_id(), ENTRY)
+    verified(tmp_path)
+
+
+async def test_a_head_is_signed_once_and_kept_beside_the_log(tmp_path: Path) -> None:
+    with journal(tmp_path, 1 << 20) as log:
+        await log.append(log.new_id(), ENTRY)
+        signed = log.head()
+        assert log.head() is signed
+        await log.append(log.new_id(), ENTRY)
+        later = log.head()
+        assert signed is not None and later is not None
+        assert later["seq"] == signed["seq"] + 1
+    assert json.loads((tmp_path / "audit" / "head.json").read_bytes()) == later
 
 
 async def test_a_system_without_asynchronous_syncs_writes_all_the_same(

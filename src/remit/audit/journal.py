@@ -1,8 +1,9 @@
 """The only writer of the log: nothing is permitted before its record is on the disk.
 
 Records that arrive together, or while one sync runs, share a write (group commit). The event loop hands their lines to
-the kernel and hears when they are durable (`audit.syncs`); what takes longer (a new segment, a disk that refused) is a
-thread's work.
+the kernel and hears when they are durable (`audit.syncs`); what takes longer (a new segment, a disk that is slow or
+refused) is a thread's work. Even a write to the page cache stands still on a disk that stalls (a frozen file system, a
+journal that cannot commit): the first one, if nothing was under way when the stall began, holds up the loop.
 A disk that refuses makes every waiting record `Unavailable`, which denies the requests they stand for; the journal then
 refuses at once until a probe of the disk succeeds. What was acknowledged is never touched by that. A record that was
 refused may still be in the log after a crash: the log can hold more than was acknowledged, never less.
@@ -40,6 +41,8 @@ MAX_BATCH = 1024
 MAX_WAITING = 32768
 """Records that may wait for the disk; more are refused, or a stalled disk would eat the memory."""
 PROBE_S = 0.25
+SLOW_S = 0.1
+"""After a batch that took longer, the next one is the thread's."""
 CHECKPOINT_BYTES = 320 << 10
 CLOSE_S = 10.0
 HINT = "remit doctor; check the disk that holds the audit log"
@@ -82,7 +85,9 @@ class Journal:
         self._end = segments.EMPTY
         self._waiting: list[_Waiter] = []
         self._flying: list[_Waiter] = []
-        self._busy = self._scheduled = self._closing = False
+        self._busy = self._scheduled = self._closing = self._slow = False
+        self._began = 0.0
+        self._head: dict[str, Any] | None = None
         self._failed: str | None = None
         self._last_us = 0
         try:
@@ -93,7 +98,7 @@ class Journal:
             os.close(self._lock)
             raise
         self._syncs = Syncs.offered(self._loop)
-        self._jobs: queue.SimpleQueue[_Batch | tuple[int, str] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Batch | tuple[int, str] | dict[str, Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="audit", daemon=True)
         self._thread.start()
 
@@ -106,15 +111,11 @@ class Journal:
         await written
 
     def head(self) -> dict[str, Any] | None:
-        """The signed end of what is durable, or None where nothing was ever written. Also kept beside the log."""
-        if not self._end.seq:
-            return None
-        signed = self._signer.sign(self._end, record.stamp(self._now()))
-        with contextlib.suppress(OSError):
-            temporary = self._directory / "head.new"
-            temporary.write_text(json.dumps(signed))
-            temporary.replace(self._directory / "head.json")
-        return signed
+        """The signed end of what is durable, or None where nothing was ever written. Soon also kept beside the log."""
+        if self._end.seq and (self._head is None or self._head["seq"] != self._end.seq):
+            self._head = self._signer.sign(self._end, record.stamp(self._now()))
+            self._jobs.put(self._head)
+        return self._head
 
     def close(self) -> None:
         """Refuse what still waits, finish the write under way, cut the segment to its length, release the lock."""
@@ -153,7 +154,8 @@ class Journal:
             return
         self._busy = True
         batch = self._batch(self._take(MAX_BATCH))
-        if batch.begins or self._syncs is None:
+        self._began = self._loop.time()
+        if batch.begins or self._slow or self._syncs is None:
             self._jobs.put(batch)
             return
         self._flying = batch.waiters
@@ -207,6 +209,7 @@ class Journal:
     def _done(self, batch: _Batch, error: Exception | None) -> None:
         """In the loop: `batch` is written, or could not be."""
         self._busy = False
+        self._slow = self._loop.time() - self._began > SLOW_S
         if error is None:
             self._end = batch.end
             for _, written in batch.waiters:
@@ -244,8 +247,11 @@ class Journal:
             log.warning("the audit log can be written again")
 
     def _work(self) -> None:
-        """The thread: writes batches, and probes a disk that refused. Somebody waits for each answer."""
+        """The thread: writes batches, and probes a disk that refused; somebody waits for the answer. Keeps heads."""
         while (job := self._jobs.get()) is not None:
+            if isinstance(job, dict):
+                self._keep_head(job)
+                continue
             error: Exception | None = None
             end = segments.EMPTY
             try:
@@ -261,6 +267,12 @@ class Journal:
                 else:
                     self._loop.call_soon_threadsafe(self._probed, end, error)
         self._writer.close()
+
+    def _keep_head(self, signed: Mapping[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            temporary = self._directory / "head.new"
+            temporary.write_text(json.dumps(signed))
+            temporary.replace(self._directory / "head.json")
 
     def _acknowledged(self) -> tuple[int, str]:
         try:
