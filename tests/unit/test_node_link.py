@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ async def test_a_snapshot_that_cannot_be_kept_is_in_force_and_acknowledged(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(link, "_write_private", full)
+    monkeypatch.setattr(link, "_keep_private", full)
     knowledge = Knowledge(lease_s=30, monotonic=lambda: 0.0)
     async with control(tmp_path) as (far, _):
         running = asyncio.ensure_future(node(tmp_path, knowledge).run())
@@ -78,6 +79,33 @@ async def test_a_snapshot_that_cannot_be_kept_is_in_force_and_acknowledged(
         running.cancel()
         await asyncio.wait([running])
     assert not (tmp_path / "snapshot.json").exists()
+
+
+async def test_a_snapshot_is_acknowledged_while_the_disk_stalls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, released = link._keep_private, threading.Event()
+
+    def stalled(*arguments: Any) -> None:
+        released.wait(60)
+        keep(*arguments)
+
+    monkeypatch.setattr(link, "_keep_private", stalled)
+    knowledge = Knowledge(lease_s=30, monotonic=lambda: 0.0)
+    async with control(tmp_path) as (far, _):
+        running = asyncio.ensure_future(node(tmp_path, knowledge).run())
+        async with asyncio.timeout(60):
+            while not far.acked_epoch:
+                await asyncio.sleep(0.005)
+            assert not (tmp_path / "snapshot.json").exists()
+            released.set()
+            while not (tmp_path / "snapshot.json").exists():
+                await asyncio.sleep(0.005)
+        running.cancel()
+        await asyncio.wait([running])
+    kept = link.cached(tmp_path / "snapshot.json")
+    assert kept is not None
+    assert kept.version == knowledge.snapshot.version
 
 
 async def test_a_head_that_cannot_be_kept_does_not_break_the_link(

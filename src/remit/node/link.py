@@ -63,6 +63,8 @@ class Link:
         self._probe: Probe | None = None
         self._probing: set[asyncio.Task[None]] = set()
         self._retire: Callable[[Mapping[str, Any]], Callable[[], None]] | None = None
+        self._unkept: Mapping[str, Any] | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self._socket = socket
         self._cache = cache
         self._knowledge = knowledge
@@ -172,11 +174,9 @@ class Link:
         if fresh.epoch < current.epoch:
             raise Invalid(f"snapshot epoch {fresh.epoch} is older than {current.epoch}")
         self._knowledge.replace(fresh)
-        try:
-            _write_private(self._cache, json.dumps(document).encode())
-        except OSError as error:
-            # It is in force; only a restart without a control plane would miss it, and refuse until it hears one.
-            log.error("the snapshot could not be kept: %s", error)
+        self._unkept = document
+        if self._keeping is None or self._keeping.done():
+            self._keeping = asyncio.ensure_future(self._keep())
         return {"type": "ack", "epoch": fresh.epoch, "version": fresh.version}
 
     async def _probed(self, probe: Probe, message: dict[str, Any]) -> None:
@@ -184,6 +184,16 @@ class Link:
         found = [dict(await probe(name)) for name in names[:PROBED_MAX]]
         if self._writer is not None:
             self._writer.write(frame.encode({"type": "probed", "id": message.get("id"), "found": found}))
+
+    async def _keep(self) -> None:
+        """Keep the latest snapshot. Beside the loop: it is in force, and its acknowledgement waits for no disk."""
+        while self._unkept is not None:
+            document, self._unkept = self._unkept, None
+            try:
+                await asyncio.to_thread(_keep_private, self._cache, document)
+            except OSError as error:
+                # Only a restart without a control plane would miss it, and refuse until it hears one.
+                log.error("the snapshot could not be kept: %s", error)
 
     def _flows(self, message: dict[str, Any]) -> dict[str, Any]:
         found = self._using(str(message.get("kind")), str(message.get("name")))
@@ -239,7 +249,8 @@ def cached(path: Path) -> Snapshot | None:
         return None
 
 
-def _write_private(path: Path, data: bytes) -> None:
+def _keep_private(path: Path, document: Mapping[str, Any]) -> None:
+    data = json.dumps(document).encode()
     temporary = path.with_suffix(".new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
