@@ -48,6 +48,17 @@ def test_a_migration_makes_a_private_backup_first(tmp_path: Path, monkeypatch: p
     connection.close()
 
 
+def test_a_backup_that_cannot_be_written_is_told_and_nothing_is_migrated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, now = tmp_path / "remit.db", database.REVISION
+    Database(path).close()
+    monkeypatch.setattr(database, "REVISION", "9998")
+    (tmp_path / f"remit.db.before-9998-from-{now}").mkdir()
+    with pytest.raises(Unavailable, match=r"its backup .* cannot be written: .*Is a directory"):
+        Database(path)
+
+
 def test_the_newest_migration_is_the_schema_that_the_code_knows(tmp_path: Path) -> None:
     path = tmp_path / "remit.db"
     Database(path).close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, insert, select, update
@@ -54,7 +54,7 @@ class Approvals:
 
     def recent(self, since: datetime) -> Sequence[Approval]:
         t = tables.approvals
-        return self._rows(select(t).where(t.c.created >= _text(since)).order_by(t.c.created, t.c.id))
+        return self._rows(select(t).where(t.c.created >= since).order_by(t.c.created, t.c.id))
 
     def _rows(self, query: Select[Any]) -> list[Approval]:
         return [_approval(row) for row in self._connection.execute(query)]
@@ -67,7 +67,7 @@ class Grants:
         self._connection = connection
 
     def add(self, grant: Grant) -> None:
-        values = {"id": grant.id, "approval": grant.approval, "created": _text(grant.created)}
+        values = {"id": grant.id, "approval": grant.approval, "created": grant.created}
         state = {"state": grant.state.value, "document": granting.as_json(grant)}
         self._connection.execute(insert(tables.grants).values(**values, **state))
 
@@ -101,9 +101,9 @@ def _row(approval: Approval) -> dict[str, Any]:
         "fingerprint": approval.question.fingerprint(),
         "question": granting.question_json(approval.question),
         "state": approval.state.value,
-        "created": _text(approval.created),
-        "expires": _text(approval.expires),
-        "answered": _text(approval.answered) if approval.answered is not None else None,
+        "created": approval.created,
+        "expires": approval.expires,
+        "answered": approval.answered,
         "author": approval.author,
         "note": approval.note,
     }
@@ -114,13 +114,9 @@ def _approval(row: Row[Any]) -> Approval:
         id=row.id,
         question=granting.read_question(row.question),
         state=State(row.state),
-        created=datetime.fromisoformat(row.created),
-        expires=datetime.fromisoformat(row.expires),
-        answered=datetime.fromisoformat(row.answered) if row.answered is not None else None,
+        created=row.created,
+        expires=row.expires,
+        answered=row.answered,
         author=row.author,
         note=row.note,
     )
-
-
-def _text(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")

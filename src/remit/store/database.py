@@ -74,9 +74,18 @@ class Database:
 
     def _back_up(self, revision: str) -> None:
         target = self.path.with_name(f"{self.path.name}.before-{REVISION}-from-{revision}")
-        os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600))
-        with contextlib.closing(sqlite3.connect(self.path)) as old, contextlib.closing(sqlite3.connect(target)) as new:
-            old.backup(new)
+        try:
+            os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600))
+            with (
+                contextlib.closing(sqlite3.connect(self.path)) as old,
+                contextlib.closing(sqlite3.connect(target)) as new,
+            ):
+                old.backup(new)
+        except (OSError, sqlite3.Error) as error:
+            raise Unavailable(
+                f"the database is not brought up to date: its backup {target} cannot be written: {error}",
+                hint="free some disk",
+            ) from error
 
 
 def _engine(path: Path) -> Engine:

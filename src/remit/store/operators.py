@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select
@@ -40,7 +39,7 @@ class Operators:
             "kind": operator.kind.value,
             "role": operator.role.value,
             "uid": operator.uid,
-            "created": _text(operator.created),
+            "created": operator.created,
         }
         try:
             self._connection.execute(insert(tables.operators).values(**row))
@@ -67,8 +66,8 @@ class Operators:
             "id": token.id,
             "operator": token.operator,
             "digest": token.digest,
-            "created": _text(token.created),
-            "expires": _text(token.expires),
+            "created": token.created,
+            "expires": token.expires,
         }
         self._connection.execute(insert(tables.operator_tokens).values(**row))
 
@@ -83,7 +82,7 @@ def _operator(row: Row[Any]) -> Operator:
         kind=OperatorKind(row.kind),
         role=OperatorRole(row.role),
         uid=row.uid,
-        created=datetime.fromisoformat(row.created),
+        created=row.created,
     )
 
 
@@ -92,10 +91,6 @@ def _token(row: Row[Any]) -> OperatorToken:
         id=row.id,
         operator=row.operator,
         digest=row.digest,
-        created=datetime.fromisoformat(row.created),
-        expires=datetime.fromisoformat(row.expires),
+        created=row.created,
+        expires=row.expires,
     )
-
-
-def _text(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")

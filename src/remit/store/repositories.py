@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, insert, or_, select, update
@@ -39,7 +39,7 @@ class Documents:
         return row.document if row is not None else None
 
     def put(self, document: Document, now: datetime) -> None:
-        values = {"document": dict(document), "updated": _text(now)}
+        values = {"document": dict(document), "updated": now}
         statement = upsert(tables.documents).values(kind=document["kind"], name=document["metadata"]["name"], **values)
         self._connection.execute(statement.on_conflict_do_update(index_elements=["kind", "name"], set_=values))
 
@@ -89,7 +89,7 @@ class Tasks:
     def prune(self, tasks: Collection[str], *, ended_before: datetime, kept: Collection[str]) -> int:
         t = tables.tasks
         over = [state.value for state, moves in TRANSITIONS.items() if not moves]
-        due = or_(t.c.id.in_(tasks), and_(t.c.ended < _text(ended_before), t.c.id.not_in(kept)))
+        due = or_(t.c.id.in_(tasks), and_(t.c.ended < ended_before, t.c.id.not_in(kept)))
         return self._connection.execute(delete(t).where(t.c.state.in_(over), due)).rowcount
 
 
@@ -100,7 +100,7 @@ class Revocations:
     def all(self) -> Sequence[Revocation]:
         t = tables.revocations
         return [
-            Revocation(kind=RevocationKind(row.kind), name=row.name, time=_time(row.time), operator=row.operator)
+            Revocation(kind=RevocationKind(row.kind), name=row.name, time=row.time, operator=row.operator)
             for row in self._connection.execute(select(t).order_by(t.c.time, t.c.kind, t.c.name))
         ]
 
@@ -108,7 +108,7 @@ class Revocations:
         statement = upsert(tables.revocations).values(
             kind=revocation.kind.value,
             name=revocation.name,
-            time=_text(revocation.time),
+            time=revocation.time,
             operator=revocation.operator,
         )
         return self._connection.execute(statement.on_conflict_do_nothing()).rowcount > 0
@@ -134,10 +134,10 @@ class SealedSecrets:
     def put(self, secret: SealedSecret) -> None:
         values = {
             "blob": secret.blob,
-            "updated": _text(secret.updated),
+            "updated": secret.updated,
             "version": secret.version,
-            "created": _text(secret.created) if secret.created is not None else None,
-            "expires": _text(secret.expires) if secret.expires is not None else None,
+            "created": secret.created,
+            "expires": secret.expires,
             "told": secret.told.value,
         }
         statement = upsert(tables.sealed_secrets).values(name=secret.name, **values)
@@ -154,7 +154,7 @@ class Heads:
 
     def add(self, head: Head) -> None:
         t = tables.audit_heads
-        row = {"seq": head.seq, "hash": head.hash, "received": _text(head.received), "fields": dict(head.fields)}
+        row = {"seq": head.seq, "hash": head.hash, "received": head.received, "fields": dict(head.fields)}
         added = self._connection.execute(upsert(t).values(**row).on_conflict_do_nothing()).lastrowid
         self._connection.execute(delete(t).where(t.c.id <= added - HEADS_KEPT))
 
@@ -175,10 +175,10 @@ class AuditKeys:
     def all(self) -> Sequence[AuditKey]:
         t = tables.audit_keys
         rows = self._connection.execute(select(t).order_by(t.c.since, t.c.key))
-        return [AuditKey(key=row.key, since=datetime.fromisoformat(row.since), trusted=row.trusted) for row in rows]
+        return [AuditKey(key=row.key, since=row.since, trusted=row.trusted) for row in rows]
 
     def put(self, key: AuditKey) -> None:
-        row = {"key": key.key, "since": _text(key.since), "trusted": key.trusted}
+        row = {"key": key.key, "since": key.since, "trusted": key.trusted}
         statement = upsert(tables.audit_keys).values(**row)
         self._connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_=row))
 
@@ -202,7 +202,7 @@ class Unit:
         t = tables.tasks
         wanted: ColumnElement[bool] = t.c.state.in_(tables.HOLDS_CELL)
         if ended_since is not None:
-            wanted |= t.c.ended >= _text(ended_since)
+            wanted |= t.c.ended >= ended_since
         return [_task(row) for row in self._connection.execute(select(t).where(wanted).order_by(t.c.created, t.c.id))]
 
     def epoch(self) -> int:
@@ -239,11 +239,11 @@ def _task_row(task: Task) -> Mapping[str, Any]:
         "role": task.role,
         "state": task.state.value,
         "cell": task.cell,
-        "created": _text(task.created),
+        "created": task.created,
         "command": list(task.command),
         "parent": task.parent,
         "operator": task.operator,
-        "ended": _text(task.ended) if task.ended is not None else None,
+        "ended": task.ended,
         "exit_code": task.exit_code,
         "budgets": [dict(budget.as_json(one)) for one in task.budgets],
         "capabilities": sorted(task.capabilities) if task.capabilities is not None else None,
@@ -256,11 +256,11 @@ def _task(row: Row[Any]) -> Task:
         role=row.role,
         state=State(row.state),
         cell=row.cell,
-        created=_time(row.created),
+        created=row.created,
         command=tuple(row.command),
         parent=row.parent,
         operator=row.operator,
-        ended=_time(row.ended) if row.ended is not None else None,
+        ended=row.ended,
         exit_code=row.exit_code,
         budgets=tuple(budget.from_json(one) for one in row.budgets),
         capabilities=frozenset(row.capabilities) if row.capabilities is not None else None,
@@ -271,25 +271,17 @@ def _secret(row: Row[Any]) -> SealedSecret:
     return SealedSecret(
         name=row.name,
         blob=row.blob,
-        updated=_time(row.updated),
+        updated=row.updated,
         version=row.version,
-        created=_time(row.created) if row.created is not None else None,
-        expires=_time(row.expires) if row.expires is not None else None,
+        created=row.created,
+        expires=row.expires,
         told=Nearness(row.told),
     )
 
 
 def _head(row: Row[Any]) -> Head:
-    return Head(seq=row.seq, hash=row.hash, received=_time(row.received), fields=row.fields)
+    return Head(seq=row.seq, hash=row.hash, received=row.received, fields=row.fields)
 
 
 def _no_task(prefix: str) -> NotFound:
     return NotFound(f"no task {ascii(prefix[:PREFIX_MAX])[1:-1]}", hint="remit ps --all")
-
-
-def _text(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)

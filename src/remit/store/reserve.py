@@ -8,6 +8,7 @@ each with a digest, so that a write that is cut off leaves the one before it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -83,7 +84,8 @@ class FileReserve:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 head = _HEAD.pack(turn, len(body), hashlib.sha256(struct.pack(">Q", turn) + body).digest())
-                os.pwrite(descriptor, head + body, turn % 2 * SLOT_BYTES)
+                if os.pwrite(descriptor, head + body, turn % 2 * SLOT_BYTES) < len(head) + len(body):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fdatasync(descriptor)
             finally:
                 os.close(descriptor)

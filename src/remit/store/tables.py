@@ -1,16 +1,33 @@
-"""Tables of the control plane's database. A change here needs a migration in `migrations/versions`.
-
-Times are ISO 8601 text in UTC: SQLite has no type for them, and text sorts and reads well in a shell.
-"""
+"""Tables of the control plane's database. A change here needs a migration in `migrations/versions`."""
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, text
+from datetime import UTC, datetime
+
+from sqlalchemy import JSON, Boolean, Column, Dialect, Index, Integer, LargeBinary, MetaData, String, Table, text
+from sqlalchemy.types import TypeDecorator
 
 from remit.core.expiry import Nearness
 from remit.core.task import State
 
 metadata = MetaData()
+
+
+class Moment(TypeDecorator[datetime]):
+    """An aware time, kept as ISO 8601 text in UTC: SQLite has no type for it, and text sorts and reads well in a shell.
+
+    Always with microseconds and the same offset, or it would not sort.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:
+        return value.astimezone(UTC).isoformat(timespec="microseconds") if value is not None else None
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> datetime | None:
+        return datetime.fromisoformat(value) if value is not None else None
+
 
 HOLDS_CELL = (State.PENDING.value, State.RUNNING.value, State.REVOKED.value)
 """States in which a task's processes may exist, so that its cell number is taken."""
@@ -28,7 +45,7 @@ documents = Table(
     Column("kind", String, primary_key=True),
     Column("name", String, primary_key=True),
     Column("document", JSON, nullable=False),
-    Column("updated", String, nullable=False),
+    Column("updated", Moment, nullable=False),
 )
 
 tasks = Table(
@@ -38,11 +55,11 @@ tasks = Table(
     Column("role", String, nullable=False),
     Column("state", String, nullable=False),
     Column("cell", Integer, nullable=False),
-    Column("created", String, nullable=False),
+    Column("created", Moment, nullable=False),
     Column("command", JSON, nullable=False),
     Column("parent", String),
     Column("operator", String, nullable=False),
-    Column("ended", String),
+    Column("ended", Moment),
     Column("exit_code", Integer),
     Column("budgets", JSON, nullable=False, server_default="[]"),
     Column("capabilities", JSON(none_as_null=True)),
@@ -63,7 +80,7 @@ revocations = Table(
     metadata,
     Column("kind", String, primary_key=True),
     Column("name", String, primary_key=True),
-    Column("time", String, nullable=False),
+    Column("time", Moment, nullable=False),
     Column("operator", String, nullable=False),
 )
 
@@ -72,10 +89,10 @@ sealed_secrets = Table(
     metadata,
     Column("name", String, primary_key=True),
     Column("blob", LargeBinary, nullable=False),
-    Column("updated", String, nullable=False),
+    Column("updated", Moment, nullable=False),
     Column("version", Integer, nullable=False, server_default="1"),
-    Column("created", String),
-    Column("expires", String),
+    Column("created", Moment),
+    Column("expires", Moment),
     Column("told", String, nullable=False, server_default=Nearness.FAR.value),
 )
 
@@ -85,7 +102,7 @@ audit_heads = Table(
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("seq", Integer, nullable=False),
     Column("hash", String, nullable=False),
-    Column("received", String, nullable=False),
+    Column("received", Moment, nullable=False),
     Column("fields", JSON, nullable=False),
 )
 Index("audit_heads_seq", audit_heads.c.seq, audit_heads.c.hash, unique=True)
@@ -94,7 +111,7 @@ audit_keys = Table(
     "audit_keys",
     metadata,
     Column("key", String, primary_key=True),
-    Column("since", String, nullable=False),
+    Column("since", Moment, nullable=False),
     Column("trusted", Boolean, nullable=False),
 )
 
@@ -105,7 +122,7 @@ operators = Table(
     Column("kind", String, nullable=False),
     Column("role", String, nullable=False),
     Column("uid", Integer, unique=True),
-    Column("created", String, nullable=False),
+    Column("created", Moment, nullable=False),
 )
 
 operator_tokens = Table(
@@ -114,8 +131,8 @@ operator_tokens = Table(
     Column("id", String, primary_key=True),
     Column("operator", String, nullable=False),
     Column("digest", String, nullable=False, unique=True),
-    Column("created", String, nullable=False),
-    Column("expires", String, nullable=False),
+    Column("created", Moment, nullable=False),
+    Column("expires", Moment, nullable=False),
 )
 Index("operator_tokens_operator", operator_tokens.c.operator)
 
@@ -127,9 +144,9 @@ approvals = Table(
     Column("fingerprint", String, nullable=False),
     Column("question", JSON, nullable=False),
     Column("state", String, nullable=False),
-    Column("created", String, nullable=False),
-    Column("expires", String, nullable=False),
-    Column("answered", String),
+    Column("created", Moment, nullable=False),
+    Column("expires", Moment, nullable=False),
+    Column("answered", Moment),
     Column("author", String),
     Column("note", String, nullable=False),
 )
@@ -143,7 +160,7 @@ grants = Table(
     Column("id", String, primary_key=True),
     Column("approval", String, nullable=False, unique=True),
     Column("state", String, nullable=False),
-    Column("created", String, nullable=False),
+    Column("created", Moment, nullable=False),
     Column("document", JSON, nullable=False),
 )
 Index("grants_state", grants.c.state)
