@@ -1,4 +1,4 @@
-"""GET /v1/status, /v1/version, /v1/schemas: what the control plane says of itself."""
+"""GET /v1/status and /v1/schemas: what the control plane says of itself."""
 
 from __future__ import annotations
 

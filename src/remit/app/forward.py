@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 
 from remit.cell import forward
 from remit.node.notify import Notifier
@@ -11,8 +10,6 @@ from remit.settings import Settings
 
 
 async def serve(settings: Settings, notifier: Notifier) -> None:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     async with asyncio.TaskGroup() as group:
         group.create_task(
             forward.serve(

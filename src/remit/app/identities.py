@@ -42,7 +42,7 @@ class Identities:
 def of(settings: Settings) -> Identities | None:
     """Those of an instance, the same at every start; None without root, where everything has the user's own.
 
-    Two of an instance's neighbours share its uids by chance once in a million (a hash of the state directory).
+    Two instances on one machine share uids by chance once in a million (a hash of the state directory).
     `Unavailable` where this system has no such uids (a container whose uids are mapped).
     """
     if rootless():

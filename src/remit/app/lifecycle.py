@@ -133,8 +133,8 @@ def _supervise(settings: Settings, progress: int) -> None:
 
     def told(name: str, state: str) -> None:
         states[name] = state
-        if os.isatty(progress) or progress == sys.stderr.fileno():
-            os.write(progress, f"{name}: {state}\n".encode())
+        if progress == sys.stderr.fileno():
+            _write(progress, f"{name}: {state}\n".encode())
         else:
             _say(progress, {"name": name, "state": state})
         restarts = supervisor.restarts()
@@ -147,9 +147,9 @@ def _supervise(settings: Settings, progress: int) -> None:
         _rewrite(lock, {"pid": os.getpid(), "state": states.get("remit", "starting"), "processes": parts})
 
     who = identities.of(settings)
+    supervisor = Supervisor(programs.programs(settings, who, environment().get("PATH", programs.PATH)), told)
     if who is not None:
         fence.load(who.fence, who.envoy, control_port=settings.api_port)
-    supervisor = Supervisor(programs.programs(settings, who, environment().get("PATH", programs.PATH)), told)
     try:
         asyncio.run(_run(settings, supervisor, lambda: told("remit", "up")))
     finally:
@@ -185,11 +185,18 @@ def _lock(path: Path) -> int:
 
 
 def _rewrite(descriptor: int, content: dict[str, Any]) -> None:
+    """For whoever looks (`state`): what runs goes on where it cannot be written."""
     data = json.dumps(content).encode()
-    os.pwrite(descriptor, data, 0)
-    os.ftruncate(descriptor, len(data))
+    with contextlib.suppress(OSError):
+        os.pwrite(descriptor, data, 0)
+        os.ftruncate(descriptor, len(data))
 
 
 def _say(descriptor: int, what: dict[str, Any]) -> None:
+    _write(descriptor, json.dumps(what).encode() + b"\n")
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """Whoever started this may have gone since, or read no further."""
     with contextlib.suppress(OSError):
-        os.write(descriptor, json.dumps(what).encode() + b"\n")
+        os.write(descriptor, data)

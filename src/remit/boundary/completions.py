@@ -33,7 +33,7 @@ SORTING_MS = replies.SORTING_S * 1000 - 250
 """Envoy's clock and its timer differ by a few milliseconds."""
 
 Handler = Callable[[str | None, Mapping[str, Any]], Awaitable[None]]
-"""`control.observing.Endings.ended`: the decision's record id (None: Envoy refused by itself), and the fields."""
+"""`control.observing.Observer.ended`: the decision's record id (None: Envoy refused by itself), and the fields."""
 
 Reopen = Callable[[], Awaitable[None]]
 """Tells Envoy to open its log file anew (`envoy.reopen_logs`)."""

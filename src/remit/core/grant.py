@@ -166,9 +166,7 @@ class Grant:
         if not set(asked.reasons) <= set(shown.reasons) or (asked.only_once and self.scope is not Scope.ONCE):
             return False
         if self.scope is Scope.PREFIX:
-            return asked.path == shown.path or (
-                asked.path.startswith(shown.path.rstrip("/") + "/") and shown.path != "/"
-            )
+            return asked.path == shown.path or (shown.path != "/" and asked.path.startswith(_below(shown.path)))
         return (asked.target, asked.body) == (shown.target, shown.body)
 
 
