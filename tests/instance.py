@@ -120,7 +120,7 @@ def refused(instance: Instance, code: int, *said: str, command: str = "up --deta
         assert text in done.stderr
 
 
-def wait_for(condition: Any, what: str, timeout_s: float = 15.0) -> Any:
+def wait_for(condition: Any, what: str, timeout_s: float = 60.0) -> Any:
     """The first true value of `condition()`; fails with `what` after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -59,7 +59,7 @@ async def test_kill_9_of_the_store_under_load(tmp_path: Path) -> None:
 
     async def until(kind: str) -> None:
         before = seen[kind]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while seen[kind] <= before + WORKERS:
                 await asyncio.sleep(0.02)
 

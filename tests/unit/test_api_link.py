@@ -88,7 +88,7 @@ async def running(node: Link) -> AsyncIterator[None]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -105,7 +105,7 @@ class Rough:
         await self.writer.drain()
 
     async def hear(self) -> dict[str, Any]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not self._waiting:
                 data = await self.reader.read(1 << 16)
                 if not data:

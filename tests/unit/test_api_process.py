@@ -34,7 +34,7 @@ async def test_it_serves_reconciles_and_ends(tmp_path: Path) -> None:
             ready=ready.set,
         )
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await ready.wait()
         transport = httpx.AsyncHTTPTransport(uds=str(tmp_path / "control.sock"))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as api:

@@ -198,7 +198,7 @@ async def test_the_reader_gives_pages_oldest_first_and_follows(tmp_path: Path) -
     upcoming = asyncio.ensure_future(anext(following))
     await asyncio.sleep(0.1)
     await filled(tmp_path, 1, 1 << 16)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert (await upcoming)["number"] == 0
     await following.aclose()
     reader.close()

@@ -48,7 +48,7 @@ async def test_a_renewed_intermediate_is_taken_up_and_the_old_one_stays_good(
         asyncio.ensure_future(ca_renewal.follow(node, use)),
         asyncio.ensure_future(ca_renewal.keep(root, node, lambda: later)),
     ]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await taken.wait()
     for job in jobs:
         job.cancel()

@@ -71,7 +71,7 @@ def redirected(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def _until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 

@@ -37,7 +37,7 @@ class _Joined:
         await asyncio.get_running_loop().connect_accepted_socket(lambda: self.near, self._near)
 
     async def ended(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while self.lost < 2:
                 await asyncio.sleep(0.005)
 
@@ -56,7 +56,7 @@ def _tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 async def _received(sock: socket.socket, size: int) -> bytes:
     loop, data = asyncio.get_running_loop(), b""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(data) < size:
             part = await loop.sock_recv(sock, 1 << 16)
             if not part:

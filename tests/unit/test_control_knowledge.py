@@ -61,7 +61,7 @@ async def test_it_is_informed_when_it_has_a_snapshot_and_has_been_heard() -> Non
     assert not waiting.done()
     knowledge.replace(KNOWN)
     knowledge.heard()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 60)
 
 
 def test_a_listener_has_a_snapshot_before_anything_is_decided_from_it() -> None:

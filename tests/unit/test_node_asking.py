@@ -33,7 +33,7 @@ class Wire:
 
 async def answered(asking: Asking, wire: Wire, waiting: Awaitable[Any], **answer: Any) -> Any:
     task = asyncio.ensure_future(waiting)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not wire.sent:
             await asyncio.sleep(0)
     asking.answered({"type": "answer", "id": wire.sent.pop()["id"], **answer})
@@ -75,7 +75,7 @@ async def test_without_a_link_nobody_is_asked(wire: Wire) -> None:
 
 async def test_a_link_that_breaks_leaves_nobody_waiting(asking: Asking, wire: Wire) -> None:
     task = asyncio.ensure_future(asking.ask(QUESTION))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not wire.sent:
             await asyncio.sleep(0)
     asking.lost()

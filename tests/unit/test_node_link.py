@@ -72,7 +72,7 @@ async def test_a_snapshot_that_cannot_be_kept_is_in_force_and_acknowledged(
     knowledge = Knowledge(lease_s=30, monotonic=lambda: 0.0)
     async with control(tmp_path) as (far, _):
         running = asyncio.ensure_future(node(tmp_path, knowledge).run())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await knowledge.informed()
             while not far.acked_epoch:
                 await asyncio.sleep(0.005)
@@ -122,7 +122,7 @@ async def test_a_head_that_cannot_be_kept_does_not_break_the_link(
             raise Unavailable("database or disk is full")
 
         running = asyncio.ensure_future(node(tmp_path, knowledge).run())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await knowledge.informed()
             monkeypatch.setattr(store, "unit", full)
             while refused < 3:

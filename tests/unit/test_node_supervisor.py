@@ -153,7 +153,7 @@ async def test_a_process_that_does_not_answer_is_stalled_and_started_anew(
     )
     supervisor = Supervisor([silent], lambda name, state: said.append(state))
     running = asyncio.ensure_future(supervisor.run(lambda: None))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while said.count("ready") < 2:
             await asyncio.sleep(0.02)
     supervisor.stop()
