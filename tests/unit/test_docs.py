@@ -17,6 +17,7 @@ from remit.policy import manifests
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.y*ml"))
 
 
@@ -103,7 +104,13 @@ def test_every_directory_that_is_applied_exists() -> None:
             assert list((ROOT / words[words.index("-f") + 1]).glob("*.y*ml")), line
 
 
+def test_decisions_are_numbered_without_gaps() -> None:
+    for number, page in enumerate(DECISIONS, start=1):
+        assert page.name.startswith(f"{number:04d}-"), f"{page.name} should be number {number}"
+        assert page.read_text().startswith(f"# {number}. "), page.name
+
+
 def test_every_link_leads_somewhere() -> None:
-    for page in PAGES:
+    for page in (*PAGES, *DECISIONS, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", ROOT / "bench" / "README.md"):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
