@@ -89,6 +89,20 @@ async def test_an_admin_by_token_is_recorded_under_its_name(plane: Plane) -> Non
     assert plane.node.records[-1][1]["operator"] == "admin-1"
 
 
+async def test_nobody_with_a_token_acts_under_the_name_of_another(plane: Plane, admin: httpx.AsyncClient) -> None:
+    """Only `cells`, whose user the kernel names, says who asked it: else four eyes could be one pair."""
+    (await admin.post("/v1/apply", json={"documents": MANIFESTS})).raise_for_status()
+    task = {"role": "devops", "command": ["true"], "operator": "bob"}
+    pruned = {"operator": "bob", "tasks": [], "kept": [], "bytes": 0, "older_than_s": 3600}
+    async with await bearing(plane, OperatorRole.ADMIN, uid=os.getuid()) as api:
+        for path, body in (("/v1/tasks", task), ("/v1/tasks/pruned", pruned)):
+            (await api.post(path, json=body)).raise_for_status()
+            assert plane.node.records[-1][1]["operator"] == "admin-1"
+            (await admin.post(path, json=body)).raise_for_status()
+            assert plane.node.records[-1][1]["operator"] == "bob"
+    assert sorted(one.operator for one in plane.services.tasks.all(alive_only=True)) == ["admin-1", "bob"]
+
+
 @pytest.mark.parametrize("shown", ["Bearer wrong", "Bearer remit_op_wrong", "Basic eDp5", ""])
 async def test_a_wrong_token_does_not_fall_back_to_the_user(plane: Plane, shown: str) -> None:
     async with client(plane, os.getuid(), authorization=shown) as api:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -58,6 +59,12 @@ def principal(request: Request) -> Principal:
     found = request.scope["remit.principal"]
     assert isinstance(found, Principal)
     return found
+
+
+def for_others(request: Request) -> bool:
+    """Whether who sent this may say for whom: `cells` may, whose user the kernel names; who shows a token may not."""
+    uid = request.scope.get("remit.uid")
+    return uid in (0, os.geteuid()) and principal(request).proof == f"uid:{uid}"
 
 
 def operator(request: Request) -> str:

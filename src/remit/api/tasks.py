@@ -7,11 +7,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from remit.api.services import Services, services
+from remit.api.services import Services, for_others, operator, services
 from remit.core.task import Task
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
+ForOthers = Annotated[bool, Depends(for_others)]
+Who = Annotated[str, Depends(operator)]
 Id = Annotated[str, Path(max_length=32, description="The id, or enough of its beginning.")]
 
 
@@ -20,7 +22,7 @@ class Create(BaseModel):
 
     role: str = Field(max_length=63)
     command: list[str] = Field(description="The command and its arguments; kept for `remit ps`.")
-    operator: str = Field(max_length=128, description="Who asked `cells` to run it.")
+    operator: str = Field(max_length=128, description="Who asked `cells` to run it; it counts only from `cells`.")
     budgets: list[str] = Field(
         default=[], max_length=8, description="The task's own, such as `requests=100`; they narrow its role's."
     )
@@ -51,7 +53,7 @@ class Failed(BaseModel):
 class Pruned(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    operator: str = Field(max_length=128, description="Who asked `cells` to prune.")
+    operator: str = Field(max_length=128, description="Who asked `cells` to prune; it counts only from `cells`.")
     tasks: list[str] = Field(max_length=1000, description="Of these, everything is about to be removed.")
     kept: list[str] = Field(description="Of these, something is kept.")
     size_bytes: int = Field(ge=0, alias="bytes")
@@ -98,12 +100,14 @@ async def listed(
 
 
 @router.post("", summary="Create a task", status_code=201)
-async def created(body: Create, found: Annotated[Services, Depends(services)]) -> CreatedTask:
+async def created(
+    body: Create, found: Annotated[Services, Depends(services)], who: Who, others: ForOthers
+) -> CreatedTask:
     """Answers when the node knows the task. For `cells`: people use `remit run`."""
     done = await found.tasks.create(
         body.role,
         body.command,
-        operator=body.operator,
+        operator=body.operator if others else who,
         budgets=body.budgets,
         capabilities=body.capabilities,
         parent=body.parent,
@@ -120,14 +124,16 @@ async def created(body: Create, found: Annotated[Services, Depends(services)]) -
 
 
 @router.post("/pruned", summary="Report that ended tasks are about to be pruned")
-async def pruned(body: Pruned, found: Annotated[Services, Depends(services)]) -> dict[str, Any]:
+async def pruned(
+    body: Pruned, found: Annotated[Services, Depends(services)], who: Who, others: ForOthers
+) -> dict[str, Any]:
     """Recorded, then forgotten here. For `cells`: people use `remit prune`."""
     record, forgotten = await found.tasks.pruned(
         body.tasks,
         kept=body.kept,
         size_bytes=body.size_bytes,
         older_than_s=body.older_than_s,
-        operator=body.operator,
+        operator=body.operator if others else who,
     )
     return {"record": record, "forgotten": forgotten}
 
