@@ -1,6 +1,7 @@
 import asyncio
 import ipaddress
 import socket
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -235,3 +236,26 @@ async def test_the_system_asks_for_whole_names_only(monkeypatch: pytest.MonkeyPa
     assert (await system.look_up("no-such-name.test"))[0] == ()
     system.close()
     assert asked == ["no-such-name.test."]
+
+
+async def test_names_whose_servers_do_not_answer_hold_up_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+
+    def asked(name: str) -> tuple[Address, ...]:
+        if name.endswith(".dead.test"):
+            released.wait(60)
+        return (ONE,)
+
+    monkeypatch.setattr(resolver, "_getaddrinfo", asked)
+    monkeypatch.setattr(resolver, "TIMEOUT_S", 0.02)
+    system = System()
+    subject = Resolver(system, {}, lambda: 0.0)
+    for n in range(resolver.THREADS + 1):
+        with pytest.raises(Unavailable, match="took longer"):
+            await subject.addresses(f"n{n}.dead.test")
+    monkeypatch.setattr(resolver, "TIMEOUT_S", 60)
+    assert await subject.addresses("alive.test") == (ONE,)
+    later = asyncio.ensure_future(subject.addresses("later.dead.test"))
+    released.set()
+    assert await later == (ONE,)
+    system.close()

@@ -9,6 +9,7 @@ not judged here (`core.addresses` does that on every request), and are taken in 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from collections import OrderedDict
@@ -34,7 +35,10 @@ TTL_MAX_S = 30.0
 TTL_MIN_S = 1.0
 TTL_NEGATIVE_S = 5.0
 CACHE_MAX = 8192
-THREADS = 16
+THREADS = 32
+PER_ZONE = 6
+"""Threads that names below one domain may take: libc asks servers that do not answer for many seconds, long after
+whoever wanted to know was told so."""
 HOSTS_FILE = Path("/etc/hosts")
 ADDRESSES_MAX = 16
 HINT = "check the node's DNS (setting resolver); `remit doctor`"
@@ -136,16 +140,23 @@ class System:
     """`/etc/hosts`, then the system's own resolver, in a few threads.
 
     Names are asked for with a final dot: a search domain would turn a name that does not exist into another one. libc
-    does not find such a name in `/etc/hosts`, so that file is read here.
+    does not find such a name in `/etc/hosts`, so that file is read here. A task that may reach any name below a domain
+    whose servers do not answer makes the names below that domain wait, and no others.
     """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="resolver")
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        """By domain; as many as capabilities have."""
 
     async def look_up(self, name: str) -> tuple[tuple[Address, ...], float]:
-        loop = asyncio.get_running_loop()
+        zone = ".".join(name.split(".")[-2:])
+        turn = self._turns.setdefault(zone, asyncio.Semaphore(PER_ZONE))
+        await turn.acquire()
+        asked, loop = self._pool.submit(_getaddrinfo, name), asyncio.get_running_loop()
+        asked.add_done_callback(lambda _: _soon(loop, turn.release))  # the thread's end, however long anybody waited
         try:
-            found = await loop.run_in_executor(self._pool, _getaddrinfo, name)
+            found = await asyncio.wrap_future(asked)
         except socket.gaierror as error:
             if error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)):
                 return (), TTL_NEGATIVE_S
@@ -154,6 +165,11 @@ class System:
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(call)
 
 
 def _getaddrinfo(name: str) -> tuple[Address, ...]:
