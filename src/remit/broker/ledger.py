@@ -29,6 +29,8 @@ class Ledger:
         self._opener = opener
         self._open = _read(file)
         self._lines = 0
+        self._torn = False
+        """Whether a write may have stopped in the middle of a line."""
         self._rewrite()
 
     def left(self) -> dict[str, str]:
@@ -58,9 +60,11 @@ class Ledger:
         try:
             descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "wb") as out:
-                out.write(json.dumps(line).encode() + b"\n")
+                out.write((b"\n" if self._torn else b"") + json.dumps(line).encode() + b"\n")
+                self._torn = True
                 out.flush()
                 os.fdatasync(descriptor)
+                self._torn = False
         except OSError as error:
             raise Unavailable(f"the list of leases cannot be written: {error.strerror}", hint="remit doctor") from error
         self._lines += 1
@@ -82,7 +86,7 @@ class Ledger:
                 os.close(directory)
         except OSError as error:
             raise Unavailable(f"the list of leases cannot be written: {error.strerror}", hint="remit doctor") from error
-        self._lines = len(self._open)
+        self._lines, self._torn = len(self._open), False
 
 
 def _read(file: Path) -> dict[str, str]:

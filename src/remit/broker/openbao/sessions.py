@@ -59,16 +59,11 @@ class Session:
         """The answer's JSON. `Unavailable` (`Refused`) where there is none."""
         held = await self._held()
         try:
-            return await self._client.request(
-                ask.method, ask.path, token=held.value, namespace=ask.namespace, body=ask.body
-            )
+            return await self._asked(ask, held)
         except Refused as error:
             if error.status != 403 or await self._alive(held):
                 raise
-        held = await self._held(instead_of=held)
-        return await self._client.request(
-            ask.method, ask.path, token=held.value, namespace=ask.namespace, body=ask.body
-        )
+        return await self._asked(ask, await self._held(instead_of=held))
 
     async def renew(self) -> None:
         """Prolong the token before it ends. `Unavailable` where the server does not."""
