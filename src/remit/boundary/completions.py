@@ -52,7 +52,7 @@ async def follow(spool_path: Path, mark_path: Path, handler: Handler, reopen: Re
                 continue
             for start in range(0, len(lines), SLICE):
                 await _handed_on(lines[start : start + SLICE], handler)
-            spool.save()
+            await asyncio.to_thread(spool.save)
     finally:
         spool.close()
 

@@ -29,7 +29,7 @@ class _Mark:
 
 
 class Spool:
-    """Not thread-safe. `read` and `save` touch the disk for well under a millisecond at their bounds."""
+    """One call at a time. `read` takes what is in memory already; `save` may wait for the disk."""
 
     def __init__(self, path: Path, mark_path: Path) -> None:
         self._path = path
