@@ -498,6 +498,20 @@ async def test_why_tells_a_denial_as_a_story(plane: Plane) -> None:
     assert told["completion"] is None
 
 
+@pytest.mark.parametrize(
+    ("more", "below"),
+    [
+        ({"parent": "t-parent", "chain": ["t-top", "t-parent"]}, ", below t-parent, below t-top"),
+        ({"parent": "t-parent"}, ", below t-parent"),
+    ],
+)
+async def test_why_tells_below_whom_a_task_stands(plane: Plane, more: dict[str, object], below: str) -> None:
+    denied = {"decision": "deny", "reason": "no_capability", "detail": "not covered"}
+    plane.audit.records.append({**RECORD, **denied, **more})
+    told = await plane.services.explaining.why("r-00")
+    assert told["explanation"][0].startswith(f"Task t-abcdefghij (role devops{below}) asked for POST")
+
+
 async def test_why_tells_how_a_permitted_request_ended(plane: Plane) -> None:
     ended = {"completed": "2026-01-01T00:00:01Z", "status": 200, "bytes_out": 10, "bytes_in": 20, "duration_ms": 30}
     permitted = {"decision": "permit", "reason": "permitted", "capability": "github", "credential": "github-token"}

@@ -95,7 +95,7 @@ class Explaining:
 
 def _asked(record: Mapping[str, Any]) -> str:
     who = f"Task {record['task']}" if record.get("task") else "A connection without a valid identity"
-    under = f" (role {record['role']})" if record.get("role") else ""
+    under = f" (role {record['role']}{_below(record)})" if record.get("role") else ""
     host, port = record.get("host") or "an unnamed host", record.get("port")
     if record.get("kind") == "dns":
         return f"{who}{under} looked up {host} at {record.get('time')}."
@@ -103,6 +103,12 @@ def _asked(record: Mapping[str, Any]) -> str:
     where = f"{record.get('scheme') or 'tcp'}://{host}{f':{port}' if port and port != usual else ''}"
     what = f"{record.get('method') or 'a connection to'} {where}{record.get('path') or ''}"
     return f"{who}{under} asked for {what} at {record.get('time')}."
+
+
+def _below(record: Mapping[str, Any]) -> str:
+    """Whose part the task is, up to the one that an operator started."""
+    chain = record.get("chain") or [one for one in (record.get("parent"),) if one]
+    return "".join(f", below {one}" for one in reversed(chain))
 
 
 def _decided(record: Mapping[str, Any], reason: Reason) -> str:
