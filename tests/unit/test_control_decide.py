@@ -8,6 +8,8 @@ import pytest
 from deciding import MANIFESTS, World, asking, knowing
 
 from remit.control.decide import Denied, Held, Permitted
+from remit.control.ports import Entry
+from remit.control.rationing import Exceeded
 from remit.core.decision import Opinion
 from remit.core.reason import Reason
 from remit.core.request import Evidence
@@ -129,6 +131,18 @@ async def test_without_a_record_there_is_no_permit() -> None:
     answer = await world.decider.check(asking())
     assert isinstance(answer, Denied)
     assert answer.refusal.reason == "audit_unavailable"
+
+
+async def test_a_cell_that_had_its_share_of_the_log_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def had_its_share(record: str, entry: Entry) -> None:
+        raise Exceeded("too fast")
+
+    world = World(knowing())
+    monkeypatch.setattr(world.journal, "append", had_its_share)
+    for asked in (asking(), asking(target="/elsewhere")):
+        answer = await world.decider.check(asked)
+        assert isinstance(answer, Denied)
+        assert (answer.refusal.reason, answer.refusal.retry_after_s) == ("records_exceeded", 1)
 
 
 async def test_what_was_injected_is_named_to_the_boundary_and_not_said() -> None:

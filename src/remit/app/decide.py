@@ -41,6 +41,7 @@ from remit.control.holding import Holding
 from remit.control.knowledge import Knowledge
 from remit.control.observing import Observer
 from remit.control.openings import Openings
+from remit.control.rationing import Rationed
 from remit.core import doorway
 from remit.core.snapshot import Snapshot
 from remit.core.task import ALIVE
@@ -128,7 +129,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
         policies=policies,
         resolver=resolver,
         secrets=broker,
-        journal=journal,
+        journal=Rationed(journal, time.monotonic),
         openings=openings,
         budgets=budgets,
         answers=Answers(clock),

@@ -18,6 +18,7 @@ from remit.control.hidden import Hidden
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.control.ports import Entry, Journal, Policies, Resolver, Secrets, Verifier
+from remit.control.rationing import Exceeded
 from remit.core import approval, decision, delegation, doorway, observe, request
 from remit.core.claims import Claims
 from remit.core.credential import LATER, Injected, Later
@@ -150,7 +151,7 @@ class Decider:
             except Unavailable as error:
                 if charge is not None:
                     self._budgets.give_back(charge)
-                return Denied(record=record, refusal=Refusal(Reason.AUDIT_UNAVAILABLE, error.detail))
+                return Denied(record=record, refusal=_unwritten(error))
             if charge is not None:
                 await self._budgets.recorded(charge, permit.candidate)
             if self._knowledge.snapshot is facts.snapshot and self._knowledge.refusal() is None:
@@ -256,7 +257,7 @@ class Decider:
         try:
             await self._journal.append(record, Entry(kind="decision", fields=fields))
         except Unavailable as error:
-            refusal = Refusal(Reason.AUDIT_UNAVAILABLE, error.detail)
+            refusal = _unwritten(error)
         return Denied(record=record, refusal=refusal)
 
     def _permitted(self, record: str, permit: Permit, injected: Injected, *, metered: bool) -> Permitted:
@@ -281,6 +282,12 @@ def _later(permit: Permit) -> Later | Refusal:
         name = permit.credential.name if permit.credential else ""
         return Refusal(Reason.CREDENTIAL_UNAVAILABLE, f"credential {name} is still being obtained; ask again")
     return LATER
+
+
+def _unwritten(error: Unavailable) -> Refusal:
+    if isinstance(error, Exceeded):
+        return Refusal(Reason.RECORDS_EXCEEDED, error.detail, retry_after_s=1)
+    return Refusal(Reason.AUDIT_UNAVAILABLE, error.detail)
 
 
 def _permit_fields(permit: Permit) -> dict[str, Any]:

@@ -59,6 +59,7 @@ class Reason(StrEnum):
     CREDENTIAL_NOT_PINNED = "credential_not_pinned"
     CREDENTIAL_UNCHOSEN = "credential_unchosen"
     SIGNATURE_REFUSED = "signature_refused"
+    RECORDS_EXCEEDED = "records_exceeded"
     AUDIT_UNAVAILABLE = "audit_unavailable"
     OVERLOADED = "overloaded"
     ANSWER_ENCODED = "answer_encoded"
@@ -243,6 +244,12 @@ MEANING: Mapping[Reason, Meaning] = {
         "The request cannot be signed anew with the real keys",
         "The detail says what the client's settings have to change.",
         "credential",
+    ),
+    Reason.RECORDS_EXCEEDED: Meaning(
+        "The task asks faster than its share of the audit log allows",
+        "Ask more slowly; a record a minute counts the requests that were refused for this.",
+        "audit",
+        429,
     ),
     Reason.AUDIT_UNAVAILABLE: Meaning(
         "The decision could not be recorded", "Check the disk that holds the audit log (`remit doctor`).", "audit", 503
