@@ -59,13 +59,15 @@ def measured(rig: Rig, cells: list[subprocess.Popen[bytes]], count: int, seconds
     load = f"https://api.bench.example:{rig.port}/v1/things"
     wait = f"sleep $(( {int(begin)} - $(date +%s) )) 2>/dev/null; exec wrk -t 1 -c 2 -d {lasting}s --timeout 10s {load}"
     started = time.monotonic()
-    for _ in range(count):
-        cells.append(
-            subprocess.Popen(
-                [str(REMIT), "run", "--role", "bench", "--no-tty", "--", "sh", "-c", wait],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=rig.environment,
-            )
-        )  # fmt: skip
+    said = [rig.directory / f"cell-{number}.log" for number in range(count)]
+    for file in said:
+        with file.open("wb") as log:
+            cells.append(
+                subprocess.Popen(
+                    [str(REMIT), "run", "--role", "bench", "--no-tty", "--", "sh", "-c", wait],
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=rig.environment,
+                )
+            )  # fmt: skip
         time.sleep(EACH_S / 2)
     while _running(rig) < count and time.monotonic() - started < count * EACH_S * 3 + 60:
         time.sleep(1)
@@ -79,7 +81,8 @@ def measured(rig: Rig, cells: list[subprocess.Popen[bytes]], count: int, seconds
             memory.setdefault(name, []).append((time.monotonic(), processes.memory_mb(pid)))
         time.sleep(min(SAMPLE_S, left))
     until = datetime.now(UTC)
-    found["ended_early"] = sum(one.poll() is not None for one in cells)
+    early = [file.read_text().strip()[-200:] for file, one in zip(said, cells, strict=True) if one.poll() is not None]
+    found |= {"ended_early": len(early), "ended_with": Counter(early).most_common(3)}
     permits, others = counted(rig.settings.audit_dir, since, until)
     share = sum(permits.values()) / max(1, count)
     ordered = sorted((permits[task] for task in permits), reverse=True) + [0] * (count - len(permits))
@@ -88,6 +91,7 @@ def measured(rig: Rig, cells: list[subprocess.Popen[bytes]], count: int, seconds
         "seconds": round(seconds),
         "permits_per_s": round(sum(permits.values()) / seconds),
         "least_share": round(min(ordered) / share, 3) if share else 0.0,
+        "least_share_of_those_that_asked": round(min(permits.values()) / share, 3) if permits else 0.0,
         "most_share": round(max(ordered) / share, 3) if share else 0.0,
         "spread": round(statistics.pstdev(ordered) / share, 3) if share else 0.0,
         "not_permitted": dict(others),
