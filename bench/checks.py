@@ -28,11 +28,12 @@ from remit.control.hearing import Answers
 from remit.control.hidden import Hidden
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
+from remit.control.rationing import Rationed
 from remit.core import flow
 from remit.core.claims import Claims
 from remit.core.snapshot import Snapshot
 from remit.core.task import State, Task
-from remit.identity import verifier as verifying
+from remit.identity.issuer import Issuer
 from remit.identity.verifier import Verifier
 from remit.node.policy_worker import Worker
 from remit.node.resolver import Resolver
@@ -41,7 +42,6 @@ from remit.policy import manifests
 
 HOST = "api.bench.example"
 TASK = "t-aaaaaaaaaa"
-TOKEN = b"e" * 60 + b"." + b"p" * 200 + b"." + b"s" * 86
 WIDTH = 16
 RULES = """
 apiVersion: remit.dev/v1alpha1
@@ -109,16 +109,25 @@ async def _measured(directory: Path, seconds: float, rules: str, secret: bytes) 
     )
     budgets = Budgets(clock=clock, journal=journal, cut=_nothing_to_cut)
     knowledge.on_change(budgets.update)
-    claims = Claims(trust_domain="remit.local", role="bench", task=TASK, jti="j", issued=0, expires=1 << 40)
+    claims = Claims(
+        trust_domain="remit.local",
+        role="bench",
+        task=TASK,
+        jti="j",
+        issued=int(time.time()),
+        expires=int(time.time()) + 3600,
+    )
     verifier = Verifier(trust_domain="remit.local", clock=clock, connection_max_s=3600)
-    verifier._known[TOKEN] = verifying._Known(claims, "k")
+    issuer = Issuer(directory=directory / "issuer", clock=clock, retain_s=3600)
+    verifier.replace_keys(issuer.public_keys())
+    token = issuer.mint(claims)
     decider = Decider(
         knowledge=knowledge,
         verifier=verifier,
         policies=policies,
         resolver=Resolver(_Nowhere(), {HOST: "127.0.0.1"}, time.monotonic),
         secrets=broker,
-        journal=journal,
+        journal=Rationed(journal, time.monotonic),
         openings=Openings(),
         budgets=budgets,
         answers=Answers(clock),
@@ -132,7 +141,7 @@ async def _measured(directory: Path, seconds: float, rules: str, secret: bytes) 
     gc.set_threshold(50_000)
     context = get_context("fork")
     ours, theirs = context.Pipe()
-    client = context.Process(target=_load, args=(str(path), seconds, theirs))
+    client = context.Process(target=_load, args=(str(path), seconds, token, theirs))
     client.start()
     theirs.close()
     before, start = _cpu_s(), time.perf_counter()
@@ -148,7 +157,7 @@ async def _measured(directory: Path, seconds: float, rules: str, secret: bytes) 
     return cpu / count * 1e6, count / wall
 
 
-def _nothing_to_cut(*_: Any) -> None:
+def _nothing_to_cut(task: str, port: int | None) -> None:
     """Stands for the forwarder."""
 
 
@@ -157,12 +166,12 @@ class _Nowhere:
         return (), 0.0
 
 
-def _request(number: int) -> bytes:
+def _request(number: int, token: str) -> bytes:
     now = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     lines = [
         f"GET /v1/things/{number} HTTP/1.1", f"host: {HOST}", "content-length: 0", "user-agent: curl/8", "accept: */*",
         f"x-remit-connection: v=100.64.0.1:{1024 + number} /run/remit/boundary/forward.sock"
-        f" {flow.virtual(HOST)[0]}:443 TLSv1.3 {HOST} {TOKEN.decode()}",
+        f" {flow.virtual(HOST)[0]}:443 TLSv1.3 {HOST} {token}",
         "x-remit-length: v=-", f"x-amz-date: {now}", "x-amz-content-sha256: UNSIGNED-PAYLOAD",
         f"authorization: AWS4-HMAC-SHA256 Credential=AKIAPLACEHOLDER00000/{now[:8]}/eu-central-1/s3/aws4_request, "
         f"SignedHeaders=host;x-amz-content-sha256;x-amz-date, Signature={'0' * 64}",
@@ -171,23 +180,24 @@ def _request(number: int) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def _load(path: str, seconds: float, said: Any) -> None:
+def _load(path: str, seconds: float, token: str, said: Any) -> None:
     """Requests over `WIDTH` connections, one at a time each. Tells how many were answered with a permit."""
     chosen = selectors.DefaultSelector()
     for number in range(WIDTH):
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(path)
-        request = _request(number)
-        chosen.register(connection, selectors.EVENT_READ, request)
+        request = _request(number, token)
+        chosen.register(connection, selectors.EVENT_READ, (connection, request))
         connection.sendall(request)
     count, until = 0, time.monotonic() + seconds
     while time.monotonic() < until:
         for key, _ in chosen.select(1.0):
-            answer = key.fileobj.recv(65536)
+            connection, request = key.data
+            answer = connection.recv(65536)
             if not answer.startswith(b"HTTP/1.1 200"):
                 raise RuntimeError(answer[:300])
             count += 1
-            key.fileobj.sendall(key.data)
+            connection.sendall(request)
     said.send(count)
 
 

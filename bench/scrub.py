@@ -171,7 +171,7 @@ def _downloads(rig: Rig, path: str, count: int) -> list[float]:
 
 def _beside(rig: Rig) -> dict[str, float]:
     """Latency of small requests without a credential, alone and while big answers are searched."""
-    found = {}
+    found: dict[str, float] = {}
     arguments = [sys.executable, "-c", DOWNLOADS, measures.HOST, str(rig.port)]
     for name in ("alone", "beside"):
         busy = [*arguments, "/searched/big", "100000" if name == "beside" else "1"]
