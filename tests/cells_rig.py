@@ -336,9 +336,9 @@ def _main(part: str, directory: Path) -> None:
     if part == "outside":
         work = _outside(directory)
     elif part == "cells":
-        from remit.cell import daemon, retention
+        from remit.cell import retention, service
 
-        work = daemon.serve(
+        work = service.serve(
             cells_socket=run / "cells.sock",
             forward_socket=run / "forward/forward.sock",
             control_socket=run / "control.sock",
