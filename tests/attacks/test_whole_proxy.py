@@ -27,7 +27,7 @@ def head_of(sock):
     return found
 
 def tunnel(asked, *, sni=None, after=b""):
-    sock = connect("", 3128, to=address("proxy.remit.internal"), tls=False)
+    sock = connect("", 3128, to=address("proxy.remit.alt"), tls=False)
     sock.sendall(asked + after)
     said = head_of(sock)
     assert said.startswith(b"HTTP/1.1 200 "), said
@@ -68,7 +68,7 @@ def test_a_request_to_the_proxy_leads_where_it_says(whole: Whole, cell: Attacker
     """Also over IPv6, and several of one connection, to different hosts: a client keeps one connection to its proxy."""
     port, before = whole.upstreams.http_port, len(whole.upstreams.seen)
     source = """
-sock = connect("", 3128, to=address("proxy.remit.internal", socket.AF_INET6), tls=False)
+sock = connect("", 3128, to=address("proxy.remit.alt", socket.AF_INET6), tls=False)
 result = [send(sock, data.encode()) for data in several]
 """
     several = [
@@ -157,7 +157,7 @@ HEADS: dict[str, bytes] = {
 @pytest.mark.parametrize("sentence", HEADS)
 def test_a_connect_with_two_meanings_opens_no_tunnel(whole: Whole, cell: Attacker, sentence: str) -> None:
     before = whole.arrived
-    source = "result = ask('', 3128, data, to=address('proxy.remit.internal'), tls=False)"
+    source = "result = ask('', 3128, data, to=address('proxy.remit.alt'), tls=False)"
     answer = cell.do(source, data=HEADS[sentence])
     assert answer["status"] >= 400 or sentence == "a NUL in the name", answer  # to Envoy that is no HTTP, so no words
     assert whole.arrived == before
@@ -170,7 +170,7 @@ def test_a_connect_with_two_meanings_opens_no_tunnel(whole: Whole, cell: Attacke
 def test_half_a_connect_and_then_silence_ends_and_is_recorded(whole: Whole, cell: Attacker) -> None:
     before = len(whole.audit(kind="boundary"))
     source = """
-sock = connect("", 3128, to=address("proxy.remit.internal"), tls=False)
+sock = connect("", 3128, to=address("proxy.remit.alt"), tls=False)
 sock.settimeout(30)
 result = everything(sock, b"CONNECT api.up.exa")
 """
@@ -197,7 +197,7 @@ PLAIN: dict[str, tuple[bytes, tuple[str, ...]]] = {
         ("name_invalid", "refused_by_boundary", "no_capability"),
     ),
     "no host at all": (b"GET /v1/x HTTP/1.1\r\n\r\n", ("refused_by_boundary", "name_invalid")),
-    "the proxy itself": (b"GET / HTTP/1.1\r\nhost: proxy.remit.internal:3128\r\n\r\n", ("no_capability",)),
+    "the proxy itself": (b"GET / HTTP/1.1\r\nhost: proxy.remit.alt:3128\r\n\r\n", ("no_capability",)),
     "an encrypted scheme, read as what the connection is": (
         b"GET https://api.up.example:HTTPS/v1/x HTTP/1.1\r\nhost: api.up.example:HTTPS\r\n\r\n",
         ("no_capability", "refused_by_boundary"),
@@ -258,7 +258,7 @@ def test_a_tunnel_is_no_way_around_the_quota_or_the_log_of_names(whole: Whole, c
 def test_bytes_that_are_no_http_at_the_proxy_reach_nobody(whole: Whole, cell: Attacker) -> None:
     before = whole.arrived
     source = """
-sock = connect("", 3128, to=address("proxy.remit.internal"), tls=False)
+sock = connect("", 3128, to=address("proxy.remit.alt"), tls=False)
 result = everything(sock, data)
 """
     for data in (b"SSH-2.0-x\r\n", b"\x05\x01\x00", b"\x04\x01\x01\xbb\x7f\0\0\1\0"):

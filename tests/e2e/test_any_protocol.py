@@ -137,7 +137,7 @@ def test_ssh_runs_a_command(site: Site) -> None:
 
 TUNNELLED = """
 import socket, sys
-with socket.create_connection(("proxy.remit.internal", 3128), 20) as sock:
+with socket.create_connection(("proxy.remit.alt", 3128), 20) as sock:
     sock.sendall(f"CONNECT {sys.argv[1]} HTTP/1.1\\r\\nhost: {sys.argv[1]}\\r\\n\\r\\n".encode())
     said = b""
     while not said.endswith(b"\\r\\n\\r\\n"):

@@ -14,7 +14,7 @@ from upstreams import Upstreams
 
 pytestmark = pytest.mark.xdist_group("instance")
 
-PROXY = "http://proxy.remit.internal:3128"
+PROXY = "http://proxy.remit.alt:3128"
 BY_ENVIRONMENT = ("--env", f"HTTPS_PROXY={PROXY}", "--env", f"HTTP_PROXY={PROXY}", "--env", f"http_proxy={PROXY}")
 NPM = Path("/usr/lib/node_modules/npm/node_modules")
 
@@ -72,7 +72,7 @@ def test_curl_and_a_refusal_that_it_prints(remit: Instance, api: str, plain: str
 
 NODE_CONNECT = """
 const http = require("http"), https = require("https"), url = new URL(process.argv[1]);
-const asked = http.request({host: "proxy.remit.internal", port: 3128, method: "CONNECT", path: url.host});
+const asked = http.request({host: "proxy.remit.alt", port: 3128, method: "CONNECT", path: url.host});
 asked.on("connect", (answer, socket) => https.get(
   {host: url.hostname, port: url.port, path: url.pathname, socket, agent: false, servername: url.hostname},
   found => { found.setEncoding("utf8"); found.on("data", text => process.stdout.write(text)); }));

@@ -114,7 +114,7 @@ LENIENT = {
     "upper case": b"CONNECT API.Example:443 HTTP/1.1\r\n\r\n",
     "a final dot": b"CONNECT api.example.:443 HTTP/1.1\r\n\r\n",
     "a Host without port": b"CONNECT api.example:443 HTTP/1.1\r\nHost: api.example\r\n\r\n",
-    "a Host that names the proxy": b"CONNECT api.example:443 HTTP/1.1\r\nHost: proxy.remit.internal:3128\r\n\r\n",
+    "a Host that names the proxy": b"CONNECT api.example:443 HTTP/1.1\r\nHost: proxy.remit.alt:3128\r\n\r\n",
     "a password": b"CONNECT api.example:443 HTTP/1.0\r\nProxy-Authorization: Basic dTpw\r\n\r\n",
 }
 

@@ -58,7 +58,7 @@ EXAMPLES = sorted(Path(__file__).parents[2].glob("examples/**/*.yaml"))
         (CAPABILITY.replace("[a.com]", "['*.*']"), "a pattern that covers every host is not allowed"),
         (CAPABILITY.replace("[a.com]", "['*.com']"), "expected at least two labels after *."),
         (CAPABILITY.replace("[a.com]", "['*.1.2.3.4']"), "expected at least two labels after *."),
-        (CAPABILITY.replace("[a.com]", "[proxy.remit.internal]"), "the proxy inside every cell"),
+        (CAPABILITY.replace("[a.com]", "[proxy.remit.alt]"), "names what is inside a cell"),
         (CAPABILITY.replace("[a.com]", "[0x7f.1]"), "expected a lower-case DNS name"),
         (CAPABILITY.replace("[a.com]", "['*.A.com']"), 'found "*.A.com" (did you mean *.a.com?)'),
         (CAPABILITY.replace("[a.com]", "['[::1]']"), 'found "[::1]" (did you mean ::1?)'),

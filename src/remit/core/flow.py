@@ -19,7 +19,7 @@ SOURCE6 = ipaddress.IPv6Network("fd00:201:2::/96")
 VIRTUAL4 = ipaddress.IPv4Network("198.18.0.0/15")
 VIRTUAL6 = ipaddress.IPv6Network("fd00:201:1::/64")
 MAX_CELL = (1 << 22) - 2
-PROXY_NAME, PROXY_PORT = "proxy.remit.internal", 3128
+PROXY_NAME, PROXY_PORT = "proxy.remit.alt", 3128
 """Where a client that wants to be told of a proxy finds one. A connection to there does not say where it leads."""
 
 

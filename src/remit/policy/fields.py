@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from remit.core import addresses, budget, credential, doorway, flow, names, paths
+from remit.core import addresses, budget, credential, doorway, names, paths
 from remit.policy import quantity, reserved
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -50,8 +50,6 @@ def host(text: str) -> str:
     bare = text.removeprefix("*.")
     if bare in ("*", ""):
         raise fault("expected a host name; a pattern that covers every host is not allowed")
-    if bare == flow.PROXY_NAME:
-        raise fault("expected the host that is meant; this one is the proxy inside every cell")
     found = names.canonical(bare)
     if found != bare:
         prefix = "*." if bare != text else ""
@@ -60,7 +58,7 @@ def host(text: str) -> str:
     if bare != text and ("." not in bare or literal is not None):
         raise fault("expected at least two labels after *.")
     if doorway.reserved(bare):
-        raise fault("expected a name of the DNS; .alt is outside of it (RFC 9476)")
+        raise fault("expected a name of the DNS; .alt is outside of it (RFC 9476) and names what is inside a cell")
     if literal is not None:
         why = _never(literal)
         if why:
