@@ -52,7 +52,7 @@ async def test_kill_9_of_the_store_under_load(tmp_path: Path) -> None:
                 seen["refused"] += 1
             else:
                 assert isinstance(found, Secret)
-                assert found.reveal(asked) == b"v1"
+                assert found.reveal(asked) == b"version-1"
                 seen["given"] += 1
                 stale += began > killed + REFRESH_S
             await asyncio.sleep(0.005)
@@ -64,7 +64,7 @@ async def test_kill_9_of_the_store_under_load(tmp_path: Path) -> None:
                 await asyncio.sleep(0.02)
 
     try:
-        bao.put("apps/a", t="v1")
+        bao.put("apps/a", t="version-1")
         async with asyncio.TaskGroup() as group:
             for _ in range(WORKERS):
                 group.create_task(work())

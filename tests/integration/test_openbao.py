@@ -89,13 +89,13 @@ def refused(found: Secret | Refusal, *said: str) -> None:
 
 
 async def test_a_stored_value_is_read_once_and_then_at_hand(bao: Bao, tmp_path: Path) -> None:
-    bao.put("apps/github", token="v1", other="x")
+    bao.put("apps/github", token="version-1", other="x")
     node = Node(tmp_path, bao.file(tmp_path))
     wanted = kv()
     node.know(wanted)
     assert node.broker.lease(permit(wanted)) is None
     answers = await asyncio.gather(*(node.get(permit(wanted)) for _ in range(20)))
-    assert {value(answer) for answer in answers} == {b"v1"}
+    assert {value(answer) for answer in answers} == {b"version-1"}
     assert len({id(answer) for answer in answers}) == 1
     assert node.broker.lease(permit(wanted)) is answers[0]
     whole = replace(kv(key=None), name="whole")
@@ -107,16 +107,16 @@ async def test_a_stored_value_is_read_once_and_then_at_hand(bao: Bao, tmp_path: 
 async def test_a_new_version_is_used_after_the_refresh_and_an_old_one_never_after_its_end(
     bao: Bao, tmp_path: Path
 ) -> None:
-    bao.put("apps/rotated", token="v1")
+    bao.put("apps/rotated", token="version-1")
     node = Node(tmp_path, bao.file(tmp_path))
     wanted = kv("apps/rotated", refresh_s=10.0)
     node.know(wanted)
-    assert value(await node.get(permit(wanted))) == b"v1"
-    bao.put("apps/rotated", token="v2")
+    assert value(await node.get(permit(wanted))) == b"version-1"
+    bao.put("apps/rotated", token="version-2")
     node.late += 6.0  # past half of it: still given, asked for anew meanwhile
-    assert value(node.broker.lease(permit(wanted)) or pytest.fail()) == b"v1"
+    assert value(node.broker.lease(permit(wanted)) or pytest.fail()) == b"version-1"
     async with asyncio.timeout(60):
-        while value(node.broker.lease(permit(wanted)) or pytest.fail()) != b"v2":
+        while value(node.broker.lease(permit(wanted)) or pytest.fail()) != b"version-2":
             await asyncio.sleep(0.01)
     node.late += 11.0
     assert node.broker.lease(permit(wanted)) is None
@@ -135,8 +135,8 @@ async def test_a_new_version_is_used_after_the_refresh_and_an_old_one_never_afte
 async def test_what_cannot_be_used_is_refused_with_its_reason(
     bao: Bao, tmp_path: Path, wanted: Credential, said: str
 ) -> None:
-    bao.put("apps/github", token="v1")
-    bao.put("hidden/github", token="v1")
+    bao.put("apps/github", token="version-1")
+    bao.put("hidden/github", token="version-1")
     bao.put("apps/split", token="a\r\nb: c")
     node = Node(tmp_path, bao.file(tmp_path))
     node.know(wanted)
@@ -145,7 +145,7 @@ async def test_what_cannot_be_used_is_refused_with_its_reason(
 
 
 async def test_a_deleted_version_is_refused(bao: Bao, tmp_path: Path) -> None:
-    bao.put("apps/deleted", token="v1")
+    bao.put("apps/deleted", token="version-1")
     bao.root("DELETE", "secret/data/apps/deleted")
     node = Node(tmp_path, bao.file(tmp_path))
     wanted = kv("apps/deleted")
@@ -173,26 +173,26 @@ async def test_a_server_with_another_ca_gets_no_login(bao: Bao, tmp_path: Path) 
 
 
 async def test_a_sealed_store_is_a_denial_that_says_so_and_recovers(bao: Bao, tmp_path: Path) -> None:
-    bao.put("apps/github", token="v1")
+    bao.put("apps/github", token="version-1")
     node = Node(tmp_path, bao.file(tmp_path))
     wanted = kv()
     node.know(wanted)
-    assert value(await node.get(permit(wanted))) == b"v1"
+    assert value(await node.get(permit(wanted))) == b"version-1"
     bao.seal()
     try:
-        assert value(await node.get(permit(wanted))) == b"v1"  # as long as it lasts
+        assert value(await node.get(permit(wanted))) == b"version-1"  # as long as it lasts
         node.late += 11
         refused(await node.get(permit(wanted)), "is sealed")
         refused(node.broker.lease(permit(wanted)) or pytest.fail(), "is sealed")  # without asking again at once
     finally:
         bao.unseal()
     node.late += cache.QUIET_S
-    assert value(await node.get(permit(wanted))) == b"v1"
+    assert value(await node.get(permit(wanted))) == b"version-1"
     await node.close()
 
 
 async def test_a_store_that_hangs_costs_a_bounded_time(bao: Bao, tmp_path: Path) -> None:
-    bao.put("apps/github", token="v1")
+    bao.put("apps/github", token="version-1")
     node = Node(tmp_path, bao.file(tmp_path))
     wanted = kv()
     node.know(wanted)
@@ -204,12 +204,12 @@ async def test_a_store_that_hangs_costs_a_bounded_time(bao: Bao, tmp_path: Path)
     async with asyncio.timeout(60):  # the question goes on: the next request finds its answer
         while isinstance(node.broker.lease(permit(wanted)), Refusal | None):
             await asyncio.sleep(0.01)
-    assert value(await node.get(permit(wanted))) == b"v1"
+    assert value(await node.get(permit(wanted))) == b"version-1"
     await node.close()
 
 
 async def test_a_revoked_credential_is_gone_at_once_also_while_it_is_obtained(bao: Bao, tmp_path: Path) -> None:
-    bao.put("apps/github", token="v1")
+    bao.put("apps/github", token="version-1")
     node = Node(tmp_path, bao.file(tmp_path))
     wanted = kv()
     node.know(wanted)
@@ -226,27 +226,27 @@ async def test_a_revoked_credential_is_gone_at_once_also_while_it_is_obtained(ba
 
 
 async def test_a_token_that_was_revoked_is_replaced(bao: Bao, tmp_path: Path) -> None:
-    bao.put("apps/github", token="v1")
+    bao.put("apps/github", token="version-1")
     node = Node(tmp_path, bao.file(tmp_path))
     first, second = kv(), replace(kv(), name="second")
     node.know(first, second)
-    assert value(await node.get(permit(first))) == b"v1"
+    assert value(await node.get(permit(first))) == b"version-1"
     assert node.store is not None
     bao.root("POST", "auth/token/revoke", {"token": node.store._session._token.value})  # type: ignore[union-attr]
-    assert value(await node.get(permit(second))) == b"v1"
+    assert value(await node.get(permit(second))) == b"version-1"
     await node.close()
 
 
 async def test_a_namespace_is_its_own(bao: Bao, tmp_path: Path) -> None:
     bao.root("POST", "sys/namespaces/team", {})
     bao.root("POST", "sys/mounts/secret", {"type": "kv", "options": {"version": "2"}}, namespace="team")
-    bao.root("POST", "secret/data/apps/github", {"data": {"token": "theirs"}}, namespace="team")
-    bao.put("apps/github", token="ours")
+    bao.root("POST", "secret/data/apps/github", {"data": {"token": "theirs-only"}}, namespace="team")
+    bao.put("apps/github", token="ours-only")
     node = Node(tmp_path, bao.file(tmp_path))
     ours, theirs = kv(), replace(kv(namespace="team"), name="theirs")
     node.know(ours, theirs)
-    assert value(await node.get(permit(ours))) == b"ours"
-    assert value(await node.get(permit(theirs))) == b"theirs"
+    assert value(await node.get(permit(ours))) == b"ours-only"
+    assert value(await node.get(permit(theirs))) == b"theirs-only"
     await node.close()
 
 
