@@ -243,12 +243,16 @@ class Supervisor:
 
     async def _ended(self, child: _Child) -> int:
         watched = child.program.notifies or child.program.probe is not None
-        exited = asyncio.ensure_future(child.process.wait())
+        exited, looked = asyncio.ensure_future(child.process.wait()), time.monotonic()
         try:
             while True:
                 if (await asyncio.wait({exited}, timeout=notify.INTERVAL_S))[0]:
                     return exited.result()
-                if watched and time.monotonic() - child.beat > STALL_S:
+                now = time.monotonic()
+                if now - looked > STALL_S:
+                    child.beat = now  # it was this process that stood still: what beat meanwhile is not heard yet
+                looked = now
+                if watched and now - child.beat > STALL_S:
                     self._told(child.program.name, "stalled")
                     child.process.kill()
         finally:
