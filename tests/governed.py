@@ -117,9 +117,10 @@ def manifests(upstreams: Upstreams) -> str:
 
 
 @contextlib.contextmanager
-def governed(upstreams: Upstreams) -> Iterator[Instance]:
+def governed(upstreams: Upstreams, **environment: str) -> Iterator[Instance]:
     """A whole instance with these manifests and this secret."""
     instance = Instance(hosts=dict.fromkeys(NAMES, "127.0.0.1"), ca=upstreams.ca)
+    instance.environment.update(environment)
     try:
         instance.up()
         instance.apply(manifests(upstreams))

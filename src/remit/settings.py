@@ -60,6 +60,10 @@ class Settings:
     openbao_file: str = _described(
         "", "TOML file (0600): how this node reaches its OpenBao or Vault, and how it logs in; empty: it has none."
     )
+    secrets: str = _described(
+        "sealed",
+        "Where secrets of `remit secret put` are kept: `sealed` in the database, or `openbao`, a server of its own.",
+    )
     search_domains: tuple[str, ...] = _described(
         (),
         "Domains that complete short names in cells, at most 6. A name under one that no capability of the role covers "
@@ -167,6 +171,31 @@ class Settings:
     def store_file(self) -> Path:
         """The decision service's copy of `openbao_file`."""
         return self.run_dir / "store" / "openbao.toml"
+
+    @property
+    def openbao_dir(self) -> Path:
+        """What the node's own OpenBao keeps, and the key that unseals it."""
+        return self.state_dir / "openbao"
+
+    @property
+    def openbao_logins(self) -> Path:
+        """How the node's processes log in to its own OpenBao."""
+        return self.state_dir / "openbao-logins"
+
+    @property
+    def openbao_socket(self) -> Path:
+        """OpenBao listens, the decision service reads."""
+        return self.run_dir / "openbao" / "read.sock"
+
+    @property
+    def keeper_socket(self) -> Path:
+        """OpenBao listens, the control plane writes."""
+        return self.run_dir / "keeper" / "write.sock"
+
+    @property
+    def keeper_file(self) -> Path:
+        """How the control plane reaches the node's own OpenBao."""
+        return self.run_dir / "keeping" / "openbao.toml"
 
     @property
     def supervisor_file(self) -> Path:
@@ -277,6 +306,11 @@ def _in_range(settings: Settings) -> Settings:
     if settings.opa_url and not _BESIDE.fullmatch(settings.opa_url):
         hint = "http://127.0.0.1:8181 or unix:/run/opa/opa.sock: what decides must not come over a network"
         raise Invalid(f"setting opa_url: {settings.opa_url[:200]!a} is not beside the node", hint=hint)
+    if settings.secrets not in ("sealed", "openbao"):
+        raise Invalid(f"setting secrets: {settings.secrets[:80]!a} is no place for secrets", hint="sealed or openbao")
+    if settings.secrets == "openbao" and settings.openbao_file:
+        hint = "secrets=sealed goes with an OpenBao of your own, and its secrets with spec.source.openbao"
+        raise Invalid("settings secrets=openbao and openbao_file: a node has one OpenBao", hint=hint)
     for domain in settings.search_domains:
         if not _DOMAIN.fullmatch(domain) or len(settings.search_domains) > 6:
             hint = "at most 6 domains in lower case, without a final dot: corp.example"

@@ -34,6 +34,14 @@ remit run --role agent --workspace "$HOME/work" -- sh -c 'cat given; echo made >
 remit diff "$(remit ps --all --json | tail -1 | sed 's/.*"id":"\\(t-[a-z2-7]*\\)".*/\\1/')" || true
 remit audit verify
 """
+CREDENTIAL = """
+apiVersion: remit.dev/v1alpha1
+kind: Credential
+metadata: {name: key}
+spec:
+  hosts: [api.demo.example]
+  inject: {header: {name: Authorization, format: "Bearer {secret}"}}
+"""
 ROLE = "apiVersion: remit.dev/v1alpha1\nkind: Role\nmetadata: {name: agent}\nspec: {}\n"
 
 
@@ -47,7 +55,7 @@ def home() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def test_an_ordinary_user_gets_a_governed_cell_and_is_told_what_is_missing(home: Path) -> None:
+def as_user(home: Path, script: str, given: str = "") -> subprocess.CompletedProcess[str]:
     environment = {
         "HOME": str(home),
         "PATH": f"{REMIT.parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
@@ -57,13 +65,13 @@ def test_an_ordinary_user_gets_a_governed_cell_and_is_told_what_is_missing(home:
         "REMIT_RUN_DIR": str(home / "run"),
         "LANG": "C.UTF-8",
     }
+    argv = ["unshare", "-m", "bash", "-c", ENTER, "enter", script]
+    return subprocess.run(argv, input=given, env=environment, capture_output=True, text=True, timeout=100)
 
-    def as_user(script: str, given: str = "") -> subprocess.CompletedProcess[str]:
-        argv = ["unshare", "-m", "bash", "-c", ENTER, "enter", script]
-        return subprocess.run(argv, input=given, env=environment, capture_output=True, text=True, timeout=100)
 
+def test_an_ordinary_user_gets_a_governed_cell_and_is_told_what_is_missing(home: Path) -> None:
     try:
-        done = as_user(SCRIPT, ROLE)
+        done = as_user(home, SCRIPT, ROLE)
         assert done.returncode == 0, done.stderr
         assert '"reason": "no_capability"' in done.stdout
         assert "code 3" in done.stdout
@@ -72,4 +80,19 @@ def test_an_ordinary_user_gets_a_governed_cell_and_is_told_what_is_missing(home:
         assert "cannot hold the limit" in done.stderr
         assert not (home / "work/made").exists()
     finally:
-        as_user("remit down")
+        as_user(home, "remit down")
+
+
+def test_an_ordinary_user_has_an_openbao_too(home: Path) -> None:
+    again = "remit down; remit up --detach --secrets openbao && remit secret test key"
+    try:
+        done = as_user(
+            home,
+            f"set -e; remit up --detach --secrets openbao; remit apply -f -; printf real-71-value | remit secret put key; {again}",
+            CREDENTIAL,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "openbao secret/remit/key" in done.stdout
+        assert all(file.stat().st_mode & 0o077 == 0 for file in (home / "state/openbao").iterdir() if file.is_file())
+    finally:
+        as_user(home, "remit down")

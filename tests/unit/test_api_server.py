@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import pwd
@@ -14,7 +13,6 @@ from pathlib import Path
 import control_plane
 import httpx
 import pytest
-import uvicorn
 from control_plane import MANIFESTS, Plane
 
 from remit.api import server
@@ -143,26 +141,3 @@ def test_records_are_streamed_as_they_are_written(plane: Plane, tmp_path: Path) 
         writing.join()
         assert json.loads(data.removeprefix("data: ")) == {"id": "r-1", "seq": 1, "path": "\n\x1b"}
         events.close()
-
-
-async def test_a_server_that_ends_by_itself_ends_the_process_with_an_error(
-    plane: Plane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else a control plane without an API would look alive."""
-    made: list[uvicorn.Server] = []
-    begin = uvicorn.Server.startup
-
-    async def startup(one: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
-        made.append(one)
-        await begin(one, sockets)
-
-    monkeypatch.setattr(uvicorn.Server, "startup", startup)
-    serving = asyncio.ensure_future(
-        server.serve(plane.services, control_socket=tmp_path / "c.sock", port=0, token_file=tmp_path / "token")
-    )
-    async with asyncio.timeout(60):
-        while not made or not made[0].started:
-            await asyncio.sleep(0)
-        made[0].should_exit = True
-        with pytest.raises(Unavailable, match="ended by itself"):
-            await serving

@@ -13,7 +13,7 @@ from remit.app.identities import Identities
 from remit.core.errors import Unavailable
 from remit.settings import Settings
 
-WHO = Identities(forward=64801, decide=64802, control=64803, envoy=64804)
+WHO = Identities(forward=64801, decide=64802, control=64803, envoy=64804, openbao=64805)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
 
@@ -71,7 +71,7 @@ def test_nothing_outside_is_given_away(tmp_path: Path) -> None:
     theirs.write_text("root's")
     (at.control_dir / "link").symlink_to(theirs)
     os.link(theirs, at.control_dir / "name")
-    layout.prepare(at, Identities(forward=64811, decide=64812, control=64813, envoy=64814))
+    layout.prepare(at, Identities(forward=64811, decide=64812, control=64813, envoy=64814, openbao=64815))
     assert owner(at.control_dir)[0] == 64813
     assert (owner(theirs)[0], os.lstat(at.control_dir / "link").st_uid) == (0, 64813)
 

@@ -67,7 +67,7 @@ async def serve(
 ) -> None:
     """Serve until cancelled. `port` 0: no TCP. The token is made, 0600, where its file does not exist.
 
-    `ready` is called when connections are accepted. `Unavailable`: a listener cannot be opened, or the server ended.
+    `ready` is called when connections are accepted. `Unavailable`: a listener cannot be opened.
     """
     app = create_app(services)
     with contextlib.ExitStack() as open_sockets:
@@ -87,7 +87,6 @@ async def serve(
             await asyncio.wait(running, timeout=GRACE_S + 1)
         for done in running:
             done.result()
-        raise Unavailable("the API ended by itself")
 
 
 async def serve_door(door: ASGIApp, path: Path) -> None:
@@ -97,7 +96,6 @@ async def serve_door(door: ASGIApp, path: Path) -> None:
         running = asyncio.ensure_future(one.serve(sockets=[listener]))
         try:
             await asyncio.shield(running)
-            raise Unavailable("the door ended by itself")
         finally:
             one.should_exit = True
             await asyncio.wait([running], timeout=GRACE_S + 1)

@@ -16,7 +16,7 @@ from remit.core.errors import RemitError
 from remit.node import notify
 from remit.settings import load
 
-PROCESSES = ("control", "decide", "cells", "forward")
+PROCESSES = ("control", "decide", "cells", "forward", "openbao")
 
 
 async def _run(serving: Coroutine[Any, Any, None]) -> None:

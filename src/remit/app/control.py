@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 
 from remit import __version__
 from remit.api import process, server
@@ -13,11 +12,10 @@ from remit.api.children import CellsChildren
 from remit.api.delegate import Door
 from remit.api.link import NodeLink
 from remit.api.services import Services
-from remit.app import notifiers
+from remit.app import notifiers, sealing
 from remit.app import policies as engines
 from remit.app.clock import SystemClock
 from remit.audit.reader import Reader
-from remit.broker import sealed
 from remit.control.approvals import Approvals
 from remit.control.audit_keys import AuditKeys
 from remit.control.catalog import Catalog
@@ -38,7 +36,6 @@ from remit.control.spending import Spending
 from remit.control.status import Status
 from remit.control.tasks import Lifecycle
 from remit.control.telling import Telling
-from remit.core.errors import Unavailable
 from remit.identity.issuer import Issuer
 from remit.node import privilege
 from remit.node.notify import Notifier
@@ -46,20 +43,6 @@ from remit.settings import Settings
 from remit.store.database import Database
 from remit.store.decisions import DecisionFiles
 from remit.store.reserve import FileReserve
-
-
-class NodeSealer:
-    """`control.ports_control.Sealer` with the node's public key, which the node leaves beside its private one."""
-
-    def __init__(self, public_key: Path) -> None:
-        self._public_key = public_key
-
-    def seal(self, name: str, value: bytes) -> bytes:
-        try:
-            key = self._public_key.read_bytes()
-        except OSError as error:
-            raise Unavailable("the node has no sealing key yet", hint="remit status") from error
-        return sealed.seal(key, name, value)
 
 
 def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
@@ -107,7 +90,7 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
             store=store,
             publisher=publisher,
             recorder=recorder,
-            sealer=NodeSealer(settings.sealing_key.with_suffix(".pub")),
+            sealer=sealing.sealer(settings),
             catalog=catalog,
             clock=clock,
             node=link,

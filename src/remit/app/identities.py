@@ -21,7 +21,7 @@ PER_INSTANCE = 16
 INSTANCES = 1 << 20
 """The last uid is 0x71FFFFFF. The instance of the default state directory is the first one."""
 DEFAULT_STATE = Path("/var/lib/remit")
-_PROCESSES = ("forward", "decide", "control", "envoy")
+_PROCESSES = ("forward", "decide", "control", "envoy", "openbao")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,7 @@ class Identities:
     decide: int
     control: int
     envoy: int
+    openbao: int
 
     @property
     def fence(self) -> str:

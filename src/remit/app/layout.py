@@ -70,6 +70,15 @@ def _prepare(settings: Settings, who: Identities | None) -> None:
         settings.control_dir: (control, control),
         settings.control_socket.parent: (control, control),
     }
+    if settings.secrets == "openbao":
+        openbao = who.openbao if who else os.getegid()
+        shared |= {
+            settings.openbao_dir: (openbao, openbao),
+            settings.openbao_logins: (root, openbao),
+            settings.openbao_socket.parent: (openbao, decide),
+            settings.keeper_socket.parent: (openbao, control),
+            settings.keeper_file.parent: (root, control),
+        }
     modes = {settings.spool.parent: 0o2770, settings.decide_dir: 0o2710, settings.ca_dir: 0o2750}
     for path, (owner, group) in shared.items():
         _directory(path, 0o700)

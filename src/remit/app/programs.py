@@ -39,7 +39,9 @@ def programs(settings: Settings, who: Identities | None, caller_path: str) -> li
             shown=shown,
         )
 
+    kept = [ours("openbao", who.openbao if who else None)] if settings.secrets == "openbao" else []
     return [
+        *kept,
         ours("control", who.control if who else None),
         ours("decide", who.decide if who else None),
         Program(

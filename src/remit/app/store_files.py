@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from remit.app.identities import Identities
-from remit.broker.openbao import config
+from remit.broker.openbao import config, local
 from remit.core.errors import Unavailable
 from remit.settings import Settings
 
@@ -18,23 +18,55 @@ from remit.settings import Settings
 def write(settings: Settings, who: Identities | None) -> None:
     """Hand over what is set, take away what is not set any more. `Unavailable` where it is not sound."""
     ca = settings.store_file.with_name(config.CA_BESIDE)
-    for left in (settings.store_file, ca):
+    for left in (settings.store_file, ca, settings.keeper_file):
         left.unlink(missing_ok=True)
+    if settings.secrets == "openbao":
+        decide, control, openbao = (who.decide, who.control, who.openbao) if who else (None, None, None)
+        for name in local.POLICIES:
+            if not (settings.openbao_logins / name).exists():
+                _kept(settings.openbao_logins / name, local.login(), openbao)
+        give(settings.store_file, _reaching(settings.openbao_socket, login(settings, local.READER)), decide)
+        give(settings.keeper_file, _reaching(settings.keeper_socket, login(settings, local.WRITER)), control)
     if settings.openbao_file:
         source = Path(settings.openbao_file)
         found = config.read(source)
         if found.ca_file is not None:
-            give(ca, _certificates(found.ca_file), who)
-        give(settings.store_file, config.private(source), who)
+            give(ca, _certificates(found.ca_file), who.decide if who else None)
+        give(settings.store_file, config.private(source), who.decide if who else None)
 
 
-def give(target: Path, content: bytes, who: Identities | None) -> None:
-    """A new file that only the decision service can read."""
+def give(target: Path, content: bytes, user: int | None) -> None:
+    """A new file that only `user` can read; None: this process's."""
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as out:
-        if who is not None:
-            os.fchown(descriptor, who.decide, who.decide)
+        if user is not None:
+            os.fchown(descriptor, user, user)
         out.write(content)
+        out.flush()
+        os.fsync(descriptor)
+
+
+def login(settings: Settings, name: str) -> local.Login:
+    """How process `name` logs in to the node's own OpenBao. `Unavailable` where that cannot be read."""
+    file = settings.openbao_logins / name
+    try:
+        role_id, secret_id = file.read_text().split()
+    except (OSError, ValueError):
+        raise Unavailable(f"the login {file} of OpenBao cannot be read", hint="restore it from a backup") from None
+    return local.Login(role_id=role_id, secret_id=secret_id)
+
+
+def _kept(file: Path, made: local.Login, user: int | None) -> None:
+    """Whole or not at all."""
+    fresh = file.with_name(f".{file.name}")
+    fresh.unlink(missing_ok=True)
+    give(fresh, f"{made.role_id} {made.secret_id}\n".encode(), user)
+    fresh.replace(file)
+
+
+def _reaching(socket: Path, made: local.Login) -> bytes:
+    text = f'[auth]\nmethod = "approle"\nrole_id = "{made.role_id}"\nsecret_id = "{made.secret_id}"\n'
+    return f'address = "unix:{socket}"\n{text}'.encode()
 
 
 def _certificates(file: Path) -> bytes:

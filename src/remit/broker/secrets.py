@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 from remit.broker.cache import NEVER, Cache, Expired, Key, Material
 from remit.broker.exchanger import Exchanger
+from remit.broker.openbao import reference
 from remit.broker.sealed import Opener
 from remit.control.ports import Secrets
 from remit.core.credential import Credential, Injection
@@ -31,7 +32,7 @@ from remit.core.task import ALIVE
 log = logging.getLogger(__name__)
 
 PROBE_S = 8.0
-NO_STORE = "this node has no OpenBao (setting openbao_file)"
+NO_STORE = "this node has no OpenBao (settings secrets and openbao_file)"
 
 
 class Remote(Protocol):
@@ -70,16 +71,20 @@ class Broker:
         self._rules = Rules()
         self._ends: dict[str, _End] = {}
         self._remote: Remote | None = None
+        self._own = False
         self._exchanger: Exchanger | None = None
         self._cache = Cache(self._obtained, monotonic)
         self._blobs: Mapping[str, bytes] = {}
+        self._kept: dict[str, Kv] = {}
+        """Secrets of which the snapshot has a reference alone, by name."""
+        self._sourced: dict[str, Credential] = {}
         self._revoked: frozenset[str] = frozenset()
         self._opened: dict[str, tuple[bytes, Secret | Refusal]] = {}
         self._fit: dict[tuple[str, Injection, bool], Refusal | None] = {}
 
-    def attach(self, remote: Remote) -> None:
-        """Use `remote` for what is not sealed."""
-        self._remote = remote
+    def attach(self, remote: Remote, *, own: bool = False) -> None:
+        """Use `remote` for what is not sealed. `own`: the node's, which `openbao.reference` refers to."""
+        self._remote, self._own = remote, own
 
     def exchange_with(self, exchanger: Exchanger) -> None:
         """Use `exchanger` for what is not presented as it is stored."""
@@ -100,15 +105,19 @@ class Broker:
         self._rules, self._ends = snapshot.rules, self._counted(snapshot.expires)
         self._opened = {name: kept for name, kept in self._opened.items() if self._blobs.get(name) == kept[0]}
         self._fit = {}
+        known = ((name, reference.source(name, blob)) for name, blob in self._blobs.items())
+        self._kept = {name: at for name, at in known if at is not None} if self._own else {}
+        self._sourced = {}
         rules, revoked = snapshot.rules, self._revoked
         replaced = {name for name in {*before, *self._blobs} if before.get(name) != self._blobs.get(name)}
         alive = frozenset(task.id for task in snapshot.tasks.values() if task.state in ALIVE)
 
         def stale(key: Key, by: Credential) -> bool:
             _, task = key
-            if by.exchange is not None and by.secret in replaced:
+            if by.secret in replaced:
                 return True
-            return by.name in revoked or rules.credentials.get(by.name) != by or bool(task and task not in alive)
+            now = rules.credentials.get(by.name)
+            return by.name in revoked or now is None or self._at(now) != by or bool(task and task not in alive)
 
         self._cache.forget(stale)
         if self._remote is not None:
@@ -140,8 +149,8 @@ class Broker:
         await self._cache.close()
 
     async def _obtained(self, permit: Permit) -> Material:
-        wanted = permit.credential
-        assert wanted is not None
+        assert permit.credential is not None
+        wanted = self._at(permit.credential)
         if wanted.source is None:
             material = self._sealed(wanted)
         elif self._remote is None:
@@ -162,7 +171,7 @@ class Broker:
     def _bounded(self, wanted: Credential, material: Material) -> Material:
         """`material`, for no longer than its own text says, or whoever stored it. `Expired`: that is over."""
         told = material.value.end()
-        stored = self._ends.get(wanted.secret) if wanted.source is None else None
+        stored = self._ends.get(wanted.secret) if wanted.secret else None
         left = min(
             self._left(stored) if stored is not None else NEVER,
             told.timestamp() - self._wall() if told is not None else NEVER,
@@ -190,6 +199,7 @@ class Broker:
         wanted = self._rules.credentials.get(name)
         if wanted is None:
             return {"credential": name, "ok": False, "detail": "this node knows no such credential"}
+        wanted = self._at(wanted)
         source = f"sealed {wanted.secret}" if wanted.source is None else f"openbao {wanted.source}"
         said = {"credential": name, "source": source, "hosts": list(wanted.hosts), "expires": None}
         try:
@@ -221,7 +231,9 @@ class Broker:
         if why is not None:
             raise Unavailable(why)
         until = self._bounded(wanted, material).until
-        if until == NEVER or (isinstance(wanted.source, Kv) and material.value.end() is None):
+        if until == NEVER or (
+            isinstance(wanted.source, Kv) and material.value.end() is None and wanted.secret not in self._ends
+        ):
             return None
         return datetime.fromtimestamp(self._wall() + until - self._monotonic(), UTC)
 
@@ -241,7 +253,16 @@ class Broker:
         host = permit.candidate.request.host
         if not wanted.pinned_to(host):
             return Refusal(Reason.CREDENTIAL_NOT_PINNED, f"credential {wanted.name} is not pinned to {host}")
-        return wanted
+        return self._at(wanted) if self._kept else wanted
+
+    def _at(self, wanted: Credential) -> Credential:
+        """`wanted` with where its secret is, if that is the node's own OpenBao."""
+        if wanted.source is not None or wanted.secret not in self._kept:
+            return wanted
+        known = self._sourced.get(wanted.name)
+        if known is None or replace(known, source=None) != wanted:
+            known = self._sourced[wanted.name] = replace(wanted, source=self._kept[wanted.secret])
+        return known
 
     def _found(self, name: str) -> Secret | Refusal:
         blob = self._blobs.get(name)
@@ -257,6 +278,9 @@ class Broker:
         return kept[1]
 
     def _open(self, name: str, blob: bytes) -> Secret | Refusal:
+        if reference.source(name, blob) is not None:
+            detail = f"secret {name} is in the node's own OpenBao, which does not run (remit up --secrets openbao)"
+            return Refusal(Reason.CREDENTIAL_UNAVAILABLE, detail)
         try:
             return self._opener.open(name, blob)
         except Unavailable as error:

@@ -54,7 +54,7 @@ ANSWERS: Mapping[str, Mapping[str, object]] = {
     "/v1/capabilities": {},
 }
 ADMIN = ("/config_dump?include_eds", "/stats", "/clusters", "/listeners", "/certs", "/server_info")
-BY_DESIGN = "not searched: the memory of decide and envoy, which use it, and of control, which seals it"
+BY_DESIGN = "not searched: the memory of decide and envoy, which use it, of control, which seals it, and of openbao"
 
 
 def drill(

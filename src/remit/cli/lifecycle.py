@@ -23,10 +23,13 @@ def up(
     api_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Also serve the API on 127.0.0.1 at this port.")
     ] = None,
+    secrets: Annotated[
+        str | None, typer.Option(metavar="sealed|openbao", help="Where secrets are kept (default: sealed).")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Start the control plane and this node's boundary."""
-    settings = configuration.load({"api_port": api_port})
+    settings = configuration.load({"api_port": api_port, "secrets": secrets})
     _app("lifecycle").up(settings, detach=detach)
     if detach and as_json:
         output.line({"up": True})

@@ -296,8 +296,12 @@ class Cells(Protocol):
 
 
 class Sealer(Protocol):
-    def seal(self, name: str, value: bytes) -> bytes:
-        """`value` for the store, so that only nodes can read it."""
+    async def seal(self, name: str, value: bytes) -> bytes:
+        """`value` for the store, so that only nodes can read it. `Unavailable`: nothing was changed."""
+        ...
+
+    async def forget(self, name: str, blob: bytes) -> None:
+        """Take back what `seal` left elsewhere. `Conflict`, `Unavailable`: it could not be, and is there still."""
         ...
 
 

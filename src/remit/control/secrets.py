@@ -79,6 +79,9 @@ class Secrets:
 
     async def remove(self, name: str, *, operator: str) -> str:
         with self._store.unit() as unit:
+            there = _there(unit, name)
+        await self._sealer.forget(name, there.blob)
+        with self._store.unit() as unit:
             if not unit.secrets.remove(name):
                 raise _unknown(name)
             unit.advance_epoch(self._clock.now())
@@ -154,7 +157,7 @@ class Secrets:
         end = min(ends, default=None)
         if end is not None and end <= now:
             raise Invalid(f"the secret has expired already ({end.isoformat(timespec='seconds')})")
-        blob = self._sealer.seal(name, value)
+        blob = await self._sealer.seal(name, value)
         with self._store.unit() as unit:
             total = len(blob) + sum(len(secret.blob) for secret in unit.secrets.all() if secret.name != name)
         if total > MAX_SECRETS_BYTES:

@@ -49,11 +49,11 @@ class Notifier:
                 signal.raise_signal(signal.SIGTERM)
 
 
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel for SIGTERM when the parent dies (prctl(2)); end now if it already has.
+def die_with_parent(parent: int, by: signal.Signals = signal.SIGTERM) -> None:
+    """Ask the kernel for signal `by` when the parent dies (prctl(2)); end now if it already has.
 
     Holds across execve(2), but not across a change of user: make that first.
     """
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    _libc.prctl(_PR_SET_PDEATHSIG, by, 0, 0, 0)
     if os.getppid() != parent:
         raise SystemExit(1)

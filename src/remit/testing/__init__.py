@@ -343,8 +343,11 @@ class MemoryCells:
 class PlainSealer:
     """Implements `control.ports_control.Sealer` by reversing the bytes: enough to see that a value was sealed."""
 
-    def seal(self, name: str, value: bytes) -> bytes:
+    async def seal(self, name: str, value: bytes) -> bytes:
         return b"sealed:" + value[::-1]
+
+    async def forget(self, name: str, blob: bytes) -> None:
+        pass
 
 
 class MemoryIssuer:
