@@ -199,8 +199,13 @@ class Settings:
 
     @property
     def supervisor_file(self) -> Path:
-        """Who runs here: locked by the supervisor, and its state as JSON."""
+        """What the supervisor says of itself and its processes, as JSON."""
         return self.run_dir / "supervisor.json"
+
+    @property
+    def supervisor_lock(self) -> Path:
+        """Held by the supervisor while it lives."""
+        return self.run_dir / "supervisor.lock"
 
     @property
     def log_dir(self) -> Path:

@@ -168,14 +168,14 @@ def test_a_connect_with_two_meanings_opens_no_tunnel(whole: Whole, cell: Attacke
 
 
 def test_half_a_connect_and_then_silence_ends_and_is_recorded(whole: Whole, cell: Attacker) -> None:
-    before = len(whole.audit(kind="boundary"))
+    before = {record["id"] for record in whole.audit(kind="boundary")}
     source = """
 sock = connect("", 3128, to=address("proxy.remit.alt"), tls=False)
 sock.settimeout(30)
 result = everything(sock, b"CONNECT api.up.exa")
 """
     assert "200" not in cell.do(source).split("\r\n")[0]
-    wait_for(lambda: len(whole.audit(kind="boundary")) > before, "a record of it")
+    wait_for(lambda: {record["id"] for record in whole.audit(kind="boundary")} - before, "a record of it")
 
 
 PLAIN: dict[str, tuple[bytes, tuple[str, ...]]] = {

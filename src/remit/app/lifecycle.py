@@ -70,13 +70,14 @@ def down(settings: Settings) -> bool:
 def state(settings: Settings) -> dict[str, Any] | None:
     """What the supervisor that holds the lock says of itself (pid, state, processes), or None where none does."""
     try:
-        with settings.supervisor_file.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                found = json.loads(file.read() or b"{}")
-                return found if isinstance(found, dict) and "pid" in found else {"pid": 0, "state": "starting"}
-    except (OSError, ValueError):
+        with settings.supervisor_lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with contextlib.suppress(OSError, ValueError):
+            found: dict[str, Any] = json.loads(settings.supervisor_file.read_bytes())
+            return found
+        return {"pid": 0, "state": "starting"}
+    except OSError:
         return None
     return None
 
@@ -126,7 +127,8 @@ def _follow_start(read: int) -> None:
 
 def _supervise(settings: Settings, progress: int) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    lock = _lock(settings.supervisor_file)
+    lock = _lock(settings.supervisor_lock)
+    settings.supervisor_file.unlink(missing_ok=True)
     boundary_files.write(settings)
     store_files.write(settings, identities.of(settings))
     states: dict[str, str] = {}
@@ -144,7 +146,10 @@ def _supervise(settings: Settings, progress: int) -> None:
             for part, said in states.items()
             if part in restarts
         }
-        _rewrite(lock, {"pid": os.getpid(), "state": states.get("remit", "starting"), "processes": parts})
+        _rewrite(
+            settings.supervisor_file,
+            {"pid": os.getpid(), "state": states.get("remit", "starting"), "processes": parts},
+        )
 
     who = identities.of(settings)
     supervisor = Supervisor(programs.programs(settings, who, environment().get("PATH", programs.PATH)), told)
@@ -154,7 +159,8 @@ def _supervise(settings: Settings, progress: int) -> None:
         asyncio.run(_run(settings, supervisor, lambda: told("remit", "up")))
     finally:
         # Envoy leaves its sockets behind.
-        for left in (*settings.proxy_socket.parent.glob("*.sock"), settings.envoy_admin, settings.supervisor_file):
+        sockets = (*settings.proxy_socket.parent.glob("*.sock"), settings.envoy_admin)
+        for left in (*sockets, settings.supervisor_file, settings.supervisor_lock):
             left.unlink(missing_ok=True)
         if who is not None:
             fence.remove(who.fence)
@@ -184,12 +190,13 @@ def _lock(path: Path) -> int:
         time.sleep(0.02)
 
 
-def _rewrite(descriptor: int, content: dict[str, Any]) -> None:
-    """For whoever looks (`state`): what runs goes on where it cannot be written."""
-    data = json.dumps(content).encode()
+def _rewrite(path: Path, content: dict[str, Any]) -> None:
+    """For whoever looks (`state`), who finds the old or the new; what runs goes on where it cannot be written."""
+    fresh = path.with_suffix(".new")
     with contextlib.suppress(OSError):
-        os.pwrite(descriptor, data, 0)
-        os.ftruncate(descriptor, len(data))
+        fresh.write_text(json.dumps(content))
+        fresh.chmod(0o644)
+        fresh.replace(path)
 
 
 def _say(descriptor: int, what: dict[str, Any]) -> None:

@@ -69,7 +69,8 @@ class _Desk:
     async def _serve(self, post: _Post, writer: asyncio.StreamWriter) -> None:
         await asyncio.wait_for(post.head(), HEAD_TIMEOUT_S)
         refused = tunnel_check.read_refusal(post.headers.get(REFUSED, ""))
-        port = int(post.headers.get("x-remit-to", "").rpartition(":")[2] or 0)
+        said = post.headers.get("x-remit-to", "").rpartition(":")[2]
+        port = int(said) if said.isdecimal() else 0  # where nobody came through the forwarder, it is a socket's path
         writer.write(_BEGIN)
         waits = port in opaque.SERVER_FIRST_PORTS
         found = await _recognised(Opening(port), post, writer, WAITING_TIMEOUT_S if waits else OPENING_TIMEOUT_S)

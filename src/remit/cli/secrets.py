@@ -18,7 +18,7 @@ from remit.core.errors import Invalid
 
 MAX_SECRET_BYTES = 64 << 10
 
-app = typer.Typer(no_args_is_help=True, help="Keep secrets in the sealed store.")
+app = typer.Typer(no_args_is_help=True, help="Keep secrets: sealed, or in the OpenBao of the node.")
 
 
 app.command("import")(importing.import_)
