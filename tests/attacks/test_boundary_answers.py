@@ -459,10 +459,10 @@ def test_the_answer_to_a_request_that_was_held_is_searched_too(boundary: Boundar
 def test_that_an_answer_told_it_is_noted_and_that_another_did_not(boundary: Boundary) -> None:
     for body, noted in ((HIDDEN, "yes"), (b"nothing", None)):
         for raw in (whole(body), chunked(b"x", body), whole(b"", b"x-key: " + body)):
-            boundary.script = boundary.scrubbed(record=f"r-noted-{len(boundary.lines())}")
-            before = len(boundary.lines())
+            record = f"r-noted-{len(boundary.lines())}"
+            boundary.script = boundary.scrubbed(record=record)
             answered(boundary, said(raw))
-            line = boundary.line(record=f"r-noted-{before}")
+            line = boundary.line(record=record)
             assert line["repeated"] == noted, raw
 
 
