@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, RootModel, model_validator
@@ -23,9 +24,9 @@ UNUSABLE: Injection = HeaderInjection(header="authorization")
 """Of a credential that cannot be read, and is never injected."""
 
 
-class Kind(Model):
-    def compiled(self) -> Injection:
-        raise NotImplementedError
+class Kind(Model, ABC):
+    @abstractmethod
+    def compiled(self) -> Injection: ...
 
     def exchange(self) -> Exchange | None:
         """None: what is stored is what is presented."""
