@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 MAX_LOG_BYTES = 64 << 20
 READ_BYTES = 64 << 10
@@ -106,13 +109,15 @@ class Hub:
         if self.owner is not None:
             try:
                 await self.owner(kind, data)
-            except Exception:
+            except Exception as error:
+                log.info("who started the task hears no more of it: %r", error)
                 self.owner = None
         for key, sink in list(self.watchers.items()):
             try:
                 async with asyncio.timeout(WATCHER_PATIENCE_S):
                     await sink(kind, data)
-            except Exception:
+            except Exception as error:
+                log.info("a watcher is dropped: %r", error)
                 self.watchers.pop(key, None)
 
 
