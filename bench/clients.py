@@ -1,7 +1,7 @@
 """What runs inside a cell to measure. Each source is given to `python -c` and prints one JSON object."""
 
 FIXED_RATE = r"""
-import asyncio, json, ssl, sys, time, uvloop
+import asyncio, ctypes, json, os, ssl, struct, sys, time, uvloop
 host, port = sys.argv[1], int(sys.argv[2])
 rate, seconds, width = float(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
 request = f"GET /v1/things HTTP/1.1\r\nhost: {host}:{port}\r\nuser-agent: bench\r\n\r\n".encode()
@@ -39,19 +39,24 @@ async def main():
     tls = ssl.create_default_context()
     for _ in range(width):
         await loop.create_connection(Client, host, port, ssl=tls, server_hostname=host)
-    start, sent = time.perf_counter() + 0.1, 0
-    while True:
-        now = time.perf_counter()
-        if now > start + seconds:
-            break
-        while start + sent / rate <= now:
+    start, sent, ended = time.perf_counter() + 1 / rate, 0, loop.create_future()
+    libc, period = ctypes.CDLL(None), struct.pack("4q", 0, int(1e9 / rate), 0, int(1e9 / rate))
+    timer = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK)
+    def tick():
+        nonlocal sent
+        for _ in range(struct.unpack("Q", os.read(timer, 8))[0]):
             at = start + sent / rate
             sent += 1
             if free:
                 free.pop().ask(at)
             else:
                 due.append(at)
-        await asyncio.sleep(max(0, start + sent / rate - time.perf_counter()))
+        if sent >= rate * seconds:
+            loop.remove_reader(timer)
+            ended.set_result(None)
+    loop.add_reader(timer, tick)
+    libc.timerfd_settime(timer, 0, period, None)
+    await ended
     deadline = time.perf_counter() + 2
     while len(taken) < sent and time.perf_counter() < deadline:
         await asyncio.sleep(0.01)

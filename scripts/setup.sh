@@ -8,8 +8,10 @@ lock=requirements/$kind.txt
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { printf 'error: %s\nhint: %s\n' "$1" "$2" >&2; exit 1; }
 
-python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-  || fail "python3 3.11 or later is needed" "apt-get install python3"
+# The distribution's own interpreter first: it is built with profile-guided optimisation, others on PATH often are not.
+usable() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+for python in ${REMIT_PYTHON:-/usr/bin/python3 python3}; do usable "$python" && break; python=; done
+[ -n "$python" ] || fail "python3 3.11 or later is needed" "apt-get install python3, or name another one in REMIT_PYTHON"
 
 # command to look for : Debian package that has it
 needed=(bwrap:bubblewrap nft:nftables ip:iproute2 curl:curl)
@@ -24,7 +26,7 @@ for pair in "${needed[@]}"; do
 done
 [ -e /usr/lib/x86_64-linux-gnu/libseccomp.so.2 ] || [ -e /usr/lib/aarch64-linux-gnu/libseccomp.so.2 ] || missing+=(libseccomp2)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
-python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+"$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 if [ ${#missing[@]} -gt 0 ]; then
   command -v apt-get >/dev/null || fail "missing: ${missing[*]}" "install these with your package manager (only Debian 12 is verified)"
   if [ "$(id -u)" = 0 ]; then as=(); elif command -v sudo >/dev/null; then as=(sudo); else
@@ -35,7 +37,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   DEBIAN_FRONTEND=noninteractive "${as[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
 fi
 
-[ -x .venv/bin/python ] || { say "making .venv"; python3 -m venv .venv; }
+[ -x .venv/bin/python ] || { say "making .venv with $python"; "$python" -m venv .venv; }
 stamp=.venv/.remit-$(sha256sum "$lock" pyproject.toml | sha256sum | cut -c1-16)-$kind
 if [ ! -e "$stamp" ]; then
   say "installing $(grep -c '==' "$lock") locked packages into .venv"
