@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 
 from bench import certificates, configurations
+from remit.app.programs import ENVOY_THREADS
 from remit.boundary import envoy
 from remit.settings import Settings
 
@@ -96,7 +97,7 @@ class Rig:
         bare = configurations.ungoverned(
             governed, self.path("ungoverned"), self.directory / "ungoverned.log", self.port
         )
-        self._envoy("ungoverned", bare, threads=2)
+        self._envoy("ungoverned", bare, threads=ENVOY_THREADS)
         wait_until(lambda: connects(str(self.path("ungoverned"))), "the Envoy without the check")
 
     def path(self, variant: str) -> Path:
