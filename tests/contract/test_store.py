@@ -342,6 +342,15 @@ def test_grants_that_are_over_are_not_among_the_active(store: Store) -> None:
         assert unit.grants.get("g-aaaaaaaaaa").used == 3
 
 
+def test_saving_an_approval_or_a_grant_that_is_not_there_is_not_found(store: Store) -> None:
+    with store.unit() as unit:
+        with pytest.raises(NotFound, match="no approval a-zzzzzzzzzz"):
+            unit.approvals.save(approval("zzzzzzzzzz"))
+        with pytest.raises(NotFound, match="no grant g-zzzzzzzzzz"):
+            unit.grants.save(grant("zzzzzzzzzz"))
+        assert (unit.approvals.pending(), unit.grants.active()) == ([], [])
+
+
 def test_audit_keys_are_added_and_replaced(store: Store) -> None:
     for key, trusted in (("a", True), ("b", False), ("b", True)):
         with store.unit() as unit:

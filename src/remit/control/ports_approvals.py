@@ -60,7 +60,9 @@ class Approvals(Protocol):
         """The approval whose id starts with `prefix`; `a-` may be left out. `NotFound`, or `Conflict` for several."""
         ...
 
-    def save(self, approval: Approval) -> None: ...
+    def save(self, approval: Approval) -> None:
+        """Replace the one of this id. `NotFound` where there is none."""
+        ...
 
     def latest(self, fingerprint: str) -> Approval | None:
         """The newest one of a question."""
@@ -84,7 +86,9 @@ class Grants(Protocol):
         """`NotFound` where there is none."""
         ...
 
-    def save(self, grant: Grant) -> None: ...
+    def save(self, grant: Grant) -> None:
+        """Replace the one of this id. `NotFound` where there is none."""
+        ...
 
     def active(self) -> Sequence[Grant]:
         """Oldest first."""

@@ -32,14 +32,16 @@ class Approvals:
         plain = wanted[2:].isalnum() and wanted.isascii() and len(wanted) <= PREFIX_MAX
         found = self._rows(select(t).where(t.c.id.like(f"{wanted}%")).limit(2)) if plain else []
         if not found:
-            raise NotFound(f"no approval {ascii(prefix[:PREFIX_MAX])[1:-1]}", hint="remit approvals list --all")
+            raise _no_approval(prefix)
         if len(found) > 1:
             raise Conflict(f"several approvals start with {wanted}", hint="give more letters")
         return found[0]
 
     def save(self, approval: Approval) -> None:
         t = tables.approvals
-        self._connection.execute(update(t).where(t.c.id == approval.id).values(**_row(approval)))
+        changed = self._connection.execute(update(t).where(t.c.id == approval.id).values(**_row(approval))).rowcount
+        if not changed:
+            raise _no_approval(approval.id)
 
     def latest(self, fingerprint: str) -> Approval | None:
         t = tables.approvals
@@ -75,13 +77,14 @@ class Grants:
         t = tables.grants
         row = self._connection.execute(select(t).where(t.c.id == identity)).one_or_none()
         if row is None:
-            raise NotFound(f"no grant {ascii(identity[:PREFIX_MAX])[1:-1]}", hint="remit approvals grants")
+            raise _no_grant(identity)
         return granting.from_json(row.document)
 
     def save(self, grant: Grant) -> None:
         t = tables.grants
         values = {"state": grant.state.value, "document": granting.as_json(grant)}
-        self._connection.execute(update(t).where(t.c.id == grant.id).values(**values))
+        if not self._connection.execute(update(t).where(t.c.id == grant.id).values(**values)).rowcount:
+            raise _no_grant(grant.id)
 
     def active(self) -> Sequence[Grant]:
         t = tables.grants
@@ -120,3 +123,11 @@ def _approval(row: Row[Any]) -> Approval:
         author=row.author,
         note=row.note,
     )
+
+
+def _no_approval(prefix: str) -> NotFound:
+    return NotFound(f"no approval {ascii(prefix[:PREFIX_MAX])[1:-1]}", hint="remit approvals list --all")
+
+
+def _no_grant(identity: str) -> NotFound:
+    return NotFound(f"no grant {ascii(identity[:PREFIX_MAX])[1:-1]}", hint="remit approvals grants")

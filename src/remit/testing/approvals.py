@@ -44,6 +44,8 @@ class MemoryApprovals:
         return found[0]
 
     def save(self, approval: Approval) -> None:
+        if approval.id not in self._rows:
+            raise NotFound(f"no approval {approval.id}", hint="remit approvals list --all")
         self._rows[approval.id] = approval
 
     def latest(self, fingerprint: str) -> Approval | None:
@@ -73,7 +75,7 @@ class MemoryGrants:
         return self._rows[identity]
 
     def save(self, grant: Grant) -> None:
-        self._rows[grant.id] = grant
+        self._rows[self.get(grant.id).id] = grant
 
     def active(self) -> Sequence[Grant]:
         active = [grant for grant in self._rows.values() if grant.state is granting.State.ACTIVE]
