@@ -66,7 +66,7 @@ def _whole(say: Console, plan: measures.Plan, found: Figures) -> None:
         say.print("starting Remit, an upstream, and what it is compared with")
         streams.use(rig.certificates)
         rig.start()
-        variants = ["governed", "ungoverned"]
+        variants = ["governed", "ungoverned", "fixed"]
         if command is not None:
             mitm.start(rig, command)
             variants.append("mitmproxy")
@@ -81,6 +81,7 @@ def _whole(say: Console, plan: measures.Plan, found: Figures) -> None:
         rate = kept["governed"].rate() / 2
         found |= _latency(measures.latency(rig, variants[:2], max(1, plan.rounds - 1), plan.latency_s, rate), rate)
         say.print("throughput, a new connection for each request")
+        variants.remove("fixed")
         found |= _throughput(
             measures.throughput(rig, variants, max(1, plan.rounds - 1), plan.new_connections_s, new=True), "new_"
         )
@@ -106,6 +107,8 @@ def _throughput(found: dict[str, measures.Load], prefix: str) -> Figures:
             figures[f"{prefix}{variant}_cpu_{part}_us"] = statistics.median(used)
     governed = found["governed"].per_s
     figures[f"{prefix}governed_ratio"] = _ratio(governed, found["ungoverned"].per_s)
+    if "fixed" in found:
+        figures[f"{prefix}bound_ratio"] = _ratio(found["fixed"].per_s, found["ungoverned"].per_s)
     if "mitmproxy" in found:
         figures[f"{prefix}mitmproxy_ratio"] = _ratio(governed, found["mitmproxy"].per_s)
     return figures

@@ -72,6 +72,49 @@ def ungoverned(governed: Json, socket: Path, spool: Path, port: int) -> Json:
     return bare
 
 
+def fixed(governed: Json, socket: Path, spool: Path, answers: Path) -> Json:
+    """The boundary's own configuration, governance included, asking `answers` instead of the decision service."""
+    same: Json = copy.deepcopy(governed)
+    same.pop("admin", None)
+    del same["static_resources"]["listeners"][1:]
+    same["static_resources"]["listeners"][0]["address"]["pipe"] = {"path": str(socket), "mode": 0o666}
+    check = next(one for one in same["static_resources"]["clusters"] if one["name"] == "check")
+    check["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["pipe"]["path"] = str(answers)
+    for log in _logs(same):
+        log["path"] = str(spool)
+    return same
+
+
+def answers(socket: Path, port: int) -> Json:
+    """What answers every check at once with the permit that the decision service would give, and knows nothing."""
+    permit = {
+        "x-remit-record": "r-aaaaaaaaaaaaaaaaaaaaaa",
+        "x-remit-pin": "127.0.0.1",
+        "x-remit-pin-port": str(port),
+        "x-remit-pool": "bench",
+        "authorization": "Bearer bench-secret-4711",
+    }
+    manager = typed(
+        "envoy.filters.network.http_connection_manager",
+        "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="answers",
+        http_filters=[typed("envoy.filters.http.router", "filters.http.router.v3.Router", suppress_envoy_headers=True)],
+        route_config={
+            "response_headers_to_add": [{"header": {"key": key, "value": value}} for key, value in permit.items()],
+            "virtual_hosts": [
+                {
+                    "name": "any",
+                    "domains": ["*"],
+                    "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}],
+                }
+            ],
+        },
+    )
+    address = {"pipe": {"path": str(socket), "mode": 0o666}}
+    listener = {"name": "answers", "address": address, "filter_chains": [{"filters": [manager]}]}
+    return {"static_resources": {"listeners": [listener]}}
+
+
 def _pinned(filter_: Json, port: int) -> Json:
     if filter_["name"] == "envoy.filters.http.set_filter_state":
         for state, text in zip(

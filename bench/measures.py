@@ -24,6 +24,7 @@ CURL = ("-sk", "--max-time", "30", "-o", "/dev/null", "-w", "%{http_code}")
 HOST = "api.bench.example"
 PARTS = {
     "governed": ("envoy", "decide", "forward"),
+    "fixed": ("fixed", "answers", "forward"),
     "ungoverned": ("ungoverned", "forward"),
     "mitmproxy": ("mitmproxy", "adapter", "forward"),
 }

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class Rig:
         self.children: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
-        """The upstream, Remit, and the Envoy without the check."""
+        """The upstream, Remit, and the Envoys that it is compared with."""
         self._envoy("upstream", configurations.upstream(self.port, self.certificates, self.bodies), threads=1)
         wait_until(lambda: connects(("127.0.0.1", self.port)), "the upstream")
         self.remit("up", "--detach")
@@ -98,7 +99,12 @@ class Rig:
             governed, self.path("ungoverned"), self.directory / "ungoverned.log", self.port
         )
         self._envoy("ungoverned", bare, threads=ENVOY_THREADS)
-        wait_until(lambda: connects(str(self.path("ungoverned"))), "the Envoy without the check")
+        answers = self.directory / "answers.sock"
+        self._envoy("answers", configurations.answers(answers, self.port), threads=1)
+        same = configurations.fixed(governed, self.path("fixed"), self.directory / "fixed.log", answers)
+        self._envoy("fixed", same, threads=ENVOY_THREADS)
+        for variant in ("ungoverned", "fixed"):
+            wait_until(partial(connects, str(self.path(variant))), f"the Envoy of variant {variant}")
 
     def path(self, variant: str) -> Path:
         return self.settings.proxy_socket.with_name(f"{variant}.sock")
