@@ -172,7 +172,7 @@ def _shown(text: bytes, limit: int = 120) -> str:
 _SEARCHED = b"%b: %%b %%b\r\naccept-encoding: identity\r\n" % scrub_filter.PERMIT.encode()
 _UNSEARCHABLE = (
     *(b"range", b"request-range", b"x-ms-range", b"if-range"),  # Apache and Azure know ranges under names of their own
-    *(b"a-im", b"accept-charset", b"grpc-accept-encoding"),
+    *(b"a-im", b"accept-charset", b"grpc-accept-encoding", b"connect-accept-encoding", b"sec-websocket-extensions"),
 )
 """What asks for pieces of an answer (RFC 9110 §14.2, RFC 3229), or for one that is written so that it cannot be
 searched for what was injected."""

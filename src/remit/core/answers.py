@@ -1,9 +1,9 @@
 """What may pass of the answer to a request that carried a secret: its head, body and trailers, without it. Sans-io.
 
-Where an answer says how long it is, or is framed within (gRPC), what stands for a secret is as long as the secret: cut,
-or filled with `*`. Elsewhere it is the placeholder itself. A body that could tell a secret unfound is refused, since it
-was not asked for: an encoded one (`Accept-Encoding: identity`, RFC 9110 §12.5.3), a part of one, one in a charset that
-writes ASCII otherwise. A head without a body may say anything of it.
+Where an answer says how long it is, or is framed within (gRPC, Connect, WebSocket), what stands for a secret is as long
+as the secret: cut, or filled with `*`. Elsewhere it is the placeholder itself. A body that could tell a secret unfound
+is refused, since it was not asked for: an encoded one (`Accept-Encoding: identity`, RFC 9110 §12.5.3), a part of one,
+one in a charset that writes ASCII otherwise. A head without a body may say anything of it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ Lines = list[tuple[bytes, bytes]]
 REFUSED = "remit_"
 """What the ending of a request begins with whose answer was refused here; the reason follows."""
 PLAIN = frozenset({b"", b"identity"})
-_ENCODINGS = (b"content-encoding", b"grpc-encoding")
+_ENCODINGS = (b"content-encoding", b"grpc-encoding", b"connect-content-encoding", b"sec-websocket-extensions")
+"""The last one stands for the compression of messages (RFC 7692), the only extension that there is."""
+_SWITCHED = b"101"
 _DIFFERENCE = b"226"
 """RFC 3229 §10.4.1: what is told is what changed."""
 _BYTE_RANGE = re.compile(rb"bytes\b(?!\s*\*)", re.IGNORECASE)
 """A secret told in pieces is never found. Ranges of other units are pages of lists (RFC 9110 §14.4)."""
 _BYTE_RANGES = (b"multipart/byteranges", b"multipart/x-byteranges")
+_FRAMED = (b"application/grpc", b"application/connect+")
 _CHARSET = re.compile(rb"charset\*?\s*=\s*[\"']?([^\"';,\s]*)", re.IGNORECASE)
 _ASCII_INSIDE = re.compile(
     rb"(?:utf-?8|us-ascii|ascii|iso-?8859-\d+|iso_8859-\d+|latin-?\d+|l\d|windows-(?:125\d|874|31j)|cp125\d|koi8-[ru]"
@@ -65,7 +68,8 @@ class Answer:
         if not end and (why := self._unsearchable(lines)) is not None:
             return Refusal(Reason.ANSWER_ENCODED, f"the answer is {why}, although that was not asked for")
         length = known.get(b"content-length")
-        if length is not None or known.get(b"content-type", b"").lower().startswith(b"application/grpc"):
+        framed = known.get(b":status") == _SWITCHED or known.get(b"content-type", b"").lower().startswith(_FRAMED)
+        if length is not None or framed:
             self._body = Scrubber(self._level)
         return self._changes(lines, length)
 

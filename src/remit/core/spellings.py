@@ -3,7 +3,8 @@
 Honest servers repeat what they were sent: debug pages, error pages, redirects, logs in JSON. Each of them spells it
 with a library, and what those libraries make of a byte string is enumerated here (RFC 3986 §2.1, RFC 4648 §§4, 5, 8,
 RFC 8259 §7, and the sets that JavaScript, Python, Go, Java and PHP leave unescaped). Not covered, because a server
-would have to mean it: compression, encryption, hashes, pieces, mixed spellings, line breaks within, other alphabets.
+would have to mean it: compression, encryption, hashes, pieces, mixed spellings, line breaks within, other alphabets
+than those that have ASCII in them and UTF-16 and UTF-32.
 Base64 also leaves up to four bits at either end, in a character that the neighbours share.
 """
 
@@ -102,6 +103,12 @@ def _markup(value: bytes) -> Iterator[bytes]:
         yield form.encode(errors="surrogateescape")
 
 
+def _wide(value: bytes) -> Iterator[bytes]:
+    """Texts that say by their first bytes what they are written in (RFC 4627 §3, XML 1.0 appendix F)."""
+    for alphabet in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
+        yield _text(value).encode(alphabet, "surrogatepass")
+
+
 def _hex(value: bytes) -> Iterator[bytes]:
     yield value.hex().encode()
     yield value.hex().upper().encode()
@@ -116,6 +123,6 @@ def _base64(value: bytes) -> Iterator[bytes]:
         yield form.translate(_URL_SAFE)
 
 
-_SPELLINGS: tuple[Callable[[bytes], Iterator[bytes]], ...] = (_raw, _percent, _json, _markup, _hex)
+_SPELLINGS: tuple[Callable[[bytes], Iterator[bytes]], ...] = (_raw, _percent, _json, _markup, _wide, _hex)
 
 Table = Mapping[bytes, bytes]
