@@ -23,7 +23,7 @@ from typing import Any
 from bench import history
 from remit.audit import verify
 from remit.audit.reader import Reader
-from remit.control.ports_control import AuditFilter
+from remit.control.ports_audit import AuditFilter
 from remit.core.errors import Unavailable
 
 ROUNDS = 40

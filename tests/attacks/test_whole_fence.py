@@ -138,6 +138,20 @@ def test_a_name_that_resolves_to_the_node_itself_is_not_dialled(whole: Whole, ce
     assert "this node's own address" in record["detail"]
 
 
+def test_explain_says_of_the_nodes_own_address_what_the_boundary_says(whole: Whole, own: str) -> None:
+    role = "kind: Role\nmetadata: {name: plain-owner}\nspec: {capabilities: [plain-own]}\n"
+    capability = (
+        f"kind: Capability\nmetadata: {{name: plain-own}}\nspec: {{protocol: http, hosts: ['{own}'], ports: [80]}}\n"
+    )
+    whole.remit.apply("---\n".join(f"apiVersion: remit.dev/v1alpha1\n{one}" for one in (role, capability)))
+    data = f"GET / HTTP/1.1\r\nhost: {own}\r\n\r\n".encode()
+    with whole.attacker("plain-owner") as mine:
+        record = whole.refused(lambda: mine.ask(own, 80, data, to=own, tls=False), "address_refused")
+    told = json.loads(whole.remit.cli("explain", "--role", "plain-owner", "GET", f"http://{own}/", "--json").stdout)
+    assert (told["decision"], told["reason"], told["detail"]) == ("deny", "address_refused", record["detail"])
+    assert "this node's own address" in record["detail"]
+
+
 def test_the_table_goes_with_the_instance(whole: Whole) -> None:
     uid = identities.of(Settings(state_dir=whole.remit.state, run_dir=whole.remit.run_dir))
     assert uid is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import stat
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -18,12 +19,13 @@ from remit.control.budgets import Budgets
 from remit.control.catalog import Catalog
 from remit.control.knowledge import Knowledge
 from remit.control.pending import Pending
-from remit.control.ports_control import RevocationKind
+from remit.control.ports_control import Known, RevocationKind
 from remit.control.publish import Publisher
 from remit.control.reaching import Reaching
 from remit.control.recording import Recorder
 from remit.core import frame
 from remit.core.errors import Unavailable
+from remit.core.names import Address
 from remit.node.link import Link
 
 HEAD = {"seq": 3, "hash": "abc", "signature": "…"}
@@ -340,6 +342,26 @@ async def test_what_the_node_may_not_let_go_on_is_cut_and_what_is_used_is_told(t
         bench.journal.full = True
         with pytest.raises(Unavailable, match="full"):
             await bench.link.record("operator", fields)
+
+
+async def test_the_node_tells_what_it_would_dial_and_its_own_addresses(tmp_path: Path) -> None:
+    bench, own = Bench(tmp_path), ipaddress.ip_address("2001:db8::1")
+    node = bench.node()
+    far = {"db.internal": (ipaddress.ip_address("10.0.0.9"),)}
+    with pytest.raises(Unavailable):
+        await bench.link.addresses("db.internal")
+
+    def unknown() -> frozenset[Address]:
+        raise Unavailable("the kernel does not say")
+
+    async with bench.link.listening(bench.socket, bench.publisher.current), running(node):
+        await until(lambda: bench.link.connected)
+        assert await bench.link.addresses("db.internal") == Known()
+        node.dials(lambda host: far.get(host, ()), lambda: frozenset({own}))
+        assert await bench.link.addresses("db.internal") == Known(fixed=far["db.internal"], own=frozenset({own}))
+        assert await bench.link.addresses("a.com") == Known(own=frozenset({own}))
+        node.dials(lambda host: (), unknown)
+        assert await bench.link.addresses("a.com") == Known(own=None)
 
 
 async def test_a_node_that_is_away_says_nothing_of_budgets(bench: Bench) -> None:

@@ -18,7 +18,7 @@ from remit.audit import record, segments
 from remit.audit.reader import Reader
 from remit.cli import commands, parquet
 from remit.control.ports import Entry
-from remit.control.ports_control import AuditFilter
+from remit.control.ports_audit import AuditFilter
 from remit.core.errors import Conflict, Invalid
 
 HOSTILE: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -468,6 +469,23 @@ async def test_explain_tells_what_would_be_decided(plane: Plane) -> None:
     told = await plane.services.explaining.explain("devops", "POST", "https://api.github.com/x", {})
     assert (told["decision"], told["reason"]) == ("deny", "no_capability")
     assert "allows GET, not POST" in told["detail"]
+
+
+async def test_explain_knows_what_the_node_would_dial(plane: Plane) -> None:
+    await ready(plane)
+    plane.node.fixed["api.github.com"] = (ipaddress.ip_address("8.8.4.4"),)
+
+    async def told() -> tuple[str, str]:
+        found = await plane.services.explaining.explain("devops", "GET", "https://api.github.com/x", {})
+        return found["reason"], next(step["detail"] for step in found["steps"] if step["step"] == "address")
+
+    assert (await told())[1] == "8.8.4.4 is dialled"
+    plane.node.own = frozenset({ipaddress.ip_address("8.8.4.4")})
+    reason, detail = await told()
+    assert reason == "address_refused"
+    assert "8.8.4.4 is this node's own address" in detail
+    plane.node.connected = False
+    assert "only for a real request" in (await told())[1]
 
 
 RECORD = {

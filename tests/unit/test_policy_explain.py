@@ -1,5 +1,6 @@
 """An explanation runs the rules of real requests, and names every step."""
 
+import ipaddress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -9,6 +10,7 @@ from explained import explained
 
 from remit.core.decision import Candidate, Opinion
 from remit.core.errors import Invalid, NotFound
+from remit.core.names import Address
 from remit.core.reason import STEPS, Reason
 from remit.core.snapshot import Revoked, Snapshot
 from remit.core.task import State, Task
@@ -45,6 +47,29 @@ def told(method: str, url: str, snapshot: Snapshot = SNAPSHOT, role: str = "r", 
 
 def outcomes(answer: dict[str, Any]) -> dict[str, str]:
     return {step["step"]: step["outcome"] for step in answer["steps"]}
+
+
+NODE, OTHER = ipaddress.ip_address("8.8.4.4"), ipaddress.ip_address("8.8.8.1")
+
+
+@pytest.mark.parametrize(
+    ("url", "found", "own", "reason", "said"),
+    [
+        ("https://8.8.4.4/", (), frozenset({NODE}), "address_refused", "8.8.4.4 is this node's own address"),
+        ("https://8.8.4.4/", (), frozenset({OTHER}), "permitted", "8.8.4.4 is dialled"),
+        ("https://8.8.4.4/", (), None, "permitted", "8.8.4.4 is dialled, if it is not the node's own: the node does not say"),
+        ("https://b.com/", (NODE,), frozenset({NODE}), "address_refused", "8.8.4.4 is this node's own address"),
+        ("https://b.com/", (NODE,), frozenset({OTHER}), "permitted", "8.8.4.4 is dialled"),
+        ("https://b.com/", (ipaddress.ip_address("10.0.0.9"),), frozenset(), "address_refused", "10.0.0.9 is a special-use"),
+        ("https://b.com/", (), frozenset({NODE, ipaddress.ip_address("8.8.8.8")}), "permitted", "only for a real request"),
+    ],
+)  # fmt: skip
+def test_an_address_that_is_known_without_a_look_up_is_screened_as_the_node_does(
+    url: str, found: tuple[Address, ...], own: frozenset[Address] | None, reason: str, said: str
+) -> None:
+    answer = explained(SNAPSHOT, "r", "GET", url, {}, found=found, own=own)
+    assert answer["reason"] == reason
+    assert said in next(step["detail"] for step in answer["steps"] if step["step"] == "address")
 
 
 SUPPOSED = ("token", "task", "flow", "address", "audit")

@@ -14,7 +14,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from remit.api.services import Services, operator, services
-from remit.control.ports_control import Audit, AuditFilter, AuditKey
+from remit.control.ports_audit import Audit, AuditFilter
+from remit.control.ports_control import AuditKey
 from remit.control.retiring import Exported
 from remit.core.errors import Invalid, RemitError
 

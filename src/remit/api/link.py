@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 from remit.control import audit_keys
 from remit.control.ports import Clock
-from remit.control.ports_control import Cells, Flows, Head, Store
+from remit.control.ports_control import Cells, Flows, Head, Known, Store
 from remit.core import frame
 from remit.core.errors import Invalid, RemitError, Unavailable
 
@@ -144,6 +145,12 @@ class NodeLink:
         )
         return found
 
+    async def addresses(self, host: str) -> Known:
+        """See `control.ports_control.Node.addresses`."""
+        message = {"type": "addresses", "host": host}
+        known: Known = await self._ask("addresses", message, RECORD_TIMEOUT_S, "did not tell its addresses in time")
+        return known
+
     async def _ask(self, kind: str, message: Mapping[str, Any], timeout_s: float, late: str) -> Any:
         """The node's answer of type `kind`. `Unavailable`: it gave none, or a refusal."""
         peer, number = self._here(), next(self._ids)
@@ -265,6 +272,8 @@ class NodeLink:
                 peer.answered("probed", number, found)
             case {"type": "usage", "id": int(number), "budgets": list(found)}:
                 peer.answered("usage", number, found)
+            case {"type": "addresses", "id": int(number), "fixed": list(fixed), "own": own}:
+                peer.answered("addresses", number, _known(fixed, own))
             case {"type": "question" | "use", "id": int()} if len(self._asked) < ASKED_MAX:
                 answering = asyncio.ensure_future(self._answer(peer, message))
                 self._asked.add(answering)
@@ -292,6 +301,16 @@ def _ports(value: object) -> Sequence[int] | None:
     if isinstance(value, list) and all(isinstance(port, int) for port in value):
         return value
     return None
+
+
+def _known(fixed: Sequence[object], own: object) -> Known | Unavailable:
+    try:
+        return Known(
+            fixed=tuple(ipaddress.ip_address(str(one)) for one in fixed),
+            own=frozenset(ipaddress.ip_address(str(one)) for one in own) if isinstance(own, list) else None,
+        )
+    except ValueError:
+        return Unavailable("the node told addresses that are none", hint="remit status")
 
 
 def _lost() -> Unavailable:

@@ -14,7 +14,8 @@ from remit.control.expiring import Expiring
 from remit.control.explaining import Explaining
 from remit.control.manifests import Manifests
 from remit.control.operators import Operating
-from remit.control.ports_control import Audit, Store
+from remit.control.ports_audit import Audit
+from remit.control.ports_control import Store
 from remit.control.ports_decisions import Decisions
 from remit.control.retiring import Retiring
 from remit.control.revocation import Revoking

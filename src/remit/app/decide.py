@@ -99,6 +99,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     source = resolving.Server(settings.resolver) if settings.resolver else resolving.System()
     reserved = {drill_ca.HOST: drill_ca.ADDRESS, **settings.static_hosts, doorway.HOST: doorway.ADDRESS}
     resolver = resolving.Resolver(source, reserved, time.monotonic)
+    upward.dials(resolver.fixed, resolver.own)
     broker.exchange_with(
         Exchanger(
             dial=Dialler(resolver, settings.node_trust_file),

@@ -21,7 +21,7 @@ from remit.audit import lines, postings, record, segments
 from remit.audit.blocks import Blocks, Mark
 from remit.audit.lines import Lines
 from remit.audit.postings import BLOCK, Block, Term
-from remit.control.ports_control import AUDIT_FILTERS
+from remit.control.ports_audit import AUDIT_FILTERS
 from remit.core.errors import Conflict, Invalid, NotFound
 
 FIELDS = lines.FIELDS

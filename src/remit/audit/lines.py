@@ -13,7 +13,7 @@ from typing import Any
 
 from remit.audit import record, replay, segments
 from remit.audit.postings import Term
-from remit.control.ports_control import AUDIT_FILTERS
+from remit.control.ports_audit import AUDIT_FILTERS
 
 FIELDS = (
     *("id", "time", "task", "role", "decision", "reason", "capability", "credential", "method", "scheme", "host"),

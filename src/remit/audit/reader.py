@@ -1,4 +1,4 @@
-"""The log for those who read it: `control.ports_control.Audit` over the index and the segments.
+"""The log for those who read it: `control.ports_audit.Audit` over the index and the segments.
 
 Every question first takes in what was written since the last one, so an answer never lacks a record that was durable
 before the question was asked.
@@ -17,7 +17,8 @@ from typing import Any
 
 from remit.audit import export, retire, verify
 from remit.audit.index import Index
-from remit.control.ports_control import AUDIT_FILTERS, Audit, AuditFilter, AuditKey, AuditPage, Head, Retirable
+from remit.control.ports_audit import AUDIT_FILTERS, Audit, AuditFilter, AuditPage, Retirable
+from remit.control.ports_control import AuditKey, Head
 from remit.core.errors import Invalid, Unavailable
 
 log = logging.getLogger(__name__)

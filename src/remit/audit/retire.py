@@ -18,7 +18,7 @@ from typing import Any
 
 from remit.audit import head, record, replay, segments
 from remit.audit.segments import Position
-from remit.control.ports_control import Retirable
+from remit.control.ports_audit import Retirable
 from remit.core.errors import Conflict, NotFound
 
 ACTION = "audit.retire"

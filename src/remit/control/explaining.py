@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from remit.control.ports_control import Audit, AuditFilter, CurrentPolicies, Node
+from remit.control.ports_audit import Audit, AuditFilter
+from remit.control.ports_control import CurrentPolicies, Node
 from remit.control.publish import Publisher
 from remit.core import answers
 from remit.core.errors import NotFound, Unavailable
+from remit.core.names import Address
 from remit.core.reason import MEANING, STEPS, Reason
 from remit.policy import explain as explaining
 from remit.policy import snapshot as snapshots
@@ -51,7 +53,17 @@ class Explaining:
         begun = explaining.with_usage(begun, used)
         self._policies.update(snapshot)
         opinion = await self._policies.judge(begun)
-        return {**explaining.conclude(snapshot, begun, opinion, usage_known=used is not None).as_json(), **mode}
+        found, own = await self._addresses(begun.request.host)
+        told = explaining.conclude(snapshot, begun, opinion, usage_known=used is not None, found=found, own=own)
+        return {**told.as_json(), **mode}
+
+    async def _addresses(self, host: str) -> tuple[tuple[Address, ...], frozenset[Address] | None]:
+        """What would be dialled, as far as that is known without a look-up, and what is the node's own."""
+        try:
+            known = await self._node.addresses(host)
+        except Unavailable:
+            return (), None
+        return known.fixed, known.own
 
     async def why(self, prefix: str) -> Mapping[str, Any]:
         """{"record", "completion", "explanation"}: the record whose id starts with `prefix`, and its story."""

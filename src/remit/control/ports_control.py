@@ -5,7 +5,7 @@ Each port has an in-memory fake in `remit.testing`; the store's contract suite r
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +17,7 @@ from remit.control.ports_approvals import Approvals, Grants
 from remit.control.ports_operators import Operators
 from remit.core.claims import Claims
 from remit.core.expiry import Nearness
+from remit.core.names import Address
 from remit.core.snapshot import Snapshot
 from remit.core.task import Task
 
@@ -236,6 +237,15 @@ Flows = Mapping[str, Sequence[int] | None]
 """By task: the ports that name some of its flows (`core.flow`), or None for all of them."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What a node knows of a host without looking it up. `fixed`: its addresses where it is an address or a name that
+    the operator fixed, else none. `own`: the node's; None where its kernel does not say."""
+
+    fixed: tuple[Address, ...] = ()
+    own: frozenset[Address] | None = frozenset()
+
+
 class Node(Protocol):
     """The node's end of the link."""
 
@@ -270,6 +280,10 @@ class Node(Protocol):
         """Every budget in force and its use (`control.budgets.Budgets.show`). `Unavailable`: it did not say."""
         ...
 
+    async def addresses(self, host: str) -> Known:
+        """What it would dial for `host`, as far as it knows that by itself. `Unavailable`: it did not say."""
+        ...
+
 
 Reach = frozenset[tuple[str, int]]
 """(address range, port)"""
@@ -302,88 +316,4 @@ class Sealer(Protocol):
 
     async def forget(self, name: str, blob: bytes) -> None:
         """Take back what `seal` left elsewhere. `Conflict`, `Unavailable`: it could not be, and is there still."""
-        ...
-
-
-AUDIT_FILTERS = ("kind", "task", "role", "decision", "reason", "capability", "credential", "host")
-"""What records can be filtered by, besides their time."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditFilter:
-    """None matches everything. `since` and `until` bound a record's time. `after`: the `next` of a former page; "0"
-    begins with the oldest record, None with the latest page."""
-
-    task: str | None = None
-    role: str | None = None
-    decision: str | None = None
-    reason: str | None = None
-    capability: str | None = None
-    credential: str | None = None
-    host: str | None = None
-    kind: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    limit: int = 100
-    after: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditPage:
-    """Oldest first. Decisions come joined with their completion (`completed` is its time, absent where there is none
-    yet). `next`: what to ask for `after` this page; None on the last one."""
-
-    records: Sequence[Mapping[str, Any]]
-    next: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retirable:
-    """Segments of the log up to `segment`, which ends with record `seq` of this hash."""
-
-    segment: int
-    seq: int
-    hash: str
-
-
-class Audit(Protocol):
-    """The audit log of the node, to read. Writing goes through the node alone."""
-
-    async def keep_up(self) -> None:
-        """Take in what is written, beside everything else, so that no question waits for it. Until cancelled."""
-        ...
-
-    async def query(self, wanted: AuditFilter) -> AuditPage:
-        """One page of what matches."""
-        ...
-
-    def export(self, wanted: AuditFilter, *, whole: bool) -> AsyncIterator[Sequence[bytes]]:
-        """All that matches and was written by now, oldest first, as JSON texts, some at a time. `limit` and `after` do
-        not count. The first text is {"export": {"through": seq}}, the last {"export": {"records", "first", "last",
-        "sha256", "unbroken"}}: how many rows, sequence number and hash of the first and the last, the hash of all rows
-        (each with a newline). `whole`: every line as it stands in the log, in one piece that is checked; of filters
-        only the times. `Invalid`, `Unavailable`, or `Conflict` in the middle where the log is not what was written.
-        """
-        ...
-
-    async def get(self, prefix: str) -> Mapping[str, Any]:
-        """The record whose id starts with `prefix`, joined with its completion. `NotFound`, or `Conflict`."""
-        ...
-
-    async def retirable(self, *, first: int, last: int, digest: str, before: datetime | None) -> Retirable:
-        """Whole segments that end before a time and are in an export of records `first` to `last` (of hash `digest`).
-
-        `Conflict`: it is no export of this log from its beginning on. `NotFound`: there is no such segment.
-        """
-        ...
-
-    async def verify(self, heads: Sequence[Head], keys: Sequence[AuditKey]) -> Mapping[str, Any]:
-        """{"ok", "records", "segments", "retired"?, "problem"?}: the chain walked, and held against the kept heads.
-
-        Their keys must be among `keys` and trusted; a key that was refused is a problem too.
-        """
-        ...
-
-    def follow(self) -> AsyncIterator[Mapping[str, Any]]:
-        """Every record from now on, as it is written."""
         ...

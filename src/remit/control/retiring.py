@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from remit.control.ports_control import Audit, Retirable
+from remit.control.ports_audit import Audit, Retirable
 from remit.control.recording import Recorder
 
 ACTION = "audit.retire"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from remit.control.ports_control import Audit, AuditFilter
+from remit.control.ports_audit import Audit, AuditFilter
 
 PAGE = 1000
 MAX_RECORDS = 100_000

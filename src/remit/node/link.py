@@ -23,6 +23,7 @@ from remit.control.openings import Ports
 from remit.control.ports import Entry, Journal
 from remit.core import frame
 from remit.core.errors import Invalid, Unavailable
+from remit.core.names import Address
 from remit.core.snapshot import Snapshot
 from remit.node.asking import Asking
 from remit.policy import snapshot as snapshots
@@ -38,8 +39,11 @@ MAX_SHOWN = 2000
 """Budgets told at once."""
 PROBES_MAX = 4
 PROBED_MAX = 32
+OWN_MAX = 4096
+"""Addresses of this node told at once; with more, none can be told from another's."""
 Probe = Callable[[str], Awaitable[Mapping[str, Any]]]
 """Tries the credential of that name (`broker.probing`); never raises."""
+Fixed = Callable[[str], tuple[Address, ...]]
 ACCEPTED_KINDS = frozenset({"operator", "approval"})
 
 
@@ -62,6 +66,8 @@ class Link:
         self._asking: Asking | None = None
         self._probe: Probe | None = None
         self._probing: set[asyncio.Task[None]] = set()
+        self._fixed: Fixed | None = None
+        self._own: Callable[[], frozenset[Address]] = frozenset
         self._retire: Callable[[Mapping[str, Any]], Callable[[], None]] | None = None
         self._unkept: Mapping[str, Any] | None = None
         self._keeping: asyncio.Task[None] | None = None
@@ -79,6 +85,10 @@ class Link:
     def probes(self, probe: Probe) -> None:
         """Credentials are tried by `probe`."""
         self._probe = probe
+
+    def dials(self, fixed: Fixed, own: Callable[[], frozenset[Address]]) -> None:
+        """Of hosts, what `fixed` gives is told, and the node's `own` addresses (or `Unavailable`)."""
+        self._fixed, self._own = fixed, own
 
     def retires(self, plan: Callable[[Mapping[str, Any]], Callable[[], None]]) -> None:
         """What an operator has exported may leave the log: `plan` gives what removes it, or a `ValueError`."""
@@ -163,6 +173,8 @@ class Link:
             case "usage":
                 shown = self._budgets.show() if self._budgets is not None else ()
                 return {"type": "usage", "id": message.get("id"), "budgets": list(shown[:MAX_SHOWN])}
+            case "addresses":
+                return self._addresses(message)
             case other:
                 raise Invalid(f"unknown message {other!r} on the link")
 
@@ -194,6 +206,15 @@ class Link:
             except OSError as error:
                 # Only a restart without a control plane would miss it, and refuse until it hears one.
                 log.error("the snapshot could not be kept: %s", error)
+
+    def _addresses(self, message: dict[str, Any]) -> dict[str, Any]:
+        fixed = self._fixed(str(message.get("host"))) if self._fixed is not None else ()
+        try:
+            own: list[str] | None = [str(one) for one in self._own()]
+        except Unavailable:
+            own = None
+        told = own if own is not None and len(own) <= OWN_MAX else None
+        return {"type": "addresses", "id": message.get("id"), "fixed": [str(one) for one in fixed], "own": told}
 
     def _flows(self, message: dict[str, Any]) -> dict[str, Any]:
         found = self._using(str(message.get("kind")), str(message.get("name")))

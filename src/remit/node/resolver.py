@@ -71,12 +71,8 @@ class Resolver:
 
     async def addresses(self, host: str) -> tuple[Address, ...]:
         """Every address of a canonical name, preferred first. Raises `Unavailable` where nobody could say."""
-        fixed = self._static.get(host)
-        if fixed is not None:
+        if fixed := self.fixed(host):
             return fixed
-        literal = names.address_literal(host)
-        if literal is not None:
-            return (literal,)
         kept = self._kept.get(host)
         if kept is not None and kept.until > self._monotonic():
             return kept.addresses
@@ -86,6 +82,14 @@ class Resolver:
             self._asked[host] = task
             task.add_done_callback(lambda done: self._answered(host, done))
         return await asyncio.shield(task)  # one waiter that gives up must not take the answer from the others
+
+    def fixed(self, host: str) -> tuple[Address, ...]:
+        """The address of a host whose address nobody has to be asked for; else none."""
+        fixed = self._static.get(host)
+        if fixed is not None:
+            return fixed
+        literal = names.address_literal(host)
+        return (literal,) if literal is not None else ()
 
     async def _look_up(self, host: str) -> tuple[Address, ...]:
         try:

@@ -20,6 +20,7 @@ from remit.core.claims import Claims
 from remit.core.decision import Candidate, Opinion
 from remit.core.delegation import Above
 from remit.core.errors import Invalid, NotFound
+from remit.core.names import Address
 from remit.core.reason import MEANING, STEPS, Reason, Refusal
 from remit.core.request import Evidence, Opaque, Request
 from remit.core.snapshot import Snapshot
@@ -137,13 +138,32 @@ def _unused(line: budget.Line) -> Mapping[str, Any]:
     return {"budget": line.account, "scope": scope, "quantity": quantity, "limit": limit, "used": 0, "left": limit}
 
 
-def conclude(snapshot: Snapshot, candidate: Candidate, opinion: Opinion, *, usage_known: bool = True) -> Explanation:
-    """The rest, with what the policies that apply to `candidate` said."""
+def conclude(
+    snapshot: Snapshot,
+    candidate: Candidate,
+    opinion: Opinion,
+    *,
+    usage_known: bool = True,
+    found: tuple[Address, ...] = (),
+    own: frozenset[Address] | None = frozenset(),
+) -> Explanation:
+    """The rest, with what the policies that apply to `candidate` said.
+
+    `found`: the addresses of the host where they are known without a look-up; `own`: those of the node, None where they
+    are not known.
+    """
     above = tuple(_says(one, candidate.request) for one in candidate.above)
-    return replace(_concluded(snapshot, candidate, opinion, usage_known), above=above)
+    return replace(_concluded(snapshot, candidate, opinion, usage_known, found, own), above=above)
 
 
-def _concluded(snapshot: Snapshot, candidate: Candidate, opinion: Opinion, usage_known: bool) -> Explanation:
+def _concluded(
+    snapshot: Snapshot,
+    candidate: Candidate,
+    opinion: Opinion,
+    usage_known: bool,
+    found: tuple[Address, ...],
+    own: frozenset[Address] | None,
+) -> Explanation:
     applying = ", ".join(candidate.role.policies)
     notes = {
         "names": "connection and request name one host",
@@ -160,11 +180,16 @@ def _concluded(snapshot: Snapshot, candidate: Candidate, opinion: Opinion, usage
     if asked is not None:
         return _told(Refusal(Reason.APPROVAL_REQUIRED, "; ".join(asked.reasons)), candidate, notes)
     literal = names.address_literal(candidate.request.host)
-    granted = decision.grant(snapshot, candidate, opinion, (literal or _SOMEWHERE,))
+    dialled = found or ((literal,) if literal is not None else ())
+    if dialled:
+        granted = decision.grant(snapshot, candidate, opinion, dialled, own or frozenset())
+    else:
+        granted = decision.grant(snapshot, candidate, opinion, (_SOMEWHERE,))
     if isinstance(granted, Refusal):
         return _told(granted, candidate, notes)
-    if literal is not None:
-        notes["address"] = f"{literal} is dialled"
+    if dialled:
+        known = "" if own is not None else ", if it is not the node's own: the node does not say"
+        notes["address"] = f"{dialled[0]} is dialled{known}"
     credential = granted.credential
     if credential is not None:
         notes["credential"] = f"{credential.name} would be injected, if its secret can be opened"

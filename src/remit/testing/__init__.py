@@ -18,14 +18,17 @@ from remit.control.ports_control import (
     Document,
     Flows,
     Head,
+    Known,
     Reach,
     Revocation,
     RevocationKind,
     SealedSecret,
 )
+from remit.core import names
 from remit.core.claims import Claims
 from remit.core.errors import Conflict, NotFound, Unavailable
 from remit.core.flow import MAX_CELL
+from remit.core.names import Address
 from remit.core.task import ALIVE, TRANSITIONS, Task
 from remit.testing.approvals import ApprovalRows, MemoryApprovals, MemoryGrants
 from remit.testing.approvals import MemoryDesk as MemoryDesk
@@ -266,7 +269,7 @@ class MemoryNode:
     """Implements `control.ports_control.Node`. Set `connected` to False and it answers like a node that is away.
 
     `open`: what is open by authority; None where the node cannot say. `budgets`: what it says of their use.
-    `probes`: what it says of credentials; of all others that they could be had."""
+    `probes`: what it says of credentials; of all others that they could be had. `own`, `fixed`: see `Known`."""
 
     def __init__(self) -> None:
         self.connected, self.acked_epoch = True, 0
@@ -275,6 +278,8 @@ class MemoryNode:
         self.open: dict[tuple[str, str], Flows] | None = None
         self.budgets: Sequence[Mapping[str, Any]] = ()
         self.probes: dict[str, Mapping[str, Any]] = {}
+        self.own: frozenset[Address] | None = frozenset()
+        self.fixed: dict[str, tuple[Address, ...]] = {}
 
     async def returned(self) -> None:
         """It is there, or it does not come back."""
@@ -302,6 +307,11 @@ class MemoryNode:
     async def usage(self) -> Sequence[Mapping[str, Any]]:
         self._here()
         return self.budgets
+
+    async def addresses(self, host: str) -> Known:
+        self._here()
+        literal = names.address_literal(host)
+        return Known(fixed=self.fixed.get(host, (literal,) if literal is not None else ()), own=self.own)
 
     def _here(self) -> None:
         if not self.connected:

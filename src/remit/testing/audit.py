@@ -10,13 +10,14 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from remit.control.ports_control import AUDIT_FILTERS, Audit, AuditFilter, AuditKey, AuditPage, Head, Retirable
+from remit.control.ports_audit import AUDIT_FILTERS, Audit, AuditFilter, AuditPage, Retirable
+from remit.control.ports_control import AuditKey, Head
 from remit.control.ports_decisions import Decisions
 from remit.core.errors import Conflict, NotFound
 
 
 class MemoryAudit:
-    """Implements `control.ports_control.Audit` over `records`, oldest first, each with an `id` and a `seq`."""
+    """Implements `control.ports_audit.Audit` over `records`, oldest first, each with an `id` and a `seq`."""
 
     def __init__(self, records: Sequence[Mapping[str, Any]] = ()) -> None:
         self.records = list(records)
