@@ -6,7 +6,8 @@ BIN := .venv/bin
 setup:
 	@scripts/setup.sh dev
 
-demo: setup            ## bring everything up, run the main job in a cell, explain what happened
+demo:                  ## set up what runs, bring everything up, run the main job in a cell, explain what happened
+	@scripts/setup.sh runtime
 	@$(BIN)/python examples/demo/demo.py
 
 test: check            ## checks, then the whole suite
