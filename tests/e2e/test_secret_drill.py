@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from instance import Instance
 
+from remit.cli import sinks
 from remit.cli.sinks import CHUNK, Search
 
 pytestmark = pytest.mark.xdist_group("secret-drill")
@@ -41,11 +42,13 @@ def test_a_drill_finds_nothing_and_leaves_nothing(instance: Instance) -> None:
     assert {name: row["found"] for name, row in rows.items() if row["found"]} == {}
     assert code == 0
     for sink in (
-        "API answers", "Envoy's admin", "audit log", "cells: output, workspaces", "control database", "core dumps",
+        "API answers", "Envoy's admin", "audit log", "cells: output, workspaces", "control database", "core dumps", "errors",
         "logs of the parts", "memory of other parts", "memory of the cell", "other state", "process environments",
         "process list", "snapshot, leases, spool", "task output", "temporary files",
     ):  # fmt: skip
         assert rows[sink]["looked"], sink
+    for part in ("decide", "envoy", "control"):
+        assert rows[f"memory of {part}"]["outcome"] == "by design" and rows[f"memory of {part}"]["by_design"]
     assert instance.cli("secret", "list", "--json").stdout == ""
     assert "drill" not in instance.cli("get", "roles").stdout
 
@@ -61,7 +64,7 @@ def test_a_leak_on_purpose_is_found_where_it_is(instance: Instance) -> None:
         "cells: output, workspaces",
     ):
         assert rows[sink]["found"], sink
-    for sink in ("audit log", "control database", "API answers", "Envoy's admin", "logs of the parts"):
+    for sink in ("audit log", "control database", "API answers", "Envoy's admin", "logs of the parts", "errors"):
         assert not rows[sink]["found"], sink
 
 
@@ -79,6 +82,20 @@ def test_a_leak_in_a_file_is_found_in_each_spelling(tmp_path: Path) -> None:
     search = Search(CANARY)
     search.tree("files", tmp_path)
     assert {Path(found).name for found in search.sinks["files"].found} == set(spelled)
+
+
+def test_what_a_crash_leaves_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = tmp_path / "core_pattern"
+    pattern.write_text(f"{tmp_path}/%u/core.%e.%p\n")
+    monkeypatch.setattr(sinks, "CORE_PATTERN", pattern)
+    monkeypatch.setattr(sinks, "COLLECTED", ())
+    (tmp_path / "0").mkdir()
+    left, clean = tmp_path / "0/core.sh.17.x", tmp_path / "0/core.sh.18"
+    left.write_bytes(b"\0" * CHUNK + CANARY)
+    clean.write_bytes(b"\0" * CHUNK)
+    search = Search(CANARY)
+    search.core_files(left.stat().st_mtime)
+    assert (search.sinks["core dumps"].looked, search.sinks["core dumps"].found) == (2, [str(left)])
 
 
 def test_a_leak_in_a_process_is_found() -> None:

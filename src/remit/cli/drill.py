@@ -1,18 +1,18 @@
 """`secret drill`: a leak drill with a secret of its own, through everything that a real one goes through.
 
-A canary is stored sealed, injected for a task into a request to an upstream that says it again in every way it can,
-and then looked for wherever it must not be. Its manifests, its secret and its upstream are gone when it ends.
+A canary is stored, injected for a task into requests to an upstream that says it again in every way it can, sent to the
+API in ways that fail, and then looked for wherever it must not be: in the cell, in logs, in the audit log, in what the
+API answers (which is all that a console could show), in errors, in what a crash leaves, in memory. Its manifests, its
+secret and its upstream are gone when it ends.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import http.server
 import json
+import os
 import secrets
-import socketserver
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -22,27 +22,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote
 
 import httpx
 import typer
 
 from remit import settings
-from remit.cli import client, options, output
+from remit.cli import client, drill_upstream, options, output
+from remit.cli.drill_upstream import ADDRESS, ERRORS, HOST
 from remit.cli.sinks import Search, Sink, descendants, everybody
 from remit.core.errors import RemitError, Unavailable
 from remit.settings import Settings
 
-HOST, ADDRESS, LEAF = "drill.remit.internal", "127.0.0.1", "drill.pem"
-"""As `boundary.drill_ca` has them."""
 PLACEHOLDER = "drill-placeholder-000000000000000000000000"
 START_S = 60.0
 SHOWN = 5
-SCRIPT = """
-curl -sS -i -H "Authorization: Bearer $DRILL_KEY" "$1"; echo
-curl -sS -i -X DELETE "$1"; echo
+SCRIPT = f"""
+curl -sS -i -H "Authorization: Bearer $DRILL_KEY" "$1/echo"; echo
 env; tr '\\0' '\\n' </proc/self/environ
 sh -c 'kill -SEGV $$'
+echo drill-errors
+curl -sS -i -X DELETE "$1/echo"; echo
+for path in {" ".join(ERRORS)}; do curl -sS -i "$1$path"; echo; done
 echo drill-ready; read end
 """
 ANSWERS: Mapping[str, Mapping[str, object]] = {
@@ -52,9 +52,18 @@ ANSWERS: Mapping[str, Mapping[str, object]] = {
     "/v1/audit": {"limit": 1000},
     "/v1/credentials": {},
     "/v1/capabilities": {},
+    "/v1/roles": {},
+    "/v1/approvals": {},
+    "/v1/budgets": {},
 }
 ADMIN = ("/config_dump?include_eds", "/stats", "/clusters", "/listeners", "/certs", "/server_info")
-BY_DESIGN = "not searched: the memory of decide and envoy, which use it, of control, which seals it, and of openbao"
+HOLDERS = {
+    "decide": "opens it for a permit",
+    "envoy": "sends it to the upstream",
+    "control": "seals what it is given",
+    "openbao": "keeps it",
+}
+"""Parts whose memory is not searched, and why: to find it there would say nothing."""
 
 
 def drill(
@@ -69,13 +78,22 @@ def drill(
     canary = f"{secrets.token_urlsafe(24)}+/&<~{secrets.token_hex(4)}"
     search = Search(canary.encode())
     began = time.time() - 1
-    with client.connected() as api, _upstream(config) as upstream, _planted(api, name, canary, upstream.port):
+    with (
+        client.connected() as api,
+        drill_upstream.serving(config) as upstream,
+        _planted(api, name, canary, upstream.port),
+    ):
         with _task(name, upstream.port, canary if prove else "") as said:
-            search.data("task output", "what the task was told and wrote", said.encode())
-            if canary not in upstream.seen:
+            answers, _, errors = said.partition("drill-errors\n")
+            search.data("task output", "what the task was told and wrote", answers.encode())
+            search.data("errors", "what the task was told", errors.encode())
+            missed = [path for path in ("/echo", *ERRORS) if canary not in upstream.seen.get(path, "")]
+            if missed:
                 raise Unavailable(
-                    f"the drill's request did not carry its secret: {output.safe(said[-300:])}", hint="remit audit list"
+                    f"the drill's request to {missed[0]} did not carry its secret: {output.safe(said[-300:])}",
+                    hint="remit audit list",
                 )
+            _mistaken(search, api, name, canary)
             _running(search, config)
         _kept(search, config, api, began)
     _report(search, as_json=as_json)
@@ -83,22 +101,45 @@ def drill(
         raise typer.Exit(1)
 
 
+def _mistaken(search: Search, api: client.Client, name: str, canary: str) -> None:
+    """What an operator is told who gives the canary in a way that is refused."""
+    path = f"/v1/secrets/{name}"
+    for body in ({"value_base64": canary}, {"value": canary}, {"value_base64": canary, canary: ""}):
+        try:
+            api.put(path, body)
+        except RemitError as error:
+            search.data("errors", f"PUT {path}", f"{error.detail} {error.hint}".encode())
+        else:
+            raise Unavailable("the API took what is no secret", hint="remit doctor")
+    command = [sys.executable, "-m", "remit.cli.main", "secret", "put", "No Name"]
+    done = subprocess.run(command, input=canary, capture_output=True, text=True, timeout=START_S, check=False)
+    search.data("errors", "remit secret put", (done.stdout + done.stderr).encode())
+
+
 def _running(search: Search, config: Settings) -> None:
     try:
-        parts = json.loads(config.supervisor_file.read_bytes())["processes"]
+        state = json.loads(config.supervisor_file.read_bytes())
+        pids = {part: int(said["pid"]) for part, said in state["processes"].items() if said["pid"]}
     except (OSError, ValueError, KeyError) as error:
         raise Unavailable(
             "the processes of the node are not known", hint="run the drill where `remit up` ran"
         ) from error
-    pids = {part: int(state["pid"]) for part, state in parts.items() if state["pid"]}
     for pid in everybody():
         search.process(pid)
-    for pid in descendants(pids["cells"]):
+    cell = descendants(pids["cells"])
+    for pid in cell:
         search.memory("memory of the cell", pid, "process")
         search.tree("files of the cell", Path(f"/proc/{pid}/root/tmp"))
-    for part in ("cells", "forward"):
-        search.memory("memory of other parts", pids[part], part)
-    search.cores({**pids, **{f"process {pid} of the cell": pid for pid in descendants(pids["cells"])}})
+    for part, why in HOLDERS.items():
+        if part in pids:
+            search.sink(f"memory of {part}").by_design = why
+    others = {"supervisor": int(state["pid"]), **{part: pid for part, pid in pids.items() if part not in HOLDERS}}
+    others |= {f"child {pid} of decide": pid for pid in descendants(pids["decide"])}  # evaluates policies
+    others |= {f"client {pid}": pid for pid in descendants(os.getpid())}
+    for shown, pid in others.items():
+        search.memory("memory of other parts", pid, shown)
+    below = {f"process {pid} of {part}": pid for part in pids for pid in descendants(pids[part])}
+    search.cores({**pids, **below})
 
 
 def _kept(search: Search, config: Settings, api: client.Client, began: float) -> None:
@@ -114,6 +155,7 @@ def _kept(search: Search, config: Settings, api: client.Client, began: float) ->
         for root in roots:
             search.tree(sink, root)
     search.tree("temporary files", Path(tempfile.gettempdir()), since=began)
+    search.core_files(began)
     for path, query in ANSWERS.items():
         search.data("API answers", path, json.dumps(api.get(path, **query)).encode())
     transport = httpx.HTTPTransport(uds=str(config.envoy_admin))
@@ -134,69 +176,21 @@ def _report(search: Search, *, as_json: bool) -> None:
     output.table(
         ("sink", "looked", "outcome", "where"),
         [
-            (name, sink.looked, _outcome(sink), ", ".join([*sorted(set(sink.found)), *sink.unread][:SHOWN]))
+            (
+                name,
+                sink.looked,
+                _outcome(sink),
+                ", ".join([*sorted(set(sink.found)), *sink.unread][:SHOWN]) or sink.by_design,
+            )
             for name, sink in found
         ],
     )
-    output.say(BY_DESIGN)
 
 
 def _outcome(sink: Sink) -> str:
+    if sink.by_design:
+        return "by design"
     return "failed" if sink.found else "ok" if sink.looked else "not searched"
-
-
-class _Echo(http.server.BaseHTTPRequestHandler):
-    """Says what it was sent again: in a header, a cookie, and the body as it is, in base64, hex, percent and JSON."""
-
-    server: _Server
-
-    def do_GET(self) -> None:
-        value = self.headers.get("authorization", "")
-        self.server.seen += value
-        raw = value.removeprefix("Bearer ").encode()
-        forms = (value, base64.b64encode(raw).decode(), raw.hex(), quote(raw, safe=""), json.dumps({"key": value}))
-        body = "\n".join(forms).encode()
-        self.send_response(200)
-        self.send_header("x-echo", value)
-        self.send_header("set-cookie", f"key={value.removeprefix('Bearer ')}")
-        self.send_header("content-type", "text/plain")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing is written."""
-
-
-class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
-    daemon_threads = True
-    seen = ""
-
-    @property
-    def port(self) -> int:
-        return int(self.server_address[1])
-
-
-@contextlib.contextmanager
-def _upstream(config: Settings) -> Iterator[_Server]:
-    leaf = config.root_ca_dir / LEAF
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(leaf)
-    except OSError as error:
-        raise Unavailable(
-            f"the drill's certificate {leaf} cannot be used: {error.strerror}",
-            hint="run it as whoever ran remit up",
-        ) from error
-    server = _Server((ADDRESS, 0), _Echo)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @contextlib.contextmanager
@@ -225,7 +219,7 @@ def _task(role: str, port: int, leaked: str) -> Iterator[str]:
     """A task that has used the secret and still runs; what it wrote."""
     command = [sys.executable, "-m", "remit.cli.main", "run", "--role", role, "--no-tty"]
     command += ["--env", f"LEAKED={leaked}"] if leaked else []
-    command += ["--", "sh", "-c", SCRIPT, "drill", f"https://{HOST}:{port}/echo"]
+    command += ["--", "sh", "-c", SCRIPT, "drill", f"https://{HOST}:{port}"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

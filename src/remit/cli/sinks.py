@@ -16,16 +16,21 @@ OVERLAP = 4096
 """Longer than any spelling of a canary, so that none is cut by the end of a chunk."""
 MAX_REGION = 256 << 20
 _REGION = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r\S+ \S+ \S+ \S+ *(.*)")
+CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
+COLLECTED = (Path("/var/lib/systemd/coredump"), Path("/var/crash"), Path("/var/lib/apport/coredump"))
+_VARIES = re.compile(r"(?:%.|\*)+")
 _CORE = re.compile(r"^Max core file size\s+(\S+)\s+(\S+)", re.MULTILINE)
 
 
 @dataclass(slots=True)
 class Sink:
-    """`looked`: how many things were searched. `found`: where it stands. `unread`: what could not be searched."""
+    """`looked`: how many things were searched. `found`: where it stands. `unread`: what could not be searched.
+    `by_design`: why it may stand there, so that nobody looks."""
 
     looked: int = 0
     found: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+    by_design: str = ""
 
 
 class Search:
@@ -103,6 +108,16 @@ class Search:
             found.looked += 1
             if limit is None or limit[1] not in ("0", "1"):
                 found.found.append(f"{name} may leave one")
+
+    def core_files(self, since: float) -> None:
+        """What a crash may have left since then, where the kernel or what it hands a dump to would put it (core(5))."""
+        pattern = _VARIES.sub("*", CORE_PATTERN.read_text().strip() + "*")
+        if pattern.startswith("/"):
+            for path in Path("/").glob(pattern.lstrip("/")):
+                if path.is_file() and path.stat().st_mtime >= since:
+                    self.file("core dumps", path)
+        for directory in COLLECTED:
+            self.tree("core dumps", directory, since)
 
 
 def descendants(ancestor: int) -> list[int]:
