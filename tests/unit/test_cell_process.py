@@ -20,7 +20,7 @@ class _NoGroup:
 @pytest.fixture
 def ground() -> Iterator[process.Ground]:
     network = os.open("/proc/self/ns/net", os.O_RDONLY)
-    yield process.Ground(network=network, group=_NoGroup(), user=os.geteuid())  # type: ignore[arg-type]
+    yield process.Ground(network=network, group=_NoGroup(), user=os.geteuid(), files=1024)  # type: ignore[arg-type]
     os.close(network)
 
 
@@ -39,6 +39,8 @@ async def test_a_sandbox_that_does_not_come_up(
     with open(os.open(fake, os.O_WRONLY | os.O_CREAT, 0o755), "w") as file:
         file.write(f"#!/bin/sh\n{script}\n")
     monkeypatch.setattr(process, "_BWRAP", fake)
-    spec = sandbox.Spec(argv=("true",), environment={}, cwd="/", system=(), mounts=(), seccomp=(), info=-1)
+    spec = sandbox.Spec(
+        argv=("true",), environment={}, cwd="/", system=(), mounts=(), seccomp=(), info=-1, terminals="/dev/pts"
+    )
     with pytest.raises(Unavailable, match=f"bubblewrap could not make the sandbox: {said}"):
         await process.start(spec, ground, terminal=terminal)

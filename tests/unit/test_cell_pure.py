@@ -20,6 +20,7 @@ def _spec(**more: object) -> sandbox.Spec:
         "mounts": (sandbox.Mount(source="/stage/home", target="/home/agent", writable=True),),
         "seccomp": (70, 71),
         "info": 72,
+        "terminals": "/stage/terminals",
     }
     return sandbox.Spec(**{**values, **more})  # type: ignore[arg-type]
 
@@ -283,3 +284,14 @@ def test_without_any_hierarchy_every_limit_is_named_as_absent(tmp_path: Path) ->
     group.join()
     group.kill()
     assert group.remove()
+
+
+@pytest.mark.parametrize(
+    ("files", "processes", "each"),
+    [("9223372036854775807", 512, 1 << 19), ("2000000", 100, 10_000), ("2000000", None, 1953), ("100000", 512, 1024)],
+)
+def test_all_processes_of_a_cell_may_open_half_of_what_the_machine_may(
+    monkeypatch: pytest.MonkeyPatch, files: str, processes: int | None, each: int
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: files)
+    assert limits.open_files(processes) == each

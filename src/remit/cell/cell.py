@@ -124,10 +124,14 @@ class Cell:
             mounts=self.mounts,
             seccomp=(),
             info=-1,
+            terminals=str(self.staged / "terminals"),
             join=await self._joined() if joined else None,
         )
         ground = process.Ground(
-            network=self.network.namespace, group=self.group, user=host_identity(self.wanted.number)[0]
+            network=self.network.namespace,
+            group=self.group,
+            user=host_identity(self.wanted.number)[0],
+            files=limits.open_files(self.wanted.limits.processes),
         )
         return await process.start(spec, ground, terminal=terminal, inputs=inputs)
 
@@ -202,6 +206,7 @@ def build(wanted: Wanted, site: Site, wire: network.Network) -> Cell:
             size = wanted.limits.disk_bytes
             stage.scratch(staged / "home", owner=(user, group_id), size_bytes=size, mode=0o700)
             stage.scratch(staged / "scratch", owner=(user, group_id), size_bytes=size, mode=0o711)
+            stage.terminals(staged / "terminals")
             stage.shared_directories(staged / "scratch", _SCRATCH)
             log = output.Log(directory)
             undo.callback(log.close)

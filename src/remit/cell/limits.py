@@ -24,6 +24,8 @@ _PERIOD_US = 100_000
 _TCP_BYTES = 128 << 20
 """What a cell's TCP connections may hold under cgroup v1, which does not count it as memory; under v2 it is memory.
 The kernel gives all connections of a machine 9 % of its memory (tcp(7), tcp_mem), other cells' and the node's too."""
+_MAX_FILES, _FEWEST_FILES = 1 << 19, 1024
+_USUAL_PROCESSES = 512
 _REMOVE_S = 2.0
 _TRY_S = 5.0
 
@@ -152,6 +154,19 @@ class _Groups:
         except OSError:
             return False
         return any(line.startswith("oom_kill ") and line != "oom_kill 0" for line in text.splitlines())
+
+
+def open_files(processes: int | None) -> int:
+    """Descriptors that each process of a cell may have, so that all of them leave half of the machine's to others.
+
+    The whole machine's number (fs.file-max) binds everybody but root, and counts for no group. systemd takes it away;
+    else it is a tenth of the memory in KiB. Where it is small, each process may still have 1024.
+    """
+    try:
+        files = int(Path("/proc/sys/fs/file-max").read_text())
+    except (OSError, ValueError):
+        return _MAX_FILES
+    return min(_MAX_FILES, max(_FEWEST_FILES, files // 2 // (processes or _USUAL_PROCESSES)))
 
 
 def make(where: Tree, name: str, wanted: Limits) -> Group:

@@ -30,14 +30,10 @@ SIGNALS = {
     name: getattr(signal, f"SIG{name}") for name in ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "KILL", "CONT")
 }
 _BWRAP = "/usr/bin/bwrap"
-_MAX_FILES = 1 << 19
 _FIRST_HIGH = 64
 _JOINED = (sandbox.JOINED.outer_user, sandbox.JOINED.inner_user, sandbox.JOINED.pid)
-_RLIMITS = (
-    # 1, not 0: to a core_pattern that is a pipe, 0 means no limit (core(5)), and that program runs on the host as root.
-    (resource.RLIMIT_CORE, (1, 1)),
-    (resource.RLIMIT_NOFILE, (1024, _MAX_FILES)),
-)
+_USUAL_FILES = 1024
+"""What a process begins with; it may raise it (getrlimit(2))."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +43,8 @@ class Ground:
     network: int
     group: limits.Group
     user: int
+    files: int
+    """The most descriptors that a process may have."""
 
 
 class Process:
@@ -166,6 +164,11 @@ async def start(
 
 def _entering(ground: Ground, join: sandbox.Join | None) -> Callable[[], None]:
     early = seccomp.entering()
+    bounds = (
+        # 1, not 0: to a core_pattern that is a pipe, 0 means no limit (core(5)), and that runs on the host as root.
+        (resource.RLIMIT_CORE, (1, 1)),
+        (resource.RLIMIT_NOFILE, (_USUAL_FILES, ground.files)),
+    )
 
     def enter() -> None:
         if join is not None:
@@ -175,7 +178,7 @@ def _entering(ground: Ground, join: sandbox.Join | None) -> Callable[[], None]:
         kernel.setns(ground.network, kernel.CLONE_NEWNET)
         os.setsid()
         os.umask(0o022)
-        for kind, (soft, hard) in _RLIMITS:
+        for kind, (soft, hard) in bounds:
             ours = resource.getrlimit(kind)[1]
             most = hard if ours == resource.RLIM_INFINITY else min(hard, ours)
             resource.setrlimit(kind, (min(soft, most), most))

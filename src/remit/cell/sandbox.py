@@ -55,6 +55,8 @@ class Spec:
     mounts: tuple[Mount, ...]
     seccomp: tuple[int, ...]
     info: int
+    terminals: str
+    """A devpts of the cell's own, as bubblewrap sees it: the one that bubblewrap makes has no limit."""
     join: Join | None = None
     hidden: tuple[str, ...] = field(default=("/sys",))
     """Directories that exist and are empty."""
@@ -68,7 +70,7 @@ def arguments(spec: Spec) -> list[str]:
         made += ["--ro-bind" if kind == "bind" else "--symlink", source, target]
     for path in spec.hidden:
         made += ["--dir", path]
-    made += ["--proc", "/proc", "--dev", "/dev"]
+    made += ["--proc", "/proc", "--dev", "/dev", "--dev-bind", spec.terminals, "/dev/pts"]
     for mount in spec.mounts:
         made += ["--bind" if mount.writable else "--ro-bind", mount.source, mount.target]
     # The root and /dev are tmpfs of bubblewrap's, without a size limit.

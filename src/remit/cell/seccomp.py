@@ -27,6 +27,11 @@ _MODES = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "creat": 1, "m
 _OPENS = {"open": (1, 2), "openat": (2, 3)}
 """(flags, mode); the mode counts where the flags make a file."""
 _O_CREAT, _O_TMPFILE = 0o100, 0o20000000
+_HUGE = {"mmap": (3, 0x40000), "memfd_create": (1, 0x4), "shmget": (2, 0o4000)}
+"""Huge pages that somebody set aside on this machine: (argument, bit). They are in no group's memory (cgroups(7))."""
+_SOCKET, _COMPILED = 1, (26, 51)
+"""SOL_SOCKET, and SO_ATTACH_FILTER, SO_ATTACH_REUSEPORT_CBPF: what is compiled for them is kernel memory, of which
+there is one amount for the whole machine (net.core.bpf_jit_limit). Without some of it no further sandbox starts."""
 _MAX_DOMAIN = 16
 _TYPE_MASK = 0xF
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
@@ -92,6 +97,10 @@ def _arguments() -> pyseccomp.SyscallFilter:
             filters.add_rule(refused, "clone", arg(0, masked, 1 << bit, 1 << bit))
     for request in (_TIOCSTI, _TIOCLINUX, _TIOCSETD):
         filters.add_rule(refused, "ioctl", arg(1, masked, _LOW32, request))
+    for call, (number, bit) in _HUGE.items():
+        filters.add_rule(refused, call, arg(number, masked, bit, bit))
+    for option in _COMPILED:
+        filters.add_rule(refused, "setsockopt", arg(1, equal, _SOCKET), arg(2, equal, option))
     _set_ids(filters)
     unsupported = pyseccomp.ERRNO(errno.EAFNOSUPPORT)
     for call in ("socket", "socketpair"):

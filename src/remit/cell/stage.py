@@ -14,6 +14,8 @@ from pathlib import Path
 
 from remit.cell import kernel, mounts
 
+TERMINALS = 128
+"""Of one cell at once. All instances of devpts share kernel.pty.max (4096), less what is kept for the host's own."""
 _INODES_PER_BYTE = 4096
 _MIN_INODES = 4096
 
@@ -71,6 +73,13 @@ def scratch(target: Path, *, owner: tuple[int, int], size_bytes: int, mode: int)
     inodes = max(_MIN_INODES, size_bytes // _INODES_PER_BYTE)
     options = f"size={size_bytes},nr_inodes={inodes},uid={owner[0]},gid={owner[1]},mode={mode:o}"
     kernel.mount("cell", str(target), "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
+
+
+def terminals(target: Path) -> None:
+    """Mount an instance of devpts (Documentation/filesystems/devpts.rst) at `target` (made)."""
+    target.mkdir(mode=0o711)
+    options = f"newinstance,ptmxmode=0666,mode=620,max={TERMINALS}"
+    kernel.mount("cell", str(target), "devpts", kernel.MS_NOSUID | kernel.MS_NOEXEC, options)
 
 
 def shared_directories(target: Path, names: tuple[str, ...]) -> None:

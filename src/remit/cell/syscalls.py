@@ -3,7 +3,8 @@
 The default profile of container runtimes (moby/profiles, seccomp) less what a cell has no use for: namespaces, mounts,
 tracing, kernel keys, io_uring, BPF, modules, clocks. What is in neither list answers ENOSYS, so that a C library falls
 back to what it used before; what is refused by name answers EPERM, so that a human sees why. `openat2` is in neither:
-it takes a file's mode from memory, where no filter sees a set-user-id bit (see `seccomp`).
+it takes a file's mode from memory, where no filter sees a set-user-id bit (see `seccomp`); nor is AIO (`io_setup`), of
+which there is one amount for the whole machine (fs.aio-max-nr), counted for nobody.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _ALLOWED = """
     get_robust_list get_thread_area getcpu getcwd getdents getdents64 getegid geteuid getgid getgroups getitimer
     getpeername getpgid getpgrp getpid getppid getpriority getrandom getresgid getresuid getrlimit getrusage getsid
     getsockname getsockopt gettid gettimeofday getuid getxattr inotify_add_watch inotify_init inotify_init1
-    inotify_rm_watch io_cancel io_destroy io_getevents io_pgetevents io_setup io_submit ioctl ioprio_get ioprio_set kill
+    inotify_rm_watch ioctl ioprio_get ioprio_set kill
     landlock_add_rule landlock_create_ruleset landlock_restrict_self lchown lgetxattr link linkat listen listxattr
     llistxattr lremovexattr lseek lsetxattr lstat madvise map_shadow_stack membarrier memfd_create mincore mkdir mkdirat
     mknod mknodat mlock mlock2 mlockall mmap mprotect mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend

@@ -1,0 +1,75 @@
+"""What the kernel has only so much of for the whole machine, and counts for no cell: terminals, files, AIO, huge pages."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from cells_rig import Rig
+from cells_rig import node as node
+
+TERMINALS = (
+    "import os\nkept = []\n"
+    "try:\n  while True: kept.append(os.open('/dev/ptmx', os.O_RDWR | os.O_NOCTTY))\n"
+    "except OSError: print(len(kept), flush=True)\n"
+    "os.read(0, 1)\n"
+)
+
+
+def test_a_cell_has_its_own_share_of_terminals(node: Rig) -> None:
+    """kernel.pty.max is one number for all instances of devpts (Documentation/filesystems/devpts.rst)."""
+    first = node.popen("--", "/usr/bin/python3", "-c", TERMINALS, stdin=subprocess.PIPE)
+    try:
+        assert first.stdout is not None
+        most = int(Path("/proc/sys/kernel/pty/max").read_text())
+        assert 16 <= int(first.stdout.readline()) <= most // 16
+        second = node.python(
+            "import os, pty\nmaster, slave = pty.openpty()\nos.write(slave, b'x')\nprint(os.ttyname(slave))"
+        )
+        assert second.stdout.startswith(b"/dev/pts/"), second
+    finally:
+        first.communicate(b"x", timeout=20)
+
+
+def test_a_terminal_of_the_cells_own_works_and_is_the_agents(node: Rig) -> None:
+    done = node.sh("script -qc 'tty; stat -c %U $(tty)' /dev/null </dev/null")
+    assert done.stdout.decode().split() == ["/dev/pts/0", "agent"], done
+
+
+def test_all_processes_of_a_cell_leave_files_for_others(node: Rig) -> None:
+    """fs.file-max binds everybody but root: the node's own processes are somebody else."""
+    done = node.python("import resource\nprint(resource.getrlimit(resource.RLIMIT_NOFILE)[1])")
+    most, files = int(done.stdout), int(Path("/proc/sys/fs/file-max").read_text())
+    assert most >= 1024
+    assert most * 128 <= files // 2, "512 in a role that says nothing; the rig's cells may have 128"
+
+
+def test_asynchronous_reads_are_nobodys_to_use_up(node: Rig) -> None:
+    """fs.aio-max-nr is one number for the machine; libaio's users do without where the kernel has none."""
+    taken = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+    taken += "print(libc.syscall(206, 60000, ctypes.byref(ctypes.c_ulong())), ctypes.get_errno())"
+    assert node.python(taken).stdout.split() == [b"-1", b"38"]
+
+
+def test_huge_pages_that_somebody_set_aside_are_not_the_cells(node: Rig) -> None:
+    """They count as no memory of its group."""
+    script = (
+        "import ctypes, mmap\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "try: mmap.mmap(-1, 2 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)\n"
+        "except OSError as error: print(error.errno)\n"
+        "for call in ((319, b'x', 4), (29, 0, 2 << 20, 0o4000 | 0o1600)): print(libc.syscall(*call), ctypes.get_errno())\n"
+        "mmap.mmap(-1, 2 << 20).close()"
+    )
+    assert node.python(script).stdout.split() == [b"1", b"-1", b"1", b"-1", b"1"]
+
+
+def test_no_socket_has_a_filter_that_is_compiled(node: Rig) -> None:
+    """Compiled filters share one limit (net.core.bpf_jit_limit), and without room in it no sandbox starts."""
+    script = (
+        "import ctypes, socket, struct\nbuffer = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 1))\n"
+        "for option in (26, 51):\n"
+        "  try: socket.socket().setsockopt(1, option, struct.pack('HxxxxxxQ', 1, ctypes.addressof(buffer)))\n"
+        "  except OSError as error: print(error.errno)\n"
+        "socket.socket().setsockopt(1, socket.SO_REUSEADDR, 1)"
+    )
+    assert node.python(script).stdout.split() == [b"1", b"1"]
