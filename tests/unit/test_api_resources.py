@@ -208,6 +208,11 @@ async def test_audit_is_filtered_shown_and_verified(api: httpx.AsyncClient, plan
     shown = (await api.get("/v1/audit/r-0000000002")).json()
     assert set(shown) == {"record", "completion", "explanation"}
     assert (await api.post("/v1/audit/verify")).json()["ok"] is True
+    lines = (await api.get("/v1/audit/verify")).text.splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"checked": 0, "of": 3},
+        {"ok": True, "records": 3, "segments": 1},
+    ]
     problem(await api.get("/v1/audit/r-9"), 404, "not-found")
     problem(await api.get("/v1/audit/r-0"), 409, "conflict")
     problem(await api.get("/v1/audit?since=2026-01-01T00:00:00"), 422, "invalid")

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from audit_log import DECISION, content, filled, journal
 
+from remit.audit import reader as reading
 from remit.audit import record, segments
 from remit.audit.index import FIELDS, Index
 from remit.audit.reader import Reader
 from remit.control.ports import Entry
 from remit.control.ports_audit import AuditFilter
-from remit.core.errors import Conflict, Invalid, NotFound
+from remit.core.errors import Conflict, Invalid, NotFound, Unavailable
 
 
 @pytest.fixture
@@ -193,7 +194,7 @@ async def test_the_reader_gives_pages_oldest_first_and_follows(tmp_path: Path) -
         await reader.query(AuditFilter(after="x"))
     old = datetime.now(UTC) - timedelta(hours=1)
     assert len((await reader.query(AuditFilter(since=old))).records) == 10
-    assert (await reader.verify([], []))["ok"] is True
+    assert [one async for one in reader.verify([], [])] == [{"ok": True, "records": 11, "segments": 1}]
     following = reader.follow()
     upcoming = asyncio.ensure_future(anext(following))
     await asyncio.sleep(0.1)
@@ -201,6 +202,30 @@ async def test_the_reader_gives_pages_oldest_first_and_follows(tmp_path: Path) -
     async with asyncio.timeout(60):
         assert (await upcoming)["number"] == 0
     await following.aclose()
+    reader.close()
+
+
+async def test_a_verification_tells_how_far_it_is_and_what_is_wrong_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "PROGRESS_S", 0.0)
+    await filled(tmp_path, 300, 1 << 16)
+    present = segments.numbers(tmp_path / "audit")
+    assert len(present) > 1
+    reader = Reader(directory=tmp_path / "audit", file=tmp_path / "index.db")
+    await reader.query(AuditFilter(limit=1))
+    *told, report = [one async for one in reader.verify([], [])]
+    assert len(told) >= len(present)
+    assert [one["checked"] for one in told] == sorted(one["checked"] for one in told)
+    assert told[-1] == {"checked": report["records"], "of": report["records"]}
+    file = segments.path(tmp_path / "audit", present[-1])
+    file.write_bytes(file.read_bytes().replace(b'"kind":"decision"', b'"kind":"operator"', 1))
+    *told, report = [one async for one in reader.verify([], [])]
+    assert (report["ok"], report["problem"]["segment"], len(told) >= len(present) - 1) == (False, present[-1], True)
+    segments.path(tmp_path / "audit", 1).unlink()
+    segments.path(tmp_path / "audit", 1).mkdir()
+    with pytest.raises(Unavailable, match="cannot be read"):
+        [one async for one in reader.verify([], [])]
     reader.close()
 
 

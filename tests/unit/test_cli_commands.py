@@ -15,6 +15,7 @@ import pytest
 from control_plane import CAPABILITY, CREDENTIAL, MANIFESTS, ROLE, Plane
 
 from remit.cli import cells, commands, output, tasks
+from remit.core.errors import Unavailable
 
 Remit = Callable[..., tuple[int, str, str]]
 
@@ -227,8 +228,8 @@ def test_verify_says_what_was_read(plane: Plane, remit: Remit) -> None:
 
 
 def test_a_log_that_was_tampered_with_fails_verify(plane: Plane, remit: Remit, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(heads: object, keys: object) -> dict[str, Any]:
-        return {"ok": False, "records": 3, "segments": 1, "problem": {"kind": "altered", "segment": 1, "line": 4}}
+    async def broken(heads: object, keys: object) -> AsyncIterator[dict[str, Any]]:
+        yield {"ok": False, "records": 3, "segments": 1, "problem": {"kind": "altered", "segment": 1, "line": 4}}
 
     monkeypatch.setattr(plane.audit, "verify", broken)
     code, out, err = remit("audit", "verify")
@@ -236,6 +237,26 @@ def test_a_log_that_was_tampered_with_fails_verify(plane: Plane, remit: Remit, m
     assert "kind altered, segment 1, line 4" in err
     code, out, _ = remit("audit", "verify", "--json")
     assert (code, records(out)[0]["problem"]["line"]) == (1, 4)
+
+
+def test_a_verification_without_its_report_has_verified_nothing(
+    plane: Plane, remit: Remit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(heads: object, keys: object) -> AsyncIterator[dict[str, Any]]:
+        yield {"checked": 5, "of": 10}
+        raise Unavailable("the audit log cannot be read: no such device", hint="check the disk")
+
+    async def breaking(heads: object, keys: object) -> AsyncIterator[dict[str, Any]]:
+        yield {"checked": 5, "of": 10}
+
+    monkeypatch.setattr(plane.audit, "verify", failing)
+    code, out, err = remit("audit", "verify")
+    assert (code, out) == (6, "")
+    assert "error: the audit log cannot be read: no such device\n" in err
+    monkeypatch.setattr(plane.audit, "verify", breaking)
+    code, out, err = remit("audit", "verify", "--json")
+    assert (code, out) == (6, "")
+    assert "broke off" in err
 
 
 def test_ps_lists_tasks_and_stop_takes_a_short_id(

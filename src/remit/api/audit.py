@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any
@@ -100,10 +100,31 @@ async def stream(found: Annotated[Services, Depends(services)]) -> StreamingResp
 
 @router.post("/verify", summary="Verify the audit log")
 async def verify(found: Annotated[Services, Depends(services)]) -> dict[str, Any]:
-    """Walks the whole chain and holds it against the signed heads that the control plane keeps."""
+    """Walks the whole chain and holds it against the signed heads that the control plane keeps. It takes as long as it
+    takes; the same with GET tells meanwhile how far it is."""
+    told = [one async for one in _verified(found)]
+    return dict(told[-1])
+
+
+@router.get("/verify", summary="Verify the audit log, and tell how far it is")
+async def verifying(found: Annotated[Services, Depends(services)]) -> StreamingResponse:
+    """A JSON text a line. Every second or so, `checked` records of about `of`; the last line is the report, with `ok`.
+    Without that line nothing was verified. A `failure` in its place says why."""
+
+    async def told() -> AsyncIterator[bytes]:
+        try:
+            async for one in _verified(found):
+                yield json.dumps(one).encode() + b"\n"
+        except RemitError as error:
+            yield json.dumps({"failure": {"detail": error.detail, "hint": error.hint}}).encode() + b"\n"
+
+    return StreamingResponse(told(), media_type="application/x-ndjson", headers={"cache-control": "no-store"})
+
+
+def _verified(found: Services) -> AsyncIterator[Mapping[str, Any]]:
     with found.store.unit() as unit:
         heads, keys = unit.heads.all(), unit.audit_keys.all()
-    return dict(await found.audit.verify(heads, keys))
+    return found.audit.verify(heads, keys)
 
 
 class Trust(BaseModel):

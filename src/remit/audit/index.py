@@ -124,6 +124,10 @@ class Index:
         """The sequence number of the newest record taken in; 0 where there is none."""
         return self._at.seq
 
+    def count(self) -> int:
+        """How many records the log has, as far as it was taken in; those that were retired not among them."""
+        return max(0, self._at.seq - self._floor + 1) if self._at.seq else 0
+
     def span(self, since: datetime | None, until: datetime | None) -> tuple[int, int]:
         """Sequence numbers of the first record at or after `since` and the last before `until`, of any kind; what lies
         between them may be of other times where the clock was set. (1, 0) where there is none."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ _FOLLOW_PAGE = 500
 CATCH_UP_S = 10.0
 """A question waits this long for the index where it is behind, as after it had to be built anew."""
 KEEP_UP_S = 1.0
+PROGRESS_S = 0.5
 
 
 class Reader:
@@ -78,19 +79,22 @@ class Reader:
     async def retirable(self, *, first: int, last: int, digest: str, before: datetime | None) -> Retirable:
         return await asyncio.to_thread(self._retirable, first, last, digest, before)
 
-    async def verify(self, heads: Sequence[Head], keys: Sequence[AuditKey]) -> Mapping[str, Any]:
+    async def verify(self, heads: Sequence[Head], keys: Sequence[AuditKey]) -> AsyncIterator[Mapping[str, Any]]:
         kept = [dict(head.fields) for head in heads]
         trusted = verify.Trust(
             trusted=frozenset(one.key for one in keys if one.trusted),
             refused=tuple(one.key for one in keys if not one.trusted),
         )
-        report = await asyncio.to_thread(verify.verify, self._directory, kept, trusted)
+        walking = verify.steps(self._directory, kept, trusted)
+        while isinstance(checked := await asyncio.to_thread(_for_a_while, walking), int):
+            yield {"checked": checked, "of": self._index.count()}
+        report = checked
         found: dict[str, Any] = {"ok": report.ok, "records": report.records, "segments": report.segments}
         if report.retired:
             found["retired"] = report.retired
         if report.problem is not None:
             found["problem"] = asdict(report.problem)
-        return found
+        yield found
 
     async def follow(self) -> AsyncIterator[Mapping[str, Any]]:
         await asyncio.to_thread(self._index.ingest)
@@ -137,6 +141,21 @@ class Reader:
     def _get(self, prefix: str) -> dict[str, Any]:
         self._catch_up()
         return self._index.get(prefix)
+
+
+def _for_a_while(walking: Generator[int, None, verify.Report]) -> int | verify.Report:
+    """How many records were checked when a moment had passed, or the report. `Unavailable`: the disk refuses."""
+    end = time.monotonic() + PROGRESS_S
+    try:
+        while True:
+            checked = next(walking)
+            if time.monotonic() >= end:
+                return checked
+    except StopIteration as done:
+        report: verify.Report = done.value
+        return report
+    except OSError as error:
+        raise Unavailable(f"the audit log cannot be read: {error}", hint="remit doctor; check the disk") from error
 
 
 def _filters(wanted: AuditFilter) -> dict[str, str]:

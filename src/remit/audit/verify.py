@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
@@ -69,6 +69,19 @@ def verify(directory: Path, heads: Iterable[dict[str, Any]] = (), keys: Trust | 
 
     `keys`: whose heads count; None takes each head at its word (a log without its control plane).
     """
+    walking = steps(directory, heads, keys)
+    while True:
+        try:
+            next(walking)
+        except StopIteration as done:
+            report: Report = done.value
+            return report
+
+
+def steps(
+    directory: Path, heads: Iterable[dict[str, Any]] = (), keys: Trust | None = None
+) -> Generator[int, None, Report]:
+    """`verify`, a few megabytes at a time: yields how many records hold together so far, and returns the report."""
     if keys is not None and keys.refused:
         detail = f"the node signs with key {keys.refused[-1]}, which is not trusted here: its heads were refused"
         return Report(ok=False, records=0, segments=0, problem=_problem(Kind.KEY_CHANGED, 0, 0, 0, 0, detail))
@@ -86,7 +99,7 @@ def verify(directory: Path, heads: Iterable[dict[str, Any]] = (), keys: Trust | 
             return Report(ok=False, records=0, segments=0, problem=_problem(Kind.HEAD_MISMATCH, 0, 0, 0, seq, detail))
     present = segments.numbers(directory) if directory.exists() else []
     walk = _Walk(directory, expected)
-    problem = walk.all(present)
+    problem = yield from walk.all(present)
     retired = walk.retired
     return Report(
         ok=problem is None, records=walk.seq - retired, segments=len(present), problem=problem, retired=retired
@@ -105,14 +118,15 @@ class _Walk:
         self._line = 0
         self._last = (1, 1, 0)
 
-    def all(self, present: list[int]) -> Problem | None:
+    def all(self, present: list[int]) -> Generator[int, None, Problem | None]:
+        """Yields how many lines were good, at each block of them; returns the first thing that is wrong."""
         first = present[0] if present else 1
         if first > 1:
             self._begin(first)
         for count, number in enumerate(present, start=first):
             if number != count:
                 return self._at(Kind.MISSING, count, 1, 0, f"segment {count} is not there")
-            problem = self._segment(number, final=number == present[-1])
+            problem = yield from self._segment(number, final=number == present[-1])
             if problem is not None:
                 return problem
         if self._unvouched is not None:
@@ -148,7 +162,7 @@ class _Walk:
                 self._unvouched = None
                 return
 
-    def _segment(self, number: int, *, final: bool) -> Problem | None:
+    def _segment(self, number: int, *, final: bool) -> Generator[int, None, Problem | None]:
         file, end = segments.path(self._directory, number), 0
         self._line = 0
         for _ in range(TAIL_READS if final else 1):
@@ -157,6 +171,7 @@ class _Walk:
                 if problem is not None:
                     return problem
                 end = offset + sum(map(len, lines)) + len(lines)
+                yield self.seq - self.retired
             half, used = segments.tail(file, end)
             if not used and not final:
                 return self._at(Kind.TRUNCATED, number, 1, 0, "the segment is empty")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from remit.cli import client, completion, options, output
-from remit.core.errors import Invalid, NotFound
+from remit.core.errors import Invalid, NotFound, Unavailable
 from remit.policy import quantity
 
 _COLUMNS = ("time", "id", "task", "role", "decision", "reason", "status", "request")
@@ -111,7 +112,7 @@ def show(record: RecordId, as_json: options.Json = False) -> None:
 def verify(as_json: options.Json = False) -> None:
     """Walk the chain of hashes, and hold it against the signed heads that are kept elsewhere."""
     with client.connected() as api:
-        report = api.post("/v1/audit/verify")
+        report = _verified(api)
     if as_json:
         output.line(report)
     elif report["ok"]:
@@ -168,6 +169,19 @@ def why(
     for sentence in found["explanation"]:
         output.text(output.safe(sentence))
     output.say(f"record {found['record'].get('id')}")
+
+
+def _verified(api: client.Client) -> dict[str, Any]:
+    """The report. `Unavailable`: there is none, so nothing is known of the log."""
+    with output.progress("records") as progress:
+        for line in api.lines("/v1/audit/verify", silence_s=client.TIMEOUT_S):
+            said: dict[str, Any] = json.loads(line)
+            if "ok" in said:
+                return said
+            if "failure" in said:
+                raise Unavailable(str(said["failure"]["detail"]), hint=str(said["failure"]["hint"]))
+            progress(int(said["checked"]), int(said["of"]))
+    raise Unavailable("the verification broke off before its end", hint="remit status")
 
 
 def _matching(api: client.Client, query: Mapping[str, object], limit: int | None) -> Iterable[dict[str, Any]]:

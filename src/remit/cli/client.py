@@ -71,11 +71,14 @@ class Client:
                     if text.startswith("data:"):
                         yield json.loads(text[5:])
 
-    def lines(self, path: str, **query: object) -> Iterator[bytes]:
-        """The lines of an answer that may be longer than memory, until the server ends it."""
+    def lines(
+        self, path: str, query: Mapping[str, object] | None = None, silence_s: float | None = None
+    ) -> Iterator[bytes]:
+        """The lines of an answer that may be longer than memory, until the server ends it. `silence_s`: how long it may
+        say nothing; None: as long as it likes."""
         with self._translated():
-            timeout = httpx.Timeout(TIMEOUT_S, read=None)
-            with self._http.stream("GET", path, params=_present(query), timeout=timeout) as response:
+            timeout = httpx.Timeout(TIMEOUT_S, read=silence_s)
+            with self._http.stream("GET", path, params=_present(query or {}), timeout=timeout) as response:
                 if response.is_error:
                     response.read()
                     _raise(response)

@@ -100,7 +100,7 @@ def _all(api: client.Client, query: Mapping[str, object], write: Write) -> dict[
     """
     digest, records, through = hashlib.sha256(), 0, 0
     with output.progress("records") as progress:
-        for line in api.lines("/v1/audit/export", **query):
+        for line in api.lines("/v1/audit/export", query):
             if not line.startswith(_MARK):
                 write(line)
                 digest.update(line + b"\n")

@@ -81,10 +81,12 @@ class Audit(Protocol):
         """
         ...
 
-    async def verify(self, heads: Sequence[Head], keys: Sequence[AuditKey]) -> Mapping[str, Any]:
-        """{"ok", "records", "segments", "retired"?, "problem"?}: the chain walked, and held against the kept heads.
+    def verify(self, heads: Sequence[Head], keys: Sequence[AuditKey]) -> AsyncIterator[Mapping[str, Any]]:
+        """The chain walked, and held against the kept heads. Meanwhile, every second or so, {"checked", "of"}: records
+        that hold together so far, of about so many. At last {"ok", "records", "segments", "retired"?, "problem"?}.
 
-        Their keys must be among `keys` and trusted; a key that was refused is a problem too.
+        The keys of the heads must be among `keys` and trusted; a key that was refused is a problem too. `Unavailable`:
+        the log cannot be read, and nothing is known of it.
         """
         ...
 
