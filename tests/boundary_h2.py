@@ -66,13 +66,13 @@ def talk(sock: socket.socket, requests: Iterable[Pairs | bytes]) -> Streams:
             more = sock.recv(65536)
             if not more:
                 found.gone = True
-            data = _take(sock, data + more, found)
+            data = taken(sock, data + more, found)
     except OSError:
         found.gone = True
     return found
 
 
-def _take(sock: socket.socket, data: bytes, found: Streams) -> bytes:
+def taken(sock: socket.socket, data: bytes, found: Streams) -> bytes:
     while len(data) >= 9:
         length, kind, flags = int.from_bytes(data[:3], "big"), data[3], data[4]
         stream = int.from_bytes(data[5:9], "big") & 0x7FFFFFFF

@@ -72,6 +72,8 @@ class Echo:
     """An HTTP/1.1 server, written by hand so that nothing is tidied away. `heads` are the raw heads that came."""
 
     heads: list[bytes] = field(default_factory=list)
+    trailers: list[bytes] = field(default_factory=list)
+    """Lines after the last chunk of a body."""
     connections: int = 0
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
     """Lets `/sse` send its second event."""
@@ -140,7 +142,7 @@ class Echo:
             body = b""
             while size := int(await reader.readline(), 16):
                 body += (await reader.readexactly(size + 2))[:-2]
-            while (await reader.readline()) != b"\r\n":
-                pass
+            while (line := await reader.readline()) != b"\r\n":
+                self.trailers.append(line)
             return body
         return await reader.readexactly(int(headers.get("content-length", 0)))

@@ -146,7 +146,13 @@ def _limits(connection_max_s: float, idle_s: float) -> Json:
 def _filters(hold_s: float) -> list[Json]:
     own = _removed(header_names.OURS)
     return [
-        _mutation("cell", request_mutations=own, response_mutations=[_length(), *own], response_trailers_mutations=own),
+        _mutation(
+            "cell",
+            request_mutations=own,
+            request_trailers_mutations=_EVERY,
+            response_mutations=[_length(), *own],
+            response_trailers_mutations=own,
+        ),
         _check("check", CHECK_TIMEOUT, stat_prefix="check"),
         _check("hold", f"{hold_s + HOLD_MARGIN_S:g}s", **_only_held()),
         typed("envoy.filters.http.lua", "filters.http.lua.v3.Lua", default_source_code={"inline_string": _SET_TARGET}),
@@ -162,6 +168,11 @@ def _filters(hold_s: float) -> list[Json]:
         ),
         typed("envoy.filters.http.router", "filters.http.router.v3.Router", suppress_envoy_headers=True),
     ]
+
+
+_EVERY: list[Json] = [{"remove_on_match": {"key_matcher": {"safe_regex": {"regex": ".*"}}}}]
+"""Trailers of a request come after its decision, which cannot know them; some servers take them for headers (RFC 9110
+§6.5.1). No client is known that needs them: gRPC's are in answers, S3's within the body."""
 
 
 def _mutation(name: str, **mutations: list[Json]) -> Json:
