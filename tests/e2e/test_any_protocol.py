@@ -197,6 +197,28 @@ def test_a_refused_client_is_told_why(site: Site) -> None:
         site.remit.cli("restore", "capability", "postgres")
 
 
+@pytest.mark.skipif(not shutil.which("ssh"), reason="set-up installs ssh where it can")
+def test_a_refused_ssh_client_is_told_why(site: Site) -> None:
+    done = site.remit.run("nothing", "ssh", "-F", "none", "-o", "StrictHostKeyChecking=no", "a@shell.up.example")
+    assert done.returncode == 255
+    assert "Received disconnect" in done.stderr and "(reason no_capability, record r-" in done.stderr
+
+
+REFUSED = """
+import ftplib, smtplib
+for connect in (lambda: smtplib.SMTP("mail.up.example", 25, timeout=10), lambda: ftplib.FTP("mail.up.example", timeout=10)):
+    try: connect()
+    except (smtplib.SMTPException, ftplib.Error) as error: print(error)
+"""
+
+
+def test_a_client_that_waits_for_its_server_is_told_why(site: Site) -> None:
+    done = site.remit.run("nothing", sys.executable, "-c", REFUSED)
+    smtp, ftp = done.stdout.splitlines()
+    assert "554" in smtp and "(reason no_capability, record r-" in smtp
+    assert ftp.startswith("421 remit: No capability")
+
+
 def test_open_connections_are_cut_and_others_go_on(site: Site) -> None:
     url = f"postgresql://agent:pw@db.up.example:{site.postgres}/postgres"
     with (

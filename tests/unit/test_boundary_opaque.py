@@ -64,12 +64,6 @@ def test_a_client_that_waits_for_the_server_is_named_by_its_port() -> None:
     assert Opening(3306).given_up() == Recognised(protocol="mysql")
 
 
-def test_an_error_ends_the_session_with_its_sqlstate() -> None:
-    message = opaque.postgresql_error("no", "because\0 of this", "do that")
-    assert message[0:1] == b"E" and int.from_bytes(message[1:5], "big") == len(message) - 1
-    assert message[5:] == b"SFATAL\0VFATAL\0C0A000\0Mno\0Dbecause of this\0Hdo that\0\0"
-
-
 @settings(deadline=None)
 @given(st.integers(0, 65535), st.lists(st.binary(max_size=64), max_size=20))
 def test_no_bytes_make_it_fail_or_say_much(port: int, pieces: list[bytes]) -> None:

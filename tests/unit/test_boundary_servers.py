@@ -16,7 +16,7 @@ from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 from envoy.service.secret.v3 import sds_pb2_grpc
 
-from remit.boundary import ca, tunnel_check
+from remit.boundary import ca, check_wire, tunnel_check
 from remit.boundary.check_server import serve_check
 from remit.boundary.leaf_ration import Ration, nobody
 from remit.boundary.refuse import serve_refuse
@@ -152,6 +152,49 @@ async def test_more_than_may_wait_are_refused_at_once(tmp_path: Path) -> None:
             writer.close()
 
 
+@pytest.mark.parametrize(
+    ("method", "path"), [("FROB", "/"), ("GET", "/a?q=\u00fc"), ("FROB", "/a?q=\u00fc"), ("VERSION-CONTROL", "/\u00fc")]
+)
+async def test_what_the_parser_does_not_take_is_decided_all_the_same(tmp_path: Path, method: str, path: str) -> None:
+    socket, seen = tmp_path / "c", list[Evidence]()
+
+    async def decide(evidence: Evidence) -> Permitted | Denied:
+        seen.append(evidence)
+        return PERMITTED
+
+    async with serving(socket, serve_check(socket, decide, Refusals(), 10)):
+        reader, writer = await asyncio.open_unix_connection(str(socket))
+        for extra in ("x-a: b\r\n", "content-length: 0\r\n"):
+            writer.write(asked(path, extra, method))
+            assert (await answer(reader))[0] == 200
+        writer.write(asked("/after"))
+        assert (await answer(reader))[0] == 200, "the connection goes on"
+        writer.close()
+    assert [(one.method, one.target.encode("latin-1").decode()) for one in seen[:2]] == [(method, path)] * 2
+    assert seen[0].headers["x-a"] == "b" and seen[0].authority == "api.test"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        asked("/", "x: a\x01b\r\n", "FROB"),
+        asked("/", "x y: a\r\n", "FROB"),
+        asked("/", " folded\r\n", "FROB"),
+        asked("/", "content-length: 2\r\n", "FROB"),
+        asked("/", "content-length: 0\r\ncontent-length: 0\r\n", "FROB"),
+        asked("/", "transfer-encoding: chunked\r\n", "FROB"),
+        asked("/", "", "FROB") + b"more",
+        asked("/", "", "FROB") + asked("/"),
+        asked("http://api.test/", "", "FROB"),
+        asked("/a b", "", "FROB"),
+        asked("/", "", "FROB").replace(b"HTTP/1.1", b"HTTP/1.0"),
+        asked("/", "", "FROB").replace(b"\r\n", b"\n"),
+    ],
+)
+def test_what_is_not_exactly_one_request_is_not_read_plainly(data: bytes) -> None:
+    assert check_wire.plainly(data) is None
+
+
 @pytest.mark.parametrize("data", [b"\0\1\2\3\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"a: " + b"x" * (200 << 10)])
 async def test_what_is_no_request_ends_the_connection(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "c"
@@ -217,7 +260,32 @@ async def test_a_redis_client_reads_why_it_was_refused(tmp_path: Path) -> None:
     assert said.startswith(b"-ERR remit: No capability") and said.endswith(b"\r\n") and said.count(b"\r") == 1
 
 
-@pytest.mark.parametrize(("data", "port"), [(b"SSH-2.0-x\r\n", 22), (b"", 3306), (b"", 7777)])
+@pytest.mark.parametrize(
+    ("data", "port", "first"),
+    [
+        (b"SSH-2.0-x\r\n", 22, b"SSH-2.0-remit\r\n"),
+        (b"", 25, b"554 "),
+        (b"EHLO me\r\n", 25, b"554 "),
+        (b"", 21, b"421 "),
+        (b"", 110, b"-ERR "),
+        (b"", 143, b"* BYE "),
+        (b"", 3306, b""),
+    ],
+)
+async def test_clients_of_other_protocols_read_why_they_were_refused(
+    tmp_path: Path, data: bytes, port: int, first: bytes
+) -> None:
+    path = tmp_path / "r"
+    async with serving(path, serve_refuse(path)):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(posted(data, port))
+        async with asyncio.timeout(60):
+            said = await spoken(reader)
+        writer.close()
+    assert said.startswith(first) and b"No capability" in said and b"record r-9" in said
+
+
+@pytest.mark.parametrize(("data", "port"), [(b"\x10\x20mqtt", 1883), (b"", 7777)])
 async def test_other_connections_are_closed_in_time(tmp_path: Path, data: bytes, port: int) -> None:
     path = tmp_path / "r"
     async with serving(path, serve_refuse(path)):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 HEAD_MAX = 128 << 10
 """Envoy bounds an agent's head to 60 KiB; ours and joined headers come on top."""
 NO_RECORD = ""
+_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) (/[\x21-\x7e\x80-\xff]*) HTTP/1\.1")
+_HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+): ?([\t\x20-\x7e\x80-\xff]*)")
 
 Lines = list[tuple[bytes, bytes]]
 
@@ -71,8 +74,29 @@ def unrecorded(reason: Reason, message: str) -> Denied:
     return Denied(record=NO_RECORD, refusal=Refusal(reason, message))
 
 
+def plainly(data: bytes) -> tuple[bytes, bytes, Lines] | None:
+    """Method, target and headers of a request that is whole in `data`, or None where it is not exactly one.
+
+    For what Envoy passes on and httptools does not take: methods that it has no number for, bytes beyond ASCII in a
+    query. Such a request is an ordinary one to many servers, and its denial needs a reason like any other.
+    """
+    head, end, body = data.partition(b"\r\n\r\n")
+    first, *rest = head.split(b"\r\n")
+    line, headers = _LINE.fullmatch(first), [_HEADER.fullmatch(one) for one in rest]
+    if not end or line is None:
+        return None
+    lines: Lines = []
+    for header in headers:
+        if header is None:
+            return None
+        lines.append((header[1].lower(), header[2].strip()))
+    said = [value for name, value in lines if name in (b"content-length", b"transfer-encoding")]
+    whole = said in ([], [b"%d" % len(body)])
+    return (line[1], line[2], lines) if whole and (said or not body) else None
+
+
 class Connection(asyncio.Protocol, ABC):
-    """One request at a time; what httptools does not understand, or is too much, ends the connection (a denial)."""
+    """One request at a time; what cannot be understood, or is too much, ends the connection (a denial)."""
 
     size_max = HEAD_MAX
 
@@ -108,8 +132,14 @@ class Connection(asyncio.Protocol, ABC):
         except httptools.HttpParserUpgrade:  # the agent asks for a WebSocket; the check changes nothing
             self._parser = httptools.HttpRequestParser(self)
         except httptools.HttpParserError as error:
-            log.warning("Envoy sent what is no request: %s", error)
-            self._abort()
+            self._parser = httptools.HttpRequestParser(self)
+            request = plainly(data) if self._size == len(data) and not self._busy else None
+            if request is None:
+                log.warning("Envoy sent what is no request: %s", error)
+                self._abort()
+                return
+            self._busy, self._size = True, 0
+            self.asked(*request, self._answer)
 
     def on_message_begin(self) -> None:
         if self._busy:

@@ -1,16 +1,13 @@
-"""An opaque TCP connection, far enough to refuse it in words its client understands. Sans-io.
+"""An opaque TCP connection, far enough to refuse it in words its client understands (`farewells`). Sans-io.
 
-A closed socket tells an agent nothing, so it retries. PostgreSQL's start-up has a place for an error (FATAL with
-SQLSTATE, message, detail and hint), reached after its client was told that neither TLS nor GSSAPI is to be had.
-Other protocols are recognised where their first bytes tell, for the record, and closed.
-Source: PostgreSQL 17, "Message Formats" (SSLRequest, GSSENCRequest, CancelRequest, StartupMessage, ErrorResponse).
+PostgreSQL's start-up has a place for an error that is reached after its client was told that neither TLS nor GSSAPI is
+to be had. Other protocols are recognised where their first bytes tell, or, where clients wait for the server, by port.
+Source: PostgreSQL 17, "Message Formats" (SSLRequest, GSSENCRequest, CancelRequest, StartupMessage).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from remit.control.decide import Denied
 
 SSL_REQUEST = 80877103
 GSSENC_REQUEST = 80877104
@@ -18,7 +15,6 @@ CANCEL_REQUEST = 80877102
 STARTUP_MAX = 10_000
 """PostgreSQL's own MAX_STARTUP_PACKET_LENGTH."""
 NO = b"N"
-FEATURE_NOT_SUPPORTED = "0A000"
 SERVER_FIRST_PORTS = (21, 25, 110, 143, 587, 3306, 5900)
 """FTP, SMTP, POP3, IMAP, submission, MySQL, VNC: their clients wait for the server."""
 POSTGRESQL_PORTS = frozenset({5432, 6432})
@@ -39,6 +35,8 @@ _BY_PORT = {
     21: "ftp",
     22: "ssh",
     25: "smtp",
+    110: "pop3",
+    143: "imap",
     587: "smtp",
     3306: "mysql",
     6379: "redis",
@@ -100,22 +98,3 @@ class Opening:
             if self._buffer.startswith(first):
                 return name
         return "postgresql" if self._port in POSTGRESQL_PORTS else _BY_PORT.get(self._port, "tcp")
-
-
-def explained(found: Recognised, denied: Denied) -> bytes:
-    """What to tell the client before the connection is closed; empty where its protocol has no place for words."""
-    meaning = denied.refusal.meaning
-    title = f"remit: {meaning.title}"
-    detail = f"{denied.refusal.detail} (reason {denied.refusal.reason.value}, record {denied.record})"
-    if found.postgresql:
-        return postgresql_error(title, detail, meaning.next)
-    if found.protocol == "redis":
-        return f"-ERR {title}: {detail}; {meaning.next}".replace("\r", " ").replace("\n", " ").encode() + b"\r\n"
-    return b""
-
-
-def postgresql_error(message: str, detail: str, hint: str) -> bytes:
-    """ErrorResponse that ends the session. Text is cut to what a log line can bear; NUL cannot be carried."""
-    fields = (("S", "FATAL"), ("V", "FATAL"), ("C", FEATURE_NOT_SUPPORTED), ("M", message), ("D", detail), ("H", hint))
-    body = b"".join(kind.encode() + text.replace("\0", "")[:500].encode() + b"\0" for kind, text in fields) + b"\0"
-    return b"E" + (len(body) + 4).to_bytes(4, "big") + body

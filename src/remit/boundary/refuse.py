@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httptools
 
-from remit.boundary import opaque, tunnel_check
+from remit.boundary import farewells, opaque, tunnel_check
 from remit.boundary.opaque import Opening, Recognised
 from remit.boundary.tunnels import REFUSED
 from remit.core.errors import Invalid
@@ -74,7 +74,7 @@ class _Desk:
         writer.write(_BEGIN)
         waits = port in opaque.SERVER_FIRST_PORTS
         found = await _recognised(Opening(port), post, writer, WAITING_TIMEOUT_S if waits else OPENING_TIMEOUT_S)
-        words = opaque.explained(found, refused)
+        words = farewells.explained(found, refused)
         writer.write((_chunk(words) if words else b"") + b"0\r\n\r\n")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(writer.drain(), OPENING_TIMEOUT_S)
