@@ -472,7 +472,7 @@ def test_denials_and_what_envoy_says_itself_are_left_as_they_are(boundary: Bound
     assert (got.status, got.json["reason"]) == (403, "no_capability")
     boundary.script = boundary.scrubbed(pin_port=1)
     got = boundary.ask()
-    assert (got.status, got.json["reason"]) == (503, "refused_by_boundary")
+    assert (got.status, got.json["reason"]) == (503, "upstream_failed")
     assert got.header("content-length") == str(len(got.body))
 
 

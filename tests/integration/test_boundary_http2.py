@@ -65,6 +65,20 @@ def test_every_stream_of_a_connection_is_checked_for_itself(boundary: Boundary) 
     assert json.loads(found.bodies[5])["target"] == "/2"
 
 
+def test_a_method_of_nobody_and_a_query_of_raw_bytes_are_decided_with_a_reason(boundary: Boundary) -> None:
+    """Envoy passes both on over HTTP/2, and what asks the decision service of them is no request to its parser."""
+    boundary.script = boundary.governed
+    for arguments, seen in (
+        (["-X", "FROB"], ("FROB", "/a?b=c")),
+        (["-G", "-d", "q=\u00fc"], ("GET", "/a?b=c&q=\u00c3\u00bc")),
+    ):
+        found = curl(boundary, "--http2", "-w", "\n%{http_code}", *arguments)
+        assert not found.stdout.endswith("503"), found
+        assert (boundary.seen[-1].method, boundary.seen[-1].target) == seen
+    assert json.loads(found.stdout.rpartition("\n")[0])["reason"] == "path_ambiguous"
+    assert "percent-encode" in found.stdout
+
+
 def test_a_credential_goes_only_to_the_stream_it_was_given_for(boundary: Boundary) -> None:
     boundary.script = lambda evidence: boundary.permit(
         evidence, headers=((b"authorization", b"for " + evidence.target.encode()),), pool=evidence.target

@@ -223,6 +223,14 @@ def test_why_tells_the_story_of_a_record_or_of_the_last_denial(plane: Plane, rem
     assert records(remit("why", "--json")[1])[0]["record"] == RECORD
 
 
+def test_why_prefers_a_refused_request_to_the_refused_lookup_of_its_name(plane: Plane, remit: Remit) -> None:
+    lookup = {**RECORD, "id": "r-0000000002", "seq": 2, "kind": "dns"}
+    plane.audit.records.append(lookup)
+    assert records(remit("why", "--json")[1])[0]["record"] == lookup
+    plane.audit.records.insert(0, RECORD)
+    assert records(remit("why", "--json")[1])[0]["record"] == RECORD
+
+
 def test_verify_says_what_was_read(plane: Plane, remit: Remit) -> None:
     assert remit("audit", "verify") == (0, "ok: 0 records in 1 segments, unbroken\n", "")
 

@@ -547,11 +547,17 @@ async def test_why_tells_how_a_permitted_request_ended(plane: Plane) -> None:
     [
         ({"repeated": True}, "20 came in. It said the credential again; the agent saw the placeholder."),
         ({"ending": "remit_answer_encoded"}, "The upstream's answer was refused, with reason answer_encoded."),
+        (
+            {"ending": "upstream_reset_before_response_started{connection_termination}"},
+            "The upstream did not answer (connection termination); the agent was told so with 200.",
+        ),
+        (
+            {"ending": "upstream_reset_after_response_started{protocol_error}"},
+            "The upstream answered 200, and its answer broke off (protocol error); 10 bytes went out, 20 came in.",
+        ),
     ],
 )
-async def test_why_tells_what_became_of_an_answer_that_was_searched(
-    plane: Plane, more: dict[str, object], told: str
-) -> None:
+async def test_why_tells_what_became_of_an_answer(plane: Plane, more: dict[str, object], told: str) -> None:
     ended = {"completed": "2026-01-01T00:00:01Z", "status": 200, "bytes_out": 10, "bytes_in": 20, "duration_ms": 30}
     permitted = {"decision": "permit", "reason": "permitted", "capability": "github", "credential": "github-token"}
     plane.audit.records.append({**RECORD, **permitted, **ended, **more})

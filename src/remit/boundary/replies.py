@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from remit.core import answers, flow
+from remit.core.reason import MEANING, Reason
 
 Json = dict[str, Any]
 
@@ -134,6 +135,14 @@ def local_reply() -> Json:
         "next": f"Connect without a proxy, or send a plain CONNECT host:port to {flow.PROXY_NAME}:{flow.PROXY_PORT}; "
         "no other proxy leads anywhere.",
     }
+    failed = {
+        **problem,
+        "type": "https://remit.dev/problems/upstream_failed",
+        "title": MEANING[Reason.UPSTREAM_FAILED].title,
+        "reason": Reason.UPSTREAM_FAILED.value,
+        "next": MEANING[Reason.UPSTREAM_FAILED].next,
+    }
+    unanswered = f"response.code_details.startsWith('{answers.UNANSWERED}')"
     said = f"response.code_details == 'ext_authz_denied' || response.code_details.startsWith('{answers.REFUSED}')"
     refused = f"response.code >= 400 && !({said})"
     meant = "response.code == {said} && response.code_details == 'ext_authz_denied'"
@@ -148,7 +157,11 @@ def local_reply() -> Json:
                     "filter": _expression(which),
                     "body_format_override": {"json_format": said, "content_type": "application/problem+json"},
                 }
-                for which, said in ((f"request.method == 'CONNECT' && {refused}", tunnel), (refused, problem))
+                for which, said in (
+                    (unanswered, failed),
+                    (f"request.method == 'CONNECT' && {refused}", tunnel),
+                    (refused, problem),
+                )
             ),
         ]
     }

@@ -204,10 +204,14 @@ def pages(api: client.Client, query: Mapping[str, object]) -> Iterator[dict[str,
 
 
 def _last_denial(api: client.Client) -> str:
-    found = api.get("/v1/audit", decision="deny", limit=1)["records"]
-    if not found:
-        raise NotFound("nothing was denied so far", hint="remit audit list")
-    return str(found[-1]["id"])
+    """Of a request, where there is one: a refused lookup of the same name is recorded too, and often later."""
+    for kinds in (("decision", "boundary"), (None,)):
+        found = [
+            record for kind in kinds for record in api.get("/v1/audit", decision="deny", kind=kind, limit=1)["records"]
+        ]
+        if found:
+            return str(max(found, key=lambda record: record["seq"])["id"])
+    raise NotFound("nothing was denied so far", hint="remit audit list")
 
 
 def _row(record: Mapping[str, Any]) -> tuple[object, ...]:

@@ -151,8 +151,17 @@ def _ended(record: Mapping[str, Any], completion: Mapping[str, Any] | None) -> s
     ending = str(record.get("ending"))
     if ending.startswith(answers.REFUSED):
         return f"The upstream's answer was refused, with reason {ending.removeprefix(answers.REFUSED)}."
+    moved = f"{completion['bytes_out']} bytes went out, {completion['bytes_in']} came in"
+    if ending.startswith(answers.UNANSWERED):
+        why = _inner(ending, answers.UNANSWERED)
+        return f"The upstream did not answer ({why}); the agent was told so with {completion['status']}."
+    if ending.startswith(answers.BROKEN_OFF):
+        why = _inner(ending, answers.BROKEN_OFF)
+        return f"The upstream answered {completion['status']}, and its answer broke off ({why}); {moved}."
     told = " It said the credential again; the agent saw the placeholder." if record.get("repeated") else ""
-    return (
-        f"The upstream answered {completion['status']} after {completion['duration_ms']} ms; "
-        f"{completion['bytes_out']} bytes went out, {completion['bytes_in']} came in.{told}"
-    )
+    return f"The upstream answered {completion['status']} after {completion['duration_ms']} ms; {moved}.{told}"
+
+
+def _inner(ending: str, begins: str) -> str:
+    """`…{connection_termination}` without its braces; Envoy writes `_` for spaces."""
+    return ending.removeprefix(begins).strip("{}").replace("_", " ") or "Envoy gave no reason"

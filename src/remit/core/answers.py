@@ -19,6 +19,10 @@ Lines = list[tuple[bytes, bytes]]
 """Names (lower case) and values, in order, repeated where they were."""
 REFUSED = "remit_"
 """What the ending of a request begins with whose answer was refused here; the reason follows."""
+UNANSWERED = "upstream_reset_before_response_started"
+BROKEN_OFF = "upstream_reset_after_response_started"
+"""What the ending begins with where an upstream did not answer (nobody listens, its certificate does not fit, it hung
+up), and where its answer stopped in the middle: Envoy's own words (`%RESPONSE_CODE_DETAILS%`)."""
 PLAIN = frozenset({b"", b"identity"})
 _ENCODINGS = (b"content-encoding", b"grpc-encoding", b"connect-content-encoding", b"sec-websocket-extensions")
 """The last one stands for the compression of messages (RFC 7692), the only extension that there is."""

@@ -64,6 +64,7 @@ class Reason(StrEnum):
     OVERLOADED = "overloaded"
     ANSWER_ENCODED = "answer_encoded"
     ANSWER_UNREADABLE = "answer_unreadable"
+    UPSTREAM_FAILED = "upstream_failed"
     REFUSED_BY_BOUNDARY = "refused_by_boundary"
 
 
@@ -266,6 +267,12 @@ MEANING: Mapping[Reason, Meaning] = {
     ),
     Reason.ANSWER_UNREADABLE: Meaning(
         "The answer could not be searched for the credential", "Send the request again.", "credential", 502
+    ),
+    Reason.UPSTREAM_FAILED: Meaning(
+        "The request was permitted, but the upstream did not answer it",
+        "The detail says what the connection met; try again, or look at the service.",
+        "audit",
+        503,
     ),
     Reason.REFUSED_BY_BOUNDARY: Meaning("Envoy refused the request", "The detail is Envoy's own reason.", "names", 400),
 }

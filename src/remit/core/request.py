@@ -92,9 +92,7 @@ def read(evidence: Evidence) -> Request | Refusal:
         return Refusal(Reason.METHOD_INVALID, f"method {_shown(method)} is never forwarded")
     split = paths.split_target(evidence.target)
     if split is None:
-        return Refusal(
-            Reason.PATH_AMBIGUOUS, f"{_shown(evidence.target)} is not a path in origin form (RFC 9112 §3.2.1)"
-        )
+        return Refusal(Reason.PATH_AMBIGUOUS, _unsplit(evidence.target))
     path, query = split
     fatal = paths.ambiguities(path) - paths.OPTIONAL
     if fatal:
@@ -115,6 +113,15 @@ def read(evidence: Evidence) -> Request | Refusal:
         headers=evidence.headers,
         authority=evidence.authority,
     )
+
+
+def _unsplit(target: str) -> str:
+    """Why `target` is none that is forwarded."""
+    if len(target) > paths.MAX_TARGET:
+        return f"path and query have {len(target)} bytes, {paths.MAX_TARGET} at most are forwarded"
+    if not target.isascii():
+        return f"{_shown(target)} has bytes beyond ASCII: percent-encode them"
+    return f"{_shown(target)} is not a path in origin form (RFC 9112 §3.2.1)"
 
 
 def _connection(evidence: Evidence, opaque: Opaque, cell: int) -> Request | Refusal:
