@@ -115,12 +115,12 @@ def test_nothing_is_dialled_before_the_decision_nor_after_a_refusal(
 ) -> None:
     boundary.script = refusing()
     with boundary.connect("db.test", 3306, tls=False, door=boundary.door(door)) as sock:
-        assert read_all(sock) == b""
+        said = read_all(sock)
+        assert said[4:5] == b"\xff" and b"remit: " in said, "nothing but the reason, as MySQL's error"
     boundary.stop("tunnel")
     try:
         with boundary.connect("db.test", 3306, tls=False, door=boundary.door(door)) as sock:
-            said = read_all(sock)
-            assert said[4:5] == b"\xff" and b"remit: " in said, "nothing but the reason, as MySQL's error"
+            assert read_all(sock) == b""
     finally:
         boundary.serve_tunnel()
     assert greeter.connections == 0
