@@ -35,6 +35,7 @@ from remit.control.secrets import Secrets
 from remit.control.spending import Spending
 from remit.control.status import Status
 from remit.control.tasks import Lifecycle
+from remit.control.watching import Watching
 from remit.identity.issuer import Issuer
 
 API = "remit.dev/v1alpha1"
@@ -92,13 +93,15 @@ def build(directory: Path, store: Store | None = None) -> Plane:
     publisher.begin()
     rung: list[str] = []
     warned = testing.MemoryNotifier()
+    watching = Watching(ring=rung.append, tell=warned.notify)
     approvals = Approvals(
         store=store,
         publisher=publisher,
         recorder=recorder,
         catalog=catalog,
         clock=clock,
-        ring=rung.append,
+        ring=watching.ring,
+        tell=watching.tell,
         cutting=Cutting(node=node, cells=cells),
     )
     tasks, children = (
@@ -116,6 +119,7 @@ def build(directory: Path, store: Store | None = None) -> Plane:
     )
     services = Services(
         approvals=approvals,
+        watching=watching,
         manifests=Manifests(store=store, publisher=publisher, recorder=recorder, clock=clock),
         secrets=Secrets(
             store=store,

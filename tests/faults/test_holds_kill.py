@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 
 import asked
 import pytest
 from asked import Agent
-from instance import Instance, wait_for
+from instance import REMIT, Instance, wait_for
 from upstreams import Upstreams
 
 pytestmark = pytest.mark.xdist_group("faults-holds")
@@ -72,6 +73,54 @@ def test_a_held_request_outlives_the_control_plane_and_is_answered_by_the_next_o
         asking_remit.cli("approvals", "approve", shown["id"])
         assert agent.answer(number).status == 200
     assert len(asking_upstreams.reached(path)) == 1
+
+
+class Watcher:
+    """`remit approvals watch`, read as it is written."""
+
+    def __init__(self, remit: Instance) -> None:
+        self.process = subprocess.Popen(
+            [str(REMIT), "approvals", "watch", "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=remit.environment,
+        )  # fmt: skip
+
+    def told(self, identity: str) -> str:
+        """The state that is told next of an approval."""
+        assert self.process.stdout is not None
+        while line := self.process.stdout.readline():
+            one = json.loads(line)
+            if one["id"] == identity:
+                return str(one["state"])
+        raise AssertionError(f"it ended: {self.process.communicate()[1]}")
+
+
+def test_who_watches_approvals_goes_on_with_the_next_control_plane_and_is_interrupted_cleanly(
+    asking_remit: Instance, asking_upstreams: Upstreams
+) -> None:
+    path, later = "/pay/watched", "/pay/watched-later"
+    watcher = Watcher(asking_remit)
+    try:
+        with asked.agent(asking_remit, asking_upstreams) as agent:
+            number = agent.send(path)
+            shown = asked.waiting(asking_remit, path)["id"]
+            assert watcher.told(shown) == "pending"
+            killed(asking_remit, "control", agent)
+            asking_remit.cli("approvals", "deny", shown)
+            assert watcher.told(shown) == "denied", "and not pending once more"
+            assert agent.answer(number).reason == "approval_denied"
+            second = agent.send(later)
+            shown = asked.waiting(asking_remit, later)["id"]
+            assert watcher.told(shown) == "pending"
+            asking_remit.cli("approvals", "approve", shown)
+            assert watcher.told(shown) == "approved"
+            assert agent.answer(second).status == 200
+        watcher.process.send_signal(signal.SIGINT)
+        out, err = watcher.process.communicate(timeout=30)
+        assert (watcher.process.returncode, out) == (130, "")
+        assert err == "the control plane has gone; waiting for it\nthe control plane is back\n"
+    finally:
+        watcher.process.kill()
+        watcher.process.communicate()
 
 
 def test_a_control_plane_that_stands_still_is_a_denial_when_the_hold_is_over(

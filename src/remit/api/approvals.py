@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from remit.api import events
 from remit.api.services import Services, principal, services
 from remit.core import grant as granting
 from remit.core.approval import Approval
@@ -42,6 +45,18 @@ async def listed(
 ) -> dict[str, list[dict[str, Any]]]:
     """Those that wait, oldest first. Texts in them were written by agents: escape what you show."""
     return {"items": [view(one) for one in found.approvals.all(pending_only=not everything)]}
+
+
+@router.get("/approvals/stream", summary="Watch approvals")
+async def watched(found: Found) -> StreamingResponse:
+    """Server-sent events: an approval a `data:` line. First those of the last day, oldest first, then each as it comes
+    and whenever its state changes. Texts in them were written by agents: escape what you show."""
+
+    async def views() -> AsyncIterator[dict[str, Any]]:
+        async for one in found.watching.follow(found.approvals):
+            yield view(one)
+
+    return events.stream(views())
 
 
 @router.get("/approvals/{approval}", summary="Show an approval")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,15 +12,15 @@ from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from remit.api import events
 from remit.api.services import Services, operator, services
-from remit.control.ports_audit import Audit, AuditFilter
+from remit.control.ports_audit import AuditFilter
 from remit.control.ports_control import AuditKey
 from remit.control.retiring import Exported
 from remit.core.errors import Invalid, RemitError
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
 
-KEEP_ALIVE_S = 15.0
 Text = Annotated[str | None, Query(max_length=253)]
 
 
@@ -93,9 +92,7 @@ async def exported(
 @router.get("/stream", summary="Follow the audit log")
 async def stream(found: Annotated[Services, Depends(services)]) -> StreamingResponse:
     """Server-sent events: one record a `data:` line, from now on."""
-    return StreamingResponse(
-        _events(found.audit), media_type="text/event-stream", headers={"cache-control": "no-store"}
-    )
+    return events.stream(found.audit.follow())
 
 
 @router.post("/verify", summary="Verify the audit log")
@@ -193,21 +190,3 @@ async def _rows(first: Sequence[bytes], pages: AsyncIterator[Sequence[bytes]]) -
             yield b"\n".join([*page, b""])
     except RemitError as error:
         yield json.dumps({"export": {"problem": {"detail": error.detail, "hint": error.hint}}}).encode() + b"\n"
-
-
-async def _events(audit: Audit) -> AsyncIterator[bytes]:
-    yield b": from now on\n\n"
-    following = audit.follow()
-    upcoming: asyncio.Future[Any] | None = None
-    try:
-        while True:
-            upcoming = upcoming or asyncio.ensure_future(anext(following))
-            done, _ = await asyncio.wait({upcoming}, timeout=KEEP_ALIVE_S)
-            if not done:
-                yield b": still here\n\n"
-                continue
-            record, upcoming = upcoming.result(), None
-            yield f"data: {json.dumps(record)}\n\n".encode()
-    finally:
-        if upcoming is not None:
-            upcoming.cancel()

@@ -23,6 +23,7 @@ from remit.control.secrets import Secrets
 from remit.control.spending import Spending
 from remit.control.status import Status
 from remit.control.tasks import Lifecycle
+from remit.control.watching import Watching
 from remit.core.principal import Principal
 
 
@@ -41,6 +42,7 @@ class Services:
     status: Status
     operating: Operating
     approvals: Approvals
+    watching: Watching
     audit: Audit
     audit_keys: AuditKeys
     retiring: Retiring

@@ -36,6 +36,7 @@ from remit.control.spending import Spending
 from remit.control.status import Status
 from remit.control.tasks import Lifecycle
 from remit.control.telling import Telling
+from remit.control.watching import Watching
 from remit.identity.issuer import Issuer
 from remit.node import privilege
 from remit.node.notify import Notifier
@@ -62,14 +63,15 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
     publisher = Publisher(store=store, node=link, issuer=issuer, clock=clock, pending=pending, reaching=reaching)
     audit = Reader(directory=settings.audit_dir, file=settings.control_dir / "audit-index.db")
     telling = Telling(notifiers.of(settings, clock))
+    watching = Watching(ring=link.ring, tell=telling.tell)
     approvals = Approvals(
         store=store,
         publisher=publisher,
         recorder=recorder,
         catalog=catalog,
         clock=clock,
-        ring=link.ring,
-        tell=telling.tell,
+        ring=watching.ring,
+        tell=watching.tell,
         cutting=Cutting(node=link, cells=cells),
     )
     link.answers(approvals.answer)
@@ -85,6 +87,7 @@ def build(settings: Settings) -> tuple[Services, NodeLink, Publisher]:
     )
     services = Services(
         approvals=approvals,
+        watching=watching,
         manifests=Manifests(store=store, publisher=publisher, recorder=recorder, clock=clock),
         secrets=Secrets(
             store=store,

@@ -5,20 +5,23 @@ Everything that is shown of a request was written by an agent; `cli.output` esca
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
 from remit.cli import client, options, output
-from remit.core.errors import Invalid
+from remit.core.errors import Invalid, Unavailable
 from remit.core.grant import Scope
 from remit.policy import quantity
 
 app = typer.Typer(no_args_is_help=True, help="Answer agents that wait for a human.")
 
-POLL_S = 1.0
+AGAIN_S = 0.5
+"""Between two tries to find a control plane that has gone."""
 Id = Annotated[str, typer.Argument(metavar="APPROVAL", help="Its id, or the first letters; a- may be left out.")]
 Note = Annotated[str, typer.Option("--note", help="Why; it is recorded, and the agent is told a refusal's.")]
 
@@ -91,23 +94,20 @@ def deny(approval: Id, note: Note = "", as_json: options.Json = False) -> None:
 
 @app.command()
 def watch(as_json: options.Json = False) -> None:
-    """Print approvals as they come and are answered, until interrupted."""
+    """Print approvals as they come and are answered, until interrupted. A control plane that goes is waited for."""
     known: dict[str, str] = {}
-    with client.connected() as api:
-        while True:
-            for one in api.get("/v1/approvals", all="true")["items"]:
-                if known.get(one["id"]) == one["state"]:
-                    continue
-                first = one["id"] not in known
-                known[one["id"]] = one["state"]
-                if as_json:
-                    output.line(one)
-                elif first and one["state"] == "pending":
-                    _tell(one)
-                else:
-                    by = f" by {one['author']}" if one["author"] else ""
-                    output.text(f"{one['id']} {one['state']}{by}")
-            time.sleep(POLL_S)
+    for one in _watched():
+        if known.get(one["id"]) == one["state"]:
+            continue  # told before the stream broke off
+        first = one["id"] not in known
+        known[one["id"]] = one["state"]
+        if as_json:
+            output.line(one)
+        elif first and one["state"] == "pending":
+            _tell(one)
+        else:
+            by = f" by {one['author']}" if one["author"] else ""
+            output.text(f"{one['id']} {one['state']}{by}")
 
 
 @app.command()
@@ -134,6 +134,28 @@ def revoke(grant: Annotated[str, typer.Argument(metavar="GRANT")], as_json: opti
         output.line(done)
     else:
         output.say(f"grant {grant} revoked")
+
+
+def _watched() -> Iterator[dict[str, Any]]:
+    """Approvals as the control plane tells them, from the beginning each time that it was away. `Unavailable` only
+    where it is away from the start."""
+    with client.connected() as api:
+        api.get("/v1/approvals")
+    away = False
+
+    def begun() -> None:
+        nonlocal away
+        if away:
+            output.say("the control plane is back")
+        away = False
+
+    while True:
+        with contextlib.suppress(Unavailable), client.connected() as api:
+            yield from api.follow("/v1/approvals/stream", begun=begun)
+        if not away:
+            output.say("the control plane has gone; waiting for it")
+            away = True
+        time.sleep(AGAIN_S)
 
 
 def _what(one: dict[str, Any]) -> str:

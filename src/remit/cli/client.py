@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +22,8 @@ from remit.settings import Settings
 
 TIMEOUT_S = 30.0
 """Longer than the control plane waits for its node and for cells (5 s each)."""
+SILENCE_S = 45.0
+"""A stream says something every 15 s (`api.events`)."""
 DOWN_HINT = "remit up --detach"
 _BY_STATUS: Mapping[int, type[RemitError]] = {
     400: Invalid,
@@ -59,14 +61,19 @@ class Client:
     def delete(self, path: str) -> Any:
         return self._asked("DELETE", path)
 
-    def follow(self, path: str, **query: object) -> Iterator[dict[str, Any]]:
-        """The `data` of server-sent events, each a JSON object, until the server ends the stream."""
+    def follow(
+        self, path: str, query: Mapping[str, object] | None = None, begun: Callable[[], None] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The `data` of server-sent events, each a JSON object, until the server ends the stream. `begun` is called
+        once there is one. `Unavailable`: it broke off, or has been silent for `SILENCE_S`."""
         with self._translated():
-            timeout = httpx.Timeout(TIMEOUT_S, read=None)
-            with self._http.stream("GET", path, params=_present(query), timeout=timeout) as response:
+            timeout = httpx.Timeout(TIMEOUT_S, read=SILENCE_S)
+            with self._http.stream("GET", path, params=_present(query or {}), timeout=timeout) as response:
                 if response.is_error:
                     response.read()
                     _raise(response)
+                if begun is not None:
+                    begun()
                 for text in response.iter_lines():
                     if text.startswith("data:"):
                         yield json.loads(text[5:])
