@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -278,6 +281,32 @@ def test_a_fork_bomb_stays_in_its_cell(node: Rig) -> None:
     assert int(count) <= 130
     assert why == "EAGAIN"
     assert node.sh("true").returncode == 0
+
+
+_SPIN = ("sh", "-c", "while :; do :; done")
+_OURS = "import time\nwhile time.process_time() < 0.5: pass"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root the system may not let us weigh the cells")
+def test_sessions_without_end_take_no_more_of_a_processor_than_one_other_program(node: Rig) -> None:
+    """The boundary is a few such programs. Without groups the kernel gives each session as much as each of those."""
+    task = node.detached("--", "sh", "-c", f"for i in $(seq 40); do setsid {_SPIN[0]} -c '{_SPIN[2]}' & done; wait")
+    spinning = until(lambda: len(found := _running(*_SPIN)) == 40 and found, "the sessions")
+    for pid in spinning:
+        os.sched_setaffinity(pid, {0})
+    before = _ticks(spinning)
+    subprocess.run(
+        [sys.executable, "-c", _OURS],
+        preexec_fn=lambda: os.sched_setaffinity(0, {0}), start_new_session=True, timeout=60, check=True,
+    )  # fmt: skip
+    theirs_s = (_ticks(spinning) - before) / os.sysconf("SC_CLK_TCK")
+    node.ask(op="stop", task=task)
+    node.gone(task)
+    assert theirs_s < 3 * 0.5, "of half a second; equal parts are fair, forty are not"
+
+
+def _ticks(pids: list[int]) -> int:
+    return sum(sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])) for pid in pids)
 
 
 def test_a_memory_bomb_ends_its_task_and_is_told(node: Rig) -> None:

@@ -277,6 +277,42 @@ def test_a_group_that_cannot_delegate_uses_the_nearest_one_above_that_does(tmp_p
     assert (own.parent / "cgroup.subtree_control").read_text() == "memory pids"
 
 
+def test_one_group_stands_around_all_cells_and_goes_with_them(tmp_path: Path) -> None:
+    for name in ("memory", "pids", "cpu", "cpuset", "unified"):
+        (tmp_path / name).mkdir()
+    tree = limits.Tree(
+        v1={name: tmp_path / name for name in ("memory", "pids", "cpu", "cpuset")}, v2=tmp_path / "unified"
+    )
+    around = limits.around(tree, "remit-1-")
+    assert around.v1 == {name: tmp_path / name / "remit-1-cells" for name in ("memory", "pids", "cpu")}
+    assert around.v2 == tmp_path / "unified/remit-1-cells"
+    group = limits.make(around, "remit-1-t-a", Limits(memory_bytes=None, processes=None))
+    assert group.absent == ()
+    assert (tmp_path / "cpu/remit-1-cells/remit-1-t-a").is_dir(), "a cell without a limit has its share too"
+    (tmp_path / "cpu/remit-1-t-b").mkdir()  # as a daemon of before made them
+    (tmp_path / "cpu/remit-2-cells").mkdir()
+    assert limits.sweep(tree, "remit-1-") == 2
+    assert [path.name for path in (tmp_path / "cpu").iterdir()] == ["remit-2-cells"]
+    assert list((tmp_path / "unified").iterdir()) == []
+
+
+def test_the_group_around_gives_its_children_what_it_was_given(tmp_path: Path) -> None:
+    (tmp_path / "remit-1-cells").mkdir()
+    (tmp_path / "remit-1-cells/cgroup.subtree_control").touch()
+    around = limits.around(limits.Tree(v2=tmp_path, v2_controllers=frozenset({"cpu"})), "remit-1-")
+    assert (tmp_path / "remit-1-cells/cgroup.subtree_control").read_text() == "+cpu"  # the kernel would show `cpu`
+    (tmp_path / "remit-1-cells/cgroup.subtree_control").unlink()
+    (tmp_path / "remit-1-cells").rmdir()
+    (tmp_path / "remit-1-cells").touch()  # it cannot be made
+    assert around.v2 == tmp_path / "remit-1-cells"
+    assert limits.around(limits.Tree(v2=tmp_path, v2_controllers=frozenset({"cpu"})), "remit-1-") == limits.Tree()
+
+
+def test_that_nothing_holds_the_cells_share_of_the_processors_is_named(tmp_path: Path) -> None:
+    tree = limits.Tree(v2=tmp_path, v2_controllers=frozenset({"memory", "pids"}))
+    assert limits.make(tree, "remit-1-t-a", Limits()).absent == (limits.SHARE,)
+
+
 def test_without_any_hierarchy_every_limit_is_named_as_absent(tmp_path: Path) -> None:
     tree = limits.tree(_process(tmp_path / "p", "", ""))
     group = limits.make(tree, "cell-1", Limits(memory_bytes=1, processes=1, cpu_cores=1.0))

@@ -4,6 +4,10 @@ Machines differ: cgroup v2 alone, v1 alone, or hybrid (limits in v1, `cgroup.kil
 process's own group where they can be, and no setting of another group is touched. A limit that cannot be set is *named*
 in `absent`, never left out in silence. Groups carry the daemon's mark in their name, so that a later daemon finds what
 an earlier one left.
+
+Around the groups of all cells stands one more (`around`), of ordinary weight. The kernel shares busy processors between
+groups (sched(7)), where there are none between sessions, of which an agent can open any number: without it two hundred
+cells that compute leave the boundary one part in two hundred, and it answers none of them.
 """
 
 from __future__ import annotations
@@ -28,6 +32,9 @@ _MAX_FILES, _FEWEST_FILES = 1 << 19, 1024
 _USUAL_PROCESSES = 512
 _REMOVE_S = 2.0
 _TRY_S = 5.0
+_AROUND = "cells"
+SHARE = "cpu share"
+"""In `absent`: nothing keeps the cells from taking the processors' time from the boundary."""
 
 
 class Group(Protocol):
@@ -106,6 +113,27 @@ def _delegated(own: Path, top: Path) -> tuple[Path, frozenset[str]]:
         if here == top or best == WANTED:
             return place, best
         here = here.parent
+
+
+def around(where: Tree, prefix: str) -> Tree:
+    """A group around the groups of all cells, made in every hierarchy, as the place to make them. `sweep` removes it.
+
+    It keeps the weight that the kernel gives every group, so all cells together get as much of a busy processor as one
+    other group or session, be it that of a single part of the node; inside, each cell gets as much as any other.
+    """
+    name = f"{prefix}{_AROUND}"
+    v1 = {controller: made for controller in WANTED & set(where.v1) if (made := _made(where.v1[controller] / name))}
+    v2 = _made(where.v2 / name) if where.v2 is not None else None
+    if v2 is None:
+        return Tree(v1=v1)
+    for controller in sorted(where.v2_controllers):
+        with contextlib.suppress(OSError):
+            (v2 / "cgroup.subtree_control").write_text(f"+{controller}")
+    try:
+        given = frozenset((v2 / "cgroup.subtree_control").read_text().split())
+    except OSError:
+        given = frozenset()
+    return Tree(v1=v1, v2=v2, v2_controllers=given & where.v2_controllers)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -222,6 +250,8 @@ def make(where: Tree, name: str, wanted: Limits) -> Group:
         limited("processes", "pids", "pids", processes)
     if wanted.cpu_cores is not None:
         limited("cpu", "cpu", "cpu", cpu)
+    else:
+        limited(SHARE, "cpu", "cpu", lambda path, new: None)  # to be in a group is enough
     events = None
     if where_memory is not None:
         events = where_memory / ("memory.events" if "memory" in where.v2_controllers else "memory.oom_control")
@@ -237,13 +267,16 @@ def _made(path: Path) -> Path | None:
 
 
 def sweep(where: Tree, prefix: str) -> int:
-    """Kill and remove groups whose name begins with `prefix`: what a daemon that was killed left. Their number."""
+    """Kill and remove groups whose name begins with `prefix`: what a daemon that was killed left. How many cells' ones.
+
+    Beside each other as well as inside the one that `around` makes.
+    """
+    homes = {*where.v1.values(), *([where.v2] if where.v2 is not None else [])}
+    outer = [path for home in homes for path in _named(home, prefix)]
     found: dict[str, list[Path]] = {}
-    for base in {*where.v1.values(), *([where.v2] if where.v2 is not None else [])}:
-        with contextlib.suppress(OSError):
-            for path in base.iterdir():
-                if path.name.startswith(prefix) and path.is_dir():
-                    found.setdefault(path.name, []).append(path)
+    for path in outer:
+        for own in _named(path, prefix) if path.name == f"{prefix}{_AROUND}" else [path]:
+            found.setdefault(own.name, []).append(own)
     for paths in found.values():
         killer = next((p for p in paths if (p / "cgroup.kill").exists()), None)
         group = _Groups(paths=paths, killer=killer, events=None, absent=())
@@ -251,7 +284,17 @@ def sweep(where: Tree, prefix: str) -> int:
         limit = time.monotonic() + _REMOVE_S
         while not group.remove() and time.monotonic() < limit:
             time.sleep(0.01)
+    for path in outer:
+        with contextlib.suppress(OSError):
+            path.rmdir()
     return len(found)
+
+
+def _named(home: Path, prefix: str) -> list[Path]:
+    try:
+        return [path for path in home.iterdir() if path.name.startswith(prefix) and path.is_dir()]
+    except OSError:
+        return []
 
 
 def tried(where: Tree) -> tuple[str, ...]:

@@ -59,7 +59,13 @@ async def serve(
         etc = machine.Etc(staging.root / "etc", bundle=ca_bundle, certificate=ca_certificate, search=search)
         etc.write()
         site = cells.Site(
-            stage=staging, etc=etc, tree=tree, mark=mark, system=machine.system(), cells=cells_dir, path=path
+            stage=staging,
+            etc=etc,
+            tree=limits.around(tree, mark),
+            mark=mark,
+            system=machine.system(),
+            cells=cells_dir,
+            path=path,
         )
         link = forward_link.ForwardLink(forward_socket, forward_uid)
         link.start()
