@@ -400,3 +400,54 @@ def test_what_was_planted_is_put_aside_even_when_the_daemon_was_killed(node: Rig
     node.start("cells")
     until(lambda: list((workspace / "sub").glob(".git.quarantined-*")), "it is put aside")
     assert not (workspace / "sub/.git").exists()
+
+
+REPOSITORIES = {
+    "made anew": ("git init -q --bare sub && git config -f sub/config core.fsmonitor ./x", "sub/HEAD"),
+    "far below": ("mkdir -p a/b && git init -q --bare a/b/c", "a/b/c/HEAD"),
+    "the workspace itself": ("git init -q --bare b && mv b/* . && rmdir b", "HEAD"),
+    "another's objects": ("mkdir sub && echo 'ref: refs/heads/x' > sub/HEAD && echo ../x > sub/commondir", "sub/HEAD"),
+    "one that was there, changed": ("git config -f bare/config core.fsmonitor ./x", "bare/config"),
+    "one that was there, with a hook": ("echo x > bare/hooks/post-checkout", "bare/hooks/post-checkout"),
+    "the last piece of one": ("mkdir most/refs", "most/refs"),
+}
+
+
+@pytest.mark.parametrize("what", REPOSITORIES)
+def test_a_repository_without_a_working_tree_is_merged_only_by_name_and_force(
+    node: Rig, workspace: Path, what: str
+) -> None:
+    """git takes a directory for one by what lies in it (setup.c, is_git_directory), and runs what its config names."""
+    subprocess.run(["git", "init", "-q", "--bare", str(workspace / "bare")], check=True)
+    (workspace / "most/objects").mkdir(parents=True)
+    (workspace / "most/HEAD").write_text("ref: refs/heads/x\n")
+    script, planted = REPOSITORIES[what]
+    task = _worked(node, workspace, f"{script}; echo fine > fine.txt")
+    paths, refused = _merged(node, task)
+    assert "fine.txt" in paths
+    assert "run later" in refused[planted]
+    if "bare" not in planted:
+        place = (workspace / planted).parent
+        assert not place.exists() or _no_repository(place, workspace)
+    paths, _ = _merged(node, task, paths=[planted], force=True)
+    assert planted in paths or not (workspace / planted).parent.exists()
+
+
+def _no_repository(place: Path, workspace: Path) -> bool:
+    environment = {"PATH": os.environ["PATH"], "GIT_CEILING_DIRECTORIES": str(workspace.parent)}
+    asked = subprocess.run(["git", "-C", str(place), "rev-parse", "--git-dir"], capture_output=True, env=environment)
+    return asked.returncode != 0
+
+
+STEPS = ("rebase-merge/git-rebase-todo", "rebase-apply/next", "sequencer/todo")
+
+
+def test_steps_that_git_would_go_on_with_are_merged_only_by_name_and_force(node: Rig, workspace: Path) -> None:
+    """`exec` in a list of steps runs when the operator says `git rebase --continue`, as `git status` advises."""
+    subprocess.run(["git", "init", "-q", str(workspace)], check=True)
+    script = "; ".join(f"mkdir -p .git/$(dirname {step}); echo 'exec evil' > .git/{step}" for step in STEPS)
+    task = _worked(node, workspace, script)
+    _, refused = _merged(node, task)
+    for step in STEPS:
+        assert "run later" in refused[f".git/{step}"]
+        assert not (workspace / ".git" / step).exists()

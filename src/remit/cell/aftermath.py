@@ -113,11 +113,10 @@ class _Look:
             self.found.cleared.append(path)
 
     def _repository(self, here: int, names: list[str]) -> bool:
-        """Whether git takes this directory for a repository (setup.c, is_git_directory), and part of it is new."""
-        present = set(names)
-        if "HEAD" not in present or not ("commondir" in present or {"objects", "refs"} <= present):
+        """Whether git takes this directory for a repository, and part of it is new."""
+        if not guard.repository(names):
             return False
-        if any(self._new(here, name) for name in _REPOSITORY if name in present):
+        if any(self._new(here, name) for name in _REPOSITORY if name in names):
             return True
         with contextlib.suppress(OSError), changes.opened("hooks", here) as hooks:
             return any(self._new(hooks, name) for name in os.listdir(hooks))

@@ -11,21 +11,31 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from remit.core.errors import Conflict
 
 DIRECTORIES = frozenset(
-    (".vscode", ".idea", ".husky", ".devcontainer", ".githooks", ".direnv", ".ssh", ".claude", ".cursor")
+    (".vscode", ".idea", ".zed", ".fleet", ".husky", ".devcontainer", ".githooks", ".direnv", ".ssh", ".jj")
+    + (".claude", ".codex", ".cursor", ".gemini", ".kiro", ".opencode", ".windsurf")
 )
 FILES = frozenset(
-    (".envrc", ".bashrc", ".bash_profile", ".bash_login", ".profile", ".zshrc", ".zshenv", ".zprofile", ".gitconfig")
-    + (".pre-commit-config.yaml", ".mise.toml", "mise.toml", ".lefthook.yml", "lefthook.yml", ".mcp.json")
+    (".envrc", ".bashrc", ".bash_profile", ".bash_login", ".bash_logout", ".bash_aliases", ".profile", ".xprofile")
+    + (".zshrc", ".zshenv", ".zprofile", ".zlogin", ".zlogout", ".gitconfig", ".hgrc", ".mise.toml", "mise.toml")
+    + (".pre-commit-config.yaml", ".lefthook.yml", "lefthook.yml", ".mcp.json", "opencode.json", ".aider.conf.yml")
 )
-GIT = frozenset(("hooks", "config", "config.worktree", "commondir", "gitdir", "info", "modules", "worktrees"))
-"""In a `.git`: what makes git run or read something else. `commondir` names another repository, with its own config."""
+GIT = frozenset(
+    ("hooks", "config", "config.worktree", "commondir", "gitdir", "info", "modules", "worktrees")
+    + ("rebase-merge", "rebase-apply", "sequencer")
+)
+"""In a `.git`: what makes git run or read something else. `commondir` names another repository, with its own config; in
+what a rebase still has to do stands `exec`."""
+_MERCURIAL = frozenset(("hgrc", "hgrc-not-shared", "config", "sharedpath"))
+REPOSITORIES: Mapping[str, frozenset[str]] = {".git": GIT, ".hg": _MERCURIAL, ".sl": _MERCURIAL}
+BARE = frozenset(("HEAD", "commondir", "objects", "refs"))
+"""By which git takes a directory of any name for a repository (`repository`)."""
 _PLACED_DIRECTORIES, _PLACED_FILES = (".git", ".vscode", ".idea", ".husky", ".devcontainer"), (".envrc", ".mcp.json")
 _GIT_DIRECTORIES, _GIT_FILES = ("hooks", "info"), ("config", "config.worktree")
 _GIT_PRESENT = ("modules", "worktrees")
@@ -42,9 +52,15 @@ def guarded(path: PurePosixPath) -> bool:
     for index, part in enumerate(parts):
         if part in DIRECTORIES:
             return True
-        if part == ".git" and (index + 1 == len(parts) or parts[index + 1] in GIT):
+        inside = REPOSITORIES.get(part)
+        if inside is not None and (index + 1 == len(parts) or parts[index + 1] in inside):
             return True
     return False
+
+
+def repository(names: Collection[str]) -> bool:
+    """Whether git takes a directory with these entries for a repository (setup.c, is_git_directory)."""
+    return "HEAD" in names and ("commondir" in names or ("objects" in names and "refs" in names))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from remit.cell import changes, guard
+from remit.cell.bare import Bare
 from remit.cell.changes import Change
 
 MAX_TARGET = 4096
@@ -41,14 +42,17 @@ def apply(
         stack.callback(os.close, above)
         below = changes.open_root(lower)
         stack.callback(os.close, below)
-        for change in list(changes.walk(above, below)):
+        found, bare = list(changes.walk(above, below)), Bare(above, below)
+        # Before anything is merged: what makes a repository does so together.
+        risky = {change.path for change in found if _runs_later(change, bare)}
+        for change in found:
             if named is not None and not _within(change.path, named):
                 continue
             try:
                 explicit = named is not None and any(
-                    guard.guarded(path) for path in named if _within(change.path, [path])
+                    guard.guarded(path) or path in risky for path in named if _within(change.path, [path])
                 )
-                _judge(change, explicit and force)
+                _judge(change, change.path in risky and not (explicit and force))
                 _Merger(above, below, started_ns, owner, force).merge(change)
                 merged.append(str(change.path))
             except _Refused as error:
@@ -62,8 +66,12 @@ def _within(path: PurePosixPath, roots: Iterable[PurePosixPath]) -> bool:
     return any(path.is_relative_to(root) for root in roots)
 
 
-def _judge(change: Change, explicit: bool) -> None:
-    if guard.guarded(change.path) and not explicit:
+def _runs_later(change: Change, bare: Bare) -> bool:
+    return guard.guarded(change.path) or (change.kind != "deleted" and bare.armed_by(change.path))
+
+
+def _judge(change: Change, refused: bool) -> None:
+    if refused:
         raise _Refused("it makes something run later as you; name it and use --force if you mean it")
     if change.type == changes.TOO_DEEP:
         raise _Refused("it is too deep to be looked into")
