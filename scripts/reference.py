@@ -94,7 +94,7 @@ def _kind(field: dict[str, Any]) -> str:
 
 def cli() -> str:
     parts = ["# Commands\n\n`remit COMMAND --help` says the same.\n"]
-    _commands("remit", get_command(commands.app), parts)
+    _commands("remit", get_command(commands.application()), parts)
     return "\n".join(parts)
 
 

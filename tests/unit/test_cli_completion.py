@@ -25,7 +25,7 @@ def completed(line: str) -> list[str]:
     """What bash would be offered after `line`."""
     words = line.split(" ")
     environment = {"_REMIT_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
-    return CliRunner().invoke(commands.app, [], prog_name="remit", env=environment).stdout.split()
+    return CliRunner().invoke(commands.application(), [], prog_name="remit", env=environment).stdout.split()
 
 
 @pytest.mark.parametrize("name", run.USAGE)

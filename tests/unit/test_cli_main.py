@@ -1,18 +1,23 @@
 """The entry of the command: the fast ones start without the slow imports, and a closed pipe is no error."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 SLOW = ("typer", "httpx", "pydantic", "rich", "ruamel", "sqlalchemy", "fastapi", "grpc", "jwt", "cryptography")
+HEAVY = ("remit.policy.specs", "remit.boundary.envoy", "ruamel", "regorus", "grpc", "cryptography", "sqlalchemy")
+"""What only commands need that read manifests or start a node."""
 
 
-def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
 
 
 def test_the_entry_imports_nothing_slow() -> None:
@@ -52,3 +57,29 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("command", ["ps", "down", "audit list", "approvals list", "secret list"])
+def test_a_command_does_not_wait_for_the_imports_of_others(command: str, tmp_path: Path) -> None:
+    code = f"""
+import sys, remit.cli.main
+try: remit.cli.main.main()
+except SystemExit: print([m for m in {HEAVY!r} if m in sys.modules])
+"""
+    settings = {"REMIT_STATE_DIR": str(tmp_path / "state"), "REMIT_RUN_DIR": str(tmp_path / "run")}
+    done = python(code, *command.split(), **settings)
+    assert done.stdout == "[]\n", done.stderr
+    assert ("error: the control plane does not answer" in done.stderr) == (command != "down"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("p", "error: No such command 'p'."),
+        ("audit lits", "(?s)error: No such command 'lits'.*hint: remit audit --help"),
+    ],
+)
+def test_a_name_that_is_no_command_is_told(given: str, said: str) -> None:
+    done = python("from remit.cli.main import main; main()", *given.split())
+    assert done.returncode == 2, done.stderr
+    assert re.match(said, done.stderr), done.stderr

@@ -42,7 +42,7 @@ def names(page: Path) -> list[str]:
 
 def known(words: list[str]) -> list[str]:
     """The options of the command that `words` begin with. Fails where there is none."""
-    command = get_command(commands.app)
+    command = get_command(commands.application())
     rest = list(words)
     while hasattr(command, "commands"):
         assert rest and rest[0] in command.commands, f"there is no command: remit {' '.join(words)}"

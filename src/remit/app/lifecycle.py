@@ -1,4 +1,4 @@
-"""`remit up`, `remit down`: one supervisor an instance, found through its locked state file."""
+"""`remit up`: one supervisor an instance, which holds the lock of its state file (`app.running`)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import fcntl
 import json
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from remit.app import boundary_files, identities, layout, programs, store_files
+from remit.app import boundary_files, identities, layout, programs, running, store_files
 from remit.app.clock import SystemClock
 from remit.boundary import ca_renewal
 from remit.core.errors import Conflict, RemitError, Unavailable
@@ -23,7 +22,6 @@ from remit.node import doctor, fence
 from remit.node.supervisor import Supervisor
 from remit.settings import Settings, environment
 
-STOP_TIMEOUT_S = 30.0
 LOCK_PATIENCE_S = 0.5
 
 
@@ -32,9 +30,9 @@ def up(settings: Settings, *, detach: bool) -> None:
 
     `Conflict` where it is already up, `Unavailable` where a part does not start.
     """
-    running = state(settings)
-    if running is not None:
-        who = f"pid {running['pid']}" if running["pid"] else "and is starting"
+    found = running.state(settings)
+    if found is not None:
+        who = f"pid {found['pid']}" if found["pid"] else "and is starting"
         raise Conflict(f"Remit is already up here ({who})", hint="remit status, or remit down first")
     _needed()
     layout.prepare(settings, identities.of(settings))
@@ -50,36 +48,6 @@ def _needed() -> None:
     if missing:
         names = ", ".join(found.check for found in missing)
         raise Unavailable(f"this machine lacks {names}", hint=f"{missing[0].hint}; remit doctor says what else")
-
-
-def down(settings: Settings) -> bool:
-    """Stop the node and wait until it is gone; False where none was up. `Unavailable` where it does not stop."""
-    running = state(settings)
-    if running is None:
-        return False
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(running["pid"], signal.SIGTERM)
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if state(settings) is None:
-            return True
-        time.sleep(0.05)
-    raise Unavailable(f"pid {running['pid']} did not stop in {STOP_TIMEOUT_S:g} s", hint=f"see {settings.log_dir}")
-
-
-def state(settings: Settings) -> dict[str, Any] | None:
-    """What the supervisor that holds the lock says of itself (pid, state, processes), or None where none does."""
-    try:
-        with settings.supervisor_lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        with contextlib.suppress(OSError, ValueError):
-            found: dict[str, Any] = json.loads(settings.supervisor_file.read_bytes())
-            return found
-        return {"pid": 0, "state": "starting"}
-    except OSError:
-        return None
-    return None
 
 
 def _detached(settings: Settings) -> None:
@@ -176,7 +144,7 @@ async def _run(settings: Settings, supervisor: Supervisor, up: Callable[[], None
 
 
 def _lock(path: Path) -> int:
-    """Whoever looks (`state`) holds the lock for a moment too, and a supervisor that ends removes the file."""
+    """Whoever looks (`running.state`) holds the lock for a moment too, and a supervisor that ends removes the file."""
     deadline = time.monotonic() + LOCK_PATIENCE_S
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -191,7 +159,7 @@ def _lock(path: Path) -> int:
 
 
 def _rewrite(path: Path, content: dict[str, Any]) -> None:
-    """For whoever looks (`state`), who finds the old or the new; what runs goes on where it cannot be written."""
+    """Whoever looks (`running.state`) finds the old or the new; what runs goes on where it cannot be written."""
     fresh = path.with_suffix(".new")
     with contextlib.suppress(OSError):
         fresh.write_text(json.dumps(content))

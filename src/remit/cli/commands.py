@@ -1,34 +1,20 @@
-"""Every command but the fast ones, as one typer application, and what happens when one fails."""
+"""Every command but the fast ones, as one typer application, and what happens when one fails.
+
+The modules of all commands, and what those import (the models of manifests above all), take longer to import than most
+commands take to work. So a command line that names its command first gets an application that knows this one only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import typer
 
 from remit import __version__
-from remit.cli import (
-    approvals,
-    audit,
-    budget,
-    completion,
-    decisions,
-    delegate,
-    errors,
-    explain,
-    export,
-    lifecycle,
-    manifests,
-    operators,
-    options,
-    output,
-    policy,
-    retire,
-    revoke,
-    run,
-    secrets,
-    tasks,
-)
+from remit.cli import completion, errors, options, output, run
 from remit.core.errors import RemitError
 
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
@@ -44,21 +30,78 @@ Examples:
   remit revoke task TASK
 """
 
-app = typer.Typer(
-    name="remit",
-    help="Run agents with full capability inside a cell and a governed boundary outside it.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    epilog=_EXAMPLES,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+_COMMANDS: Mapping[str, str] = {
+    "up": "lifecycle",
+    "down": "lifecycle",
+    "status": "lifecycle",
+    "doctor": "lifecycle",
+    "apply": "manifests",
+    "get": "manifests",
+    "remove": "manifests",
+    "schema": "manifests",
+    "delegate": "delegate",
+    "ps": "tasks",
+    "logs": "tasks",
+    "stop": "tasks",
+    "diff": "tasks",
+    "merge": "tasks",
+    "prune": "tasks",
+    "why": "audit",
+    "explain": "explain",
+    "revoke": "revoke",
+    "restore": "revoke",
+    "revocations": "revoke",
+    "panic": "revoke",
+    "whoami": "operators",
+}
+"""Command → the module that has a function of its name."""
 
-for _name in run.USAGE:
-    app.command(_name)(completion.described(_name))
+_GROUPS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "budget": (("budget", "app"),),
+    "policy": (("policy", "app"), ("decisions", "decisions")),
+    "secret": (("secrets", "app"),),
+    "audit": (("audit", "app"), ("export", "export"), ("retire", "retire")),
+    "approvals": (("approvals", "app"),),
+    "operator": (("operators", "app"),),
+    "issuer": (("lifecycle", "issuer"),),
+}
+"""Group → (module, its application), then (module, function) of each command that joins it from elsewhere."""
 
 
-@app.command()
+def application(names: Iterable[str] = (*_COMMANDS, *_GROUPS)) -> typer.Typer:
+    """An application of these commands, and of those that import nothing."""
+    app = typer.Typer(
+        name="remit",
+        help="Run agents with full capability inside a cell and a governed boundary outside it.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        epilog=_EXAMPLES,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name in run.USAGE:
+        app.command(name)(completion.described(name))
+    app.command()(version)
+    for name in names:
+        if name in _COMMANDS:
+            app.command()(_found(_COMMANDS[name], name))
+        else:
+            app.add_typer(_group(name), name=name)
+    return app
+
+
+@functools.cache
+def _group(name: str) -> typer.Typer:
+    group, *joining = (_found(module, attribute) for module, attribute in _GROUPS[name])
+    for command in joining:
+        group.command()(command)
+    return cast("typer.Typer", group)
+
+
+def _found(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(f"remit.cli.{module}"), name)
+
+
 def version(as_json: options.Json = False) -> None:
     """Show the version."""
     if as_json:
@@ -67,46 +110,10 @@ def version(as_json: options.Json = False) -> None:
         output.text(__version__)
 
 
-_PLAIN: tuple[Callable[..., None], ...] = (
-    lifecycle.up,
-    lifecycle.down,
-    lifecycle.status,
-    lifecycle.doctor,
-    manifests.apply,
-    manifests.get,
-    manifests.remove,
-    manifests.schema,
-    delegate.delegate,
-    tasks.ps,
-    tasks.logs,
-    tasks.stop,
-    tasks.diff,
-    tasks.merge,
-    tasks.prune,
-    audit.why,
-    explain.explain,
-    revoke.revoke,
-    revoke.restore,
-    revoke.revocations,
-    revoke.panic,
-    operators.whoami,
-)
-for _command in _PLAIN:
-    app.command()(_command)
-app.add_typer(budget.app, name="budget")
-policy.app.command("decisions")(decisions.decisions)
-app.add_typer(policy.app, name="policy")
-app.add_typer(secrets.app, name="secret")
-audit.app.command("export")(export.export)
-audit.app.command("retire")(retire.retire)
-app.add_typer(audit.app, name="audit")
-app.add_typer(approvals.app, name="approvals")
-app.add_typer(operators.app, name="operator")
-app.add_typer(lifecycle.issuer, name="issuer")
-
-
 def invoke(arguments: list[str]) -> int:
     """Run one command line; its exit code. Errors are told on stderr, never as a traceback."""
+    named = [name for name in arguments[:1] if name in _COMMANDS or name in _GROUPS]
+    app = application(named) if named else application()
     try:
         code = app(args=arguments, prog_name="remit", standalone_mode=False)
     except RemitError as error:

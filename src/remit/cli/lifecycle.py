@@ -39,7 +39,7 @@ def up(
 
 def down(as_json: options.Json = False) -> None:
     """Stop everything, cells included."""
-    was_up = _app("lifecycle").down(configuration.load())
+    was_up = _app("running").down(configuration.load())
     if as_json:
         output.line({"was_up": was_up})
         return
@@ -48,7 +48,7 @@ def down(as_json: options.Json = False) -> None:
 
 def status(as_json: options.Json = False) -> None:
     """Show whether everything works, and what is in force. Exit code 6 where it does not."""
-    supervisor = _app("lifecycle").state(configuration.load())
+    supervisor = _app("running").state(configuration.load())
     processes: dict[str, dict[str, Any]] = (supervisor or {}).get("processes", {})
     try:
         with client.connected() as api:
