@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,51 @@ async def test_a_process_that_does_not_answer_is_stalled_and_started_anew(
     await running
     assert said[:4] == ["starting", "ready", "stalled", "died (-9)"]
     assert supervisor.restarts() == {"envoy": 1}
+
+
+async def test_a_process_that_waits_for_a_processor_is_not_stalled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would beat if it could; killing it on a crowded machine ends every connection of every cell."""
+    monkeypatch.setattr(supervising, "STALL_S", 0.2)
+    monkeypatch.setattr(notify, "INTERVAL_S", 0.05)
+    looks, said = 0, list[str]()
+
+    def crowded(pid: int) -> float:
+        nonlocal looks
+        looks += 1
+        if looks == 40:
+            supervisor.stop()
+        return time.monotonic()
+
+    monkeypatch.setattr(supervising, "waited_for_processor_s", crowded)
+    silent = program("import os, sys, time; os.write(int(sys.argv[-1]), b'R'); time.sleep(1000)", tmp_path)
+    supervisor = Supervisor([silent], lambda name, state: said.append(state))
+    await asyncio.wait_for(supervisor.run(lambda: None), 60)
+    assert said == ["starting", "ready", "stopped"]
+
+
+def test_only_who_wants_a_processor_waits_for_one() -> None:
+    """Two that compute on one processor, and one that sleeps."""
+    first = min(os.sched_getaffinity(0))
+    spin = [sys.executable, "-c", "while True: pass"]
+    started = [
+        subprocess.Popen(argv, preexec_fn=lambda: os.sched_setaffinity(0, {first}))
+        for argv in (spin, spin, ["sleep", "1000"])
+    ]
+    *busy, idle = (one.pid for one in started)
+
+    def wait(seconds: float) -> None:
+        wait_for(lambda: all(supervising.waited_for_processor_s(pid) > seconds for pid in busy), "both to wait")
+
+    try:
+        wait_for(lambda: Path(f"/proc/{idle}/stat").read_text().split()[1:3] == ["(sleep)", "S"], "the third to sleep")
+        wait(0.2)
+        before = supervising.waited_for_processor_s(idle)
+        wait(0.6)
+        assert supervising.waited_for_processor_s(idle) == before
+    finally:
+        for one in started:
+            one.kill()
+            one.wait()
+    assert supervising.waited_for_processor_s(idle) == 0.0

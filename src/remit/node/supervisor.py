@@ -244,6 +244,7 @@ class Supervisor:
     async def _ended(self, child: _Child) -> int:
         watched = child.program.notifies or child.program.probe is not None
         exited, looked = asyncio.ensure_future(child.process.wait()), time.monotonic()
+        waited_s = waited_for_processor_s(child.process.pid)
         try:
             while True:
                 if (await asyncio.wait({exited}, timeout=notify.INTERVAL_S))[0]:
@@ -251,7 +252,8 @@ class Supervisor:
                 now = time.monotonic()
                 if now - looked > STALL_S:
                     child.beat = now  # it was this process that stood still: what beat meanwhile is not heard yet
-                looked = now
+                looked, before_s, waited_s = now, waited_s, waited_for_processor_s(child.process.pid)
+                child.beat += max(0.0, waited_s - before_s)  # no stall, and starting it anew would cost more of them
                 if watched and now - child.beat > STALL_S:
                     self._told(child.program.name, "stalled")
                     child.process.kill()
@@ -270,6 +272,17 @@ class Supervisor:
                 child.process.kill()
                 await child.process.wait()
         self._told(name, "stopped")
+
+
+def waited_for_processor_s(pid: int) -> float:
+    """For how many seconds the main thread of a process could have run and there was no processor for it, so far.
+
+    Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat. 0 where the kernel does not count it.
+    """
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _entering(program: Program, parent: int) -> None:
