@@ -100,6 +100,37 @@ def test_who_acts_over_tcp_is_recorded_as_the_token(tcp: httpx.Client, plane: Pl
     assert plane.node.records[0][1]["operator"] == "token"
 
 
+def _closed(one: socket.socket) -> bool:
+    one.settimeout(10)
+    try:
+        return one.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def test_whoever_says_nothing_keeps_no_connection_and_takes_no_descriptors(
+    tcp: httpx.Client, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everybody on the machine can connect; what they hold must not be what an operator needs to revoke something."""
+    monkeypatch.setattr(server, "HEAD_TIMEOUT_S", 0.5)
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(server.LOOPBACK_CONNECTIONS + 40)]
+    for one in silent[::2]:
+        one.sendall(b"GET /v1/status HTTP/1.1\r\n")
+    assert all(_closed(one) for one in silent[-40:]), "no more than so many at once"
+    assert all(_closed(one) for one in silent), "and none for long"
+    for one in silent:
+        one.close()
+    assert tcp.get("/v1/status").status_code == 200
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(tmp_path / "c.sock")), base_url="http://x") as api:
+        assert api.get("/v1/status").status_code == 200
+
+
+@pytest.mark.parametrize("headers", [{"authorization": ""}, {"authorization": "Bearer wrong"}, {"host": "evil.test"}])
+def test_a_stranger_is_not_kept(tcp: httpx.Client, headers: dict[str, str]) -> None:
+    assert tcp.get("/v1/status", headers=headers).headers["connection"] == "close"
+    assert "connection" not in tcp.get("/v1/status").headers
+
+
 async def test_a_port_in_use_is_one_clear_error(plane: Plane, tmp_path: Path, port: int) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", port))

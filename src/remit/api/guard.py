@@ -105,13 +105,13 @@ class LoopbackGuard:
         if refusal is None:
             shown = next(value for name, value in scope["headers"] if name == b"authorization")
             bootstrap = hmac.compare_digest(shown, self._expected)
-            await self._app({**scope, "remit.bootstrap": bootstrap}, receive, send)
+            await self._app({**scope, "remit.bootstrap": bootstrap}, receive, _last(send))
             return
         kind, status, detail = refusal
         answer = problems.response(kind, status, detail, hint="the token is in the control plane's state directory")
         if status == 401:
             answer.headers["www-authenticate"] = "Bearer"
-        await answer(scope, receive, send)
+        await answer(scope, receive, _last(send))
 
     def _refusal(self, scope: Scope) -> tuple[str, int, str] | None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -122,6 +122,17 @@ class LoopbackGuard:
         if len(tokens) != 1 or not tokens[0].startswith(b"Bearer "):
             return "unauthorized", 401, "the bearer token is missing"
         return None
+
+
+def _last(send: Send) -> Send:
+    """`send`, which ends the connection of whoever is not let in: they would keep it."""
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] in (401, 403):
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+    return sent
 
 
 async def _too_large(scope: Scope, receive: Receive, send: Send) -> None:

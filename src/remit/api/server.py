@@ -31,6 +31,12 @@ DOOR_CONNECTIONS = 512
 """Envoy answers 503 for more: tasks that delegate must not take the descriptors of the API."""
 
 
+LOOPBACK_CONNECTIONS = 256
+"""At once. More are closed: descriptors are needed by the socket, over which authority is taken away."""
+HEAD_TIMEOUT_S = 10.0
+"""For the head of the first request. Whoever has shown no good token is answered once (`api.guard`)."""
+
+
 class _PeerProtocol(H11Protocol):
     """HTTP/1.1 whose scope says which user is connected (`remit.uid`), where the kernel knows."""
 
@@ -47,6 +53,30 @@ class _PeerProtocol(H11Protocol):
             await inner({**scope, "remit.uid": uid}, receive, send)
 
         self.app = with_peer
+
+
+class _LoopbackProtocol(H11Protocol):
+    """HTTP/1.1 for whoever is on this machine: nobody keeps a connection for nothing."""
+
+    _due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > LOOPBACK_CONNECTIONS:
+            transport.abort()
+            return
+        self._due = self.loop.call_later(HEAD_TIMEOUT_S, transport.abort)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self._due is not None and self.cycle is not None:
+            self._due.cancel()
+            self._due = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._due is not None:
+            self._due.cancel()
+        super().connection_lost(exc)
 
 
 class _Server(uvicorn.Server):
@@ -71,18 +101,17 @@ async def serve(
     """
     app = create_app(services)
     with contextlib.ExitStack() as open_sockets:
-        listeners: list[tuple[ASGIApp, socket.socket]] = [(app, open_sockets.enter_context(_unix(control_socket)))]
+        listeners = [(_server(app), open_sockets.enter_context(_unix(control_socket)))]
         open_sockets.callback(control_socket.unlink, missing_ok=True)
         if port:
             guarded = LoopbackGuard(app, port=port, token=_token(token_file))
-            listeners.append((guarded, open_sockets.enter_context(_loopback(port))))
-        servers = [(_server(served), listener) for served, listener in listeners]
-        running = [asyncio.ensure_future(one.serve(sockets=[listener])) for one, listener in servers]
+            listeners.append((_server(guarded, _LoopbackProtocol), open_sockets.enter_context(_loopback(port))))
+        running = [asyncio.ensure_future(one.serve(sockets=[listener])) for one, listener in listeners]
         ready()
         try:
             await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for one, _ in servers:
+            for one, _ in listeners:
                 one.should_exit = True
             await asyncio.wait(running, timeout=GRACE_S + 1)
         for done in running:
@@ -92,7 +121,7 @@ async def serve(
 async def serve_door(door: ASGIApp, path: Path) -> None:
     """Serve `door` until cancelled, at a socket that the group of its directory may open. `Unavailable`: it cannot."""
     with _unix(path, 0o660) as listener:
-        one = _server(door, DOOR_CONNECTIONS)
+        one = _server(door, connections=DOOR_CONNECTIONS)
         running = asyncio.ensure_future(one.serve(sockets=[listener]))
         try:
             await asyncio.shield(running)
@@ -102,11 +131,11 @@ async def serve_door(door: ASGIApp, path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _server(app: ASGIApp, connections: int | None = None) -> _Server:
+def _server(app: ASGIApp, protocol: type[H11Protocol] = _PeerProtocol, *, connections: int | None = None) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
-            http=_PeerProtocol,
+            http=protocol,
             ws="none",
             lifespan="off",
             log_config=None,
