@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +54,20 @@ def test_a_rotated_secret_is_used_at_the_next_request_of_a_task_that_goes_on(
     assert found["last_used"]
     text = json.dumps(instance.audit()) + instance.cli("secret", "list").stdout + instance.cli("status").stdout
     assert "-value-551" not in text and PLACEHOLDER not in text
+
+
+def test_a_new_sealing_key_is_not_noticed_and_the_one_before_is_gone(instance: Instance, upstreams: Upstreams) -> None:
+    url, key = f"https://api.up.example:{upstreams.https_port}/v1/rekeyed", instance.state / "decide/sealed.key"
+    instance.cli("secret", "rotate", "key", given=SECRET)
+    before = key.read_bytes()
+    with asking(instance, url) as ask:
+        assert "1 secrets were sealed anew" in instance.cli("secret", "rekey").stderr
+        assert key.read_bytes() != before and not key.with_suffix(".old").exists()
+        assert ask() == "200\n"
+        assert sent(upstreams, "/v1/rekeyed") == f"Bearer {SECRET}"
+    assert [one["operator"] for one in instance.audit(kind="operator") if one.get("action") == "secret.rekey"]
+    os.kill(instance.pids()["decide"], signal.SIGKILL)
+    wait_for(lambda: instance.cli("secret", "test", "key", check=False).returncode == 0, "the new key opens it again")
 
 
 def test_who_used_it_is_told(instance: Instance) -> None:

@@ -61,6 +61,7 @@ def create_app(services: Services) -> FastAPI:
     ):
         app.include_router(module.router)
     app.include_router(manifests.late)
+    app.include_router(secrets.sealing)
     app.add_middleware(guard.BodyLimit)
     app.add_middleware(access.Access, operating=services.operating)
     app.add_middleware(guard.NoBrowser)

@@ -8,6 +8,7 @@ connected at a time: the newest connection is it, and whoever waited on an older
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import ipaddress
 import itertools
@@ -18,9 +19,9 @@ from typing import Any
 
 from remit.control import audit_keys
 from remit.control.ports import Clock
-from remit.control.ports_control import Cells, Flows, Head, Known, Store
+from remit.control.ports_control import Cells, Flows, Head, Known, RekeyStep, Store
 from remit.core import frame
-from remit.core.errors import Invalid, RemitError, Unavailable
+from remit.core.errors import Conflict, Invalid, RemitError, Unavailable
 
 Answers = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
@@ -137,6 +138,12 @@ class NodeLink:
         message = {"type": "probe", "credentials": list(credentials)}
         found: list[dict[str, Any]] = await self._ask("probed", message, PROBE_TIMEOUT_S, "did not try them in time")
         return found
+
+    async def rekey(self, step: RekeyStep, name: str = "", blob: bytes = b"") -> bytes:
+        """See `control.ports_control.Node.rekey`."""
+        message = {"type": "rekey", "step": step, "name": name, "blob": base64.b64encode(blob).decode()}
+        anew: bytes = await self._ask("rekeyed", message, RECORD_TIMEOUT_S, "did not seal anew in time")
+        return anew
 
     async def usage(self) -> Sequence[Mapping[str, Any]]:
         """See `control.ports_control.Node.usage`."""
@@ -270,6 +277,8 @@ class NodeLink:
                 cutting.add_done_callback(self._cutting.discard)
             case {"type": "probed", "id": int(number), "found": list(found)}:
                 peer.answered("probed", number, found)
+            case {"type": "rekeyed", "id": int(number)}:
+                peer.answered("rekeyed", number, _rekeyed(message))
             case {"type": "usage", "id": int(number), "budgets": list(found)}:
                 peer.answered("usage", number, found)
             case {"type": "addresses", "id": int(number), "fixed": list(fixed), "own": own}:
@@ -294,6 +303,14 @@ async def _ping(peer: _Peer) -> None:
         while True:
             await asyncio.sleep(PING_S)
             await peer.send({"type": "ping"})
+
+
+def _rekeyed(message: Mapping[str, Any]) -> bytes | RemitError:
+    blob = message.get("blob")
+    if isinstance(blob, str):
+        return base64.b64decode(blob)
+    kind = Conflict if message.get("conflict") is True else Unavailable
+    return kind(str(message.get("error") or "the node could not seal anew"), hint="remit secret rekey")
 
 
 def _ports(value: object) -> Sequence[int] | None:

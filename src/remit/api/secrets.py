@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
+from pydantic import BaseModel, Field
 
 from remit.api.services import Services, operator, services
 from remit.control import secret_use
@@ -93,6 +94,21 @@ async def rotated(
     value, expires = _read(await request.body())
     end = found.secrets.end(expires) if expires is not None else None
     return _kept(name, await found.secrets.rotate(name, value, operator=author, expires=end))
+
+
+sealing = APIRouter(prefix="/v1/sealing-key", tags=["secrets"])
+
+
+class Rekeyed(BaseModel):
+    secrets: int = Field(description="How many secrets were sealed anew.")
+    record: str
+
+
+@sealing.post("/rotate", summary="Make a new sealing key")
+async def rekeyed(found: Annotated[Services, Depends(services)], author: Annotated[str, Depends(operator)]) -> Rekeyed:
+    """Seals every secret for it, without the control plane seeing one; the node forgets the key before."""
+    done = await found.secrets.rekey(operator=author)
+    return Rekeyed(secrets=done.secrets, record=done.record)
 
 
 @router.post("/{name}/test", summary="Try whether a secret could be used now")

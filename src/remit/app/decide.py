@@ -30,6 +30,7 @@ from remit.boundary import (
 from remit.broker import signing
 from remit.broker.dialler import Dialler
 from remit.broker.exchanger import Exchanger
+from remit.broker.rekeying import Rekeying
 from remit.broker.rotations import Rotations
 from remit.broker.sealed import Opener
 from remit.broker.secrets import Broker
@@ -100,11 +101,14 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     reserved = {drill_ca.HOST: drill_ca.ADDRESS, **settings.static_hosts, doorway.HOST: doorway.ADDRESS}
     resolver = resolving.Resolver(source, reserved, time.monotonic)
     upward.dials(resolver.fixed, resolver.own)
+    rotations = Rotations(settings.decide_dir / "rotated", opener)
+    own = (rotations,) if store is None else (rotations, store)
+    upward.rekeys(Rekeying(opener, lambda: knowledge.snapshot.sealed, own))
     broker.exchange_with(
         Exchanger(
             dial=Dialler(resolver, settings.node_trust_file),
             sign=store.sign if store is not None else signing.local,
-            rotations=Rotations(settings.decide_dir / "rotated", opener),
+            rotations=rotations,
             monotonic=_boottime,
             now=clock.now,
         )

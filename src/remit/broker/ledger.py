@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import secrets
+import threading
 from pathlib import Path
 
 from remit.broker import sealed
@@ -22,7 +23,8 @@ REWRITE = 1000
 
 
 class Ledger:
-    """Not for several processes. Every method that writes returns when it is durable; `Unavailable` where it cannot."""
+    """For several threads, not for several processes. Every method that writes returns when it is durable;
+    `Unavailable` where it cannot."""
 
     def __init__(self, file: Path, opener: Opener) -> None:
         self._file = file
@@ -31,6 +33,8 @@ class Ledger:
         self._lines = 0
         self._torn = False
         """Whether a write may have stopped in the middle of a line."""
+        self._writing = threading.Lock()
+        """Held until what is written counts here: a rewrite in between would leave it out."""
         self._rewrite()
 
     def left(self) -> dict[str, str]:
@@ -44,17 +48,28 @@ class Ledger:
     def open(self, token: str) -> str:
         """Write down that `token` is held; the entry's id."""
         entry = secrets.token_hex(12)
-        blob = base64.b64encode(sealed.seal(self._opener.public, sealed.OWN + entry, token.encode())).decode()
-        self._append({"open": entry, "token": blob})
-        self._open[entry] = blob
+        with self._writing:
+            blob = base64.b64encode(sealed.seal(self._opener.public, sealed.OWN + entry, token.encode())).decode()
+            self._append({"open": entry, "token": blob})
+            self._open[entry] = blob
         return entry
 
     def closed(self, entry: str) -> None:
         """The token of `entry` exists no more."""
-        if self._open.pop(entry, None) is not None:
-            self._append({"closed": entry})
-            if self._lines > REWRITE + 2 * len(self._open):
-                self._rewrite()
+        with self._writing:
+            if self._open.pop(entry, None) is not None:
+                self._append({"closed": entry})
+                if self._lines > REWRITE + 2 * len(self._open):
+                    self._rewrite()
+
+    def reseal(self) -> None:
+        """`broker.rekeying.Own`."""
+        with self._writing:
+            for entry, blob in self._open.items():
+                anew = self._opener.reseal_own(_decoded(blob))
+                if anew is not None:
+                    self._open[entry] = base64.b64encode(anew).decode()
+            self._rewrite()
 
     def _append(self, line: dict[str, str]) -> None:
         try:
@@ -87,6 +102,13 @@ class Ledger:
         except OSError as error:
             raise Unavailable(f"the list of leases cannot be written: {error.strerror}", hint="remit doctor") from error
         self._lines, self._torn = len(self._open), False
+
+
+def _decoded(blob: str) -> bytes:
+    try:
+        return base64.b64decode(blob)
+    except ValueError:
+        return b""
 
 
 def _read(file: Path) -> dict[str, str]:

@@ -51,10 +51,26 @@ class Rotations:
         self._unwritten[name] = stored, value
         self._write(name, stored, value)
 
+    def reseal(self) -> None:
+        """`broker.rekeying.Own`. What cannot be opened is left: it could not be before."""
+        for name in list(self._unwritten):
+            self._write(name, *self._unwritten[name])
+        try:
+            found = [(file, file.read_bytes()) for file in self._directory.glob("*.sealed")]
+        except OSError as error:
+            raise Unavailable(f"the successors of secrets cannot be read: {error.strerror}") from error
+        for file, blob in found:
+            anew = self._opener.reseal_own(blob)
+            if anew is not None:
+                self._put(file, anew, "a secret")
+
     def _write(self, name: str, stored: bytes, value: bytes) -> None:
         plain = json.dumps({"origin": _digest(stored), "value": value.decode()}).encode()
         blob = sealed.seal(self._opener.public, sealed.OWN + "rotated:" + name, plain)
-        file = self._file(name)
+        self._put(self._file(name), blob, f"secret {name}")
+        del self._unwritten[name]
+
+    def _put(self, file: Path, blob: bytes, shown: str) -> None:
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
             temporary = file.with_suffix(".new")
@@ -70,8 +86,7 @@ class Rotations:
             finally:
                 os.close(directory)
         except OSError as error:
-            raise Unavailable(f"the successor of secret {name} cannot be written: {error.strerror}") from error
-        del self._unwritten[name]
+            raise Unavailable(f"the successor of {shown} cannot be written: {error.strerror}") from error
 
     def _file(self, name: str) -> Path:
         return self._directory / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.sealed"

@@ -41,7 +41,7 @@ class Opener:
     """Opens with the private key in `file`; the public key stands beside it in `file`.pub for those who seal.
 
     Rotation: `rotate` makes a new key and keeps the one before in `file`.old, every blob is sealed anew (`reseal`),
-    then `retire` forgets the old key.
+    then `retire` forgets the old key (`broker.rekeying`).
     """
 
     def __init__(self, file: Path) -> None:
@@ -88,24 +88,54 @@ class Opener:
                     return found
         raise Unavailable(f"secret {name} was not sealed for this node", hint=f"remit secret put {name}")
 
+    def reseal_own(self, blob: bytes) -> bytes | None:
+        """What this node sealed for itself, for the current key; None where it cannot be opened (any more)."""
+        for box in self._boxes:
+            with contextlib.suppress(CryptoError, ValueError, TypeError):
+                plain = box.decrypt(blob)
+                if plain.startswith(b"\0".join((_MAGIC, OWN.encode()))):
+                    return SealedBox(PublicKey(self.public)).encrypt(plain)
+        return None
+
+    def outdated(self, blob: bytes) -> bool:
+        """Whether it opens with the key before the current one, and so would be lost with it."""
+        for box in self._boxes[1:]:
+            with contextlib.suppress(CryptoError, ValueError, TypeError):
+                box.decrypt(blob)
+                return True
+        return False
+
+    @property
+    def changing(self) -> bool:
+        """Whether there is an older key still."""
+        return len(self._boxes) > 1
+
     def rotate(self) -> None:
-        """Seal for a new key from now on. `Conflict` while an older one still waits to be retired."""
-        if self._old.exists():
+        """Seal for a new key from now on. `Conflict` while an older one still waits to be retired. `Unavailable`:
+        it could not be written; both keys open what they opened."""
+        if self.changing:
             raise Conflict(
                 "the sealing key before this one is still in use", hint="seal every secret anew, then retire it"
             )
-        _write(self._old, _private(self._file), 0o600)
-        _write(self._file, bytes(PrivateKey.generate()), 0o600)
-        self._load()
+        try:
+            _write(self._old, _private(self._file), 0o600)
+            _write(self._file, bytes(PrivateKey.generate()), 0o600)
+            self._load()
+        except OSError as error:
+            raise Unavailable(f"the new sealing key cannot be written: {error.strerror}") from error
 
     def retire(self) -> None:
-        """Forget the key before the current one: what is still sealed for it is lost."""
-        self._old.unlink(missing_ok=True)
-        self._load()
+        """Forget the key before the current one: what is still sealed for it is lost. `Unavailable`: it is there."""
+        try:
+            self._old.unlink(missing_ok=True)
+            self._load()
+        except OSError as error:
+            raise Unavailable(f"the sealing key before cannot be removed: {error.strerror}") from error
 
     def _load(self) -> None:
         current = PrivateKey(_private(self._file))
-        keys = [current, *([PrivateKey(_private(self._old))] if self._old.exists() else [])]
+        old = [PrivateKey(_private(self._old))] if self._old.exists() else []
+        keys = [current, *(key for key in old if key != current)]  # equal: a rotation ended before it made a new one
         self._boxes = [SealedBox(key) for key in keys]
         self.public = bytes(current.public_key)
         public = self._file.with_suffix(".pub")

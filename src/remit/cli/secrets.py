@@ -1,4 +1,4 @@
-"""`secret put|rotate|import|list|test|usage|rm`: secrets from a prompt or stdin, never from an argument.
+"""`secret put|rotate|rekey|import|list|test|usage|rm`: secrets from a prompt or stdin, never from an argument.
 
 Arguments show in `ps` and in shell histories, so there is no option that takes a value.
 """
@@ -56,6 +56,17 @@ def rotate(
     value = _read(name, raw)
     with client.connected() as api:
         _done(api.post(path, _body(value, expires)), name, "rotated", as_json=as_json)
+
+
+@app.command()
+def rekey(as_json: options.Json = False) -> None:
+    """Make a new sealing key: every secret is sealed for it and the key before is forgotten. Nothing is cut."""
+    with client.connected() as api:
+        done = api.post("/v1/sealing-key/rotate")
+    if as_json:
+        output.line(done)
+    else:
+        output.say(f"a new sealing key; {done['secrets']} secrets were sealed anew")
 
 
 @app.command("list")

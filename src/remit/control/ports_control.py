@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from remit.control.ports import Policies, Tasks
 from remit.control.ports_approvals import Approvals, Grants
@@ -246,6 +246,9 @@ class Known:
     own: frozenset[Address] | None = frozenset()
 
 
+RekeyStep = Literal["begin", "reseal", "end"]
+
+
 class Node(Protocol):
     """The node's end of the link."""
 
@@ -274,6 +277,13 @@ class Node(Protocol):
 
     async def probe(self, credentials: Sequence[str]) -> Sequence[Mapping[str, Any]]:
         """Whether each credential could be had now (`broker.probing`), without its value. `Unavailable`: no answer."""
+        ...
+
+    async def rekey(self, step: RekeyStep, name: str = "", blob: bytes = b"") -> bytes:
+        """One step towards a new sealing key (`broker.rekeying`). "reseal": secret `name`, sealed anew; else nothing.
+
+        `Conflict`: "end" found a secret that is not sealed anew. `Unavailable`: the step was not done.
+        """
         ...
 
     async def usage(self) -> Sequence[Mapping[str, Any]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -46,7 +47,17 @@ class Kept:
     record: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rekeyed:
+    """`secrets`: how many were sealed anew."""
+
+    secrets: int
+    record: str
+
+
 class Secrets:
+    """For one event loop: what is written is written one after the other."""
+
     def __init__(
         self,
         *,
@@ -65,6 +76,7 @@ class Secrets:
         self._catalog = catalog
         self._clock = clock
         self._node = node
+        self._writing = asyncio.Lock()
 
     async def put(self, name: str, value: bytes, *, operator: str, expires: datetime | None = None) -> Kept:
         """Seal and keep `value`, replacing what was there. `expires`: its end, where its text tells none before."""
@@ -78,15 +90,36 @@ class Secrets:
         return await self._keep("secret.rotate", name, value, expires, operator)
 
     async def remove(self, name: str, *, operator: str) -> str:
-        with self._store.unit() as unit:
-            there = _there(unit, name)
-        await self._sealer.forget(name, there.blob)
-        with self._store.unit() as unit:
-            if not unit.secrets.remove(name):
-                raise _unknown(name)
-            unit.advance_epoch(self._clock.now())
-        await self._publisher.publish()
+        async with self._writing:
+            with self._store.unit() as unit:
+                there = _there(unit, name)
+            await self._sealer.forget(name, there.blob)
+            with self._store.unit() as unit:
+                if not unit.secrets.remove(name):
+                    raise _unknown(name)
+                unit.advance_epoch(self._clock.now())
+            await self._publisher.publish()
         return await self._recorder.after("secret.remove", operator, f"secret {name} removed", secret=name)
+
+    async def rekey(self, *, operator: str) -> Rekeyed:
+        """Seal every secret for a new key of the node and have it forget the one before.
+
+        Interrupted, or refused (`Conflict`, `Unavailable`), both keys open; done again, it goes on from there.
+        """
+        async with self._writing:
+            record = await self._recorder.before("secret.rekey", operator, "a new sealing key")
+            await self._node.rekey("begin")
+            with self._store.unit() as unit:
+                found = unit.secrets.all()
+            anew = [replace(one, blob=await self._node.rekey("reseal", one.name, one.blob)) for one in found]
+            with self._store.unit() as unit:
+                for one in anew:
+                    unit.secrets.put(one)
+                unit.advance_epoch(self._clock.now())
+            await self._publisher.publish()
+            await self._node.rekey("end")
+        changed = sum(one.blob != before.blob for one, before in zip(anew, found, strict=True))
+        return Rekeyed(secrets=changed, record=record)
 
     async def test(self, name: str, *, operator: str) -> Sequence[Mapping[str, Any]]:
         """Whether each credential that uses secret (or is called) `name` could be had now; the node tries it."""
@@ -157,7 +190,11 @@ class Secrets:
         end = min(ends, default=None)
         if end is not None and end <= now:
             raise Invalid(f"the secret has expired already ({end.isoformat(timespec='seconds')})")
-        blob = await self._sealer.seal(name, value)
+        async with self._writing:
+            return await self._sealed(action, name, value, end, operator)
+
+    async def _sealed(self, action: str, name: str, value: bytes, end: datetime | None, operator: str) -> Kept:
+        blob, now = await self._sealer.seal(name, value), self._clock.now()
         with self._store.unit() as unit:
             total = len(blob) + sum(len(secret.blob) for secret in unit.secrets.all() if secret.name != name)
         if total > MAX_SECRETS_BYTES:

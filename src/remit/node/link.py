@@ -8,12 +8,13 @@ what it knew, but decides nothing until it has heard from it (`control.knowledge
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from remit.control import budgets as budgeting
 from remit.control import retiring
@@ -22,7 +23,7 @@ from remit.control.knowledge import Knowledge
 from remit.control.openings import Ports
 from remit.control.ports import Entry, Journal
 from remit.core import frame
-from remit.core.errors import Invalid, Unavailable
+from remit.core.errors import Conflict, Invalid, RemitError, Unavailable
 from remit.core.names import Address
 from remit.core.snapshot import Snapshot
 from remit.node.asking import Asking
@@ -47,6 +48,16 @@ Fixed = Callable[[str], tuple[Address, ...]]
 ACCEPTED_KINDS = frozenset({"operator", "approval"})
 
 
+class Rekeys(Protocol):
+    """`broker.rekeying.Rekeying`"""
+
+    def begin(self) -> None: ...
+
+    def reseal(self, name: str, blob: bytes) -> bytes: ...
+
+    def end(self) -> None: ...
+
+
 class Link:
     """Keeps `knowledge` current. `head` gives the signed audit head to send, or None where nothing was written yet;
     `using` the flows that a revocation has to cut (`control.openings`)."""
@@ -66,6 +77,7 @@ class Link:
         self._asking: Asking | None = None
         self._probe: Probe | None = None
         self._probing: set[asyncio.Task[None]] = set()
+        self._rekeys: Rekeys | None = None
         self._fixed: Fixed | None = None
         self._own: Callable[[], frozenset[Address]] = frozenset
         self._retire: Callable[[Mapping[str, Any]], Callable[[], None]] | None = None
@@ -89,6 +101,10 @@ class Link:
     def dials(self, fixed: Fixed, own: Callable[[], frozenset[Address]]) -> None:
         """Of hosts, what `fixed` gives is told, and the node's `own` addresses (or `Unavailable`)."""
         self._fixed, self._own = fixed, own
+
+    def rekeys(self, rekeys: Rekeys) -> None:
+        """The sealing key is changed by `rekeys`."""
+        self._rekeys = rekeys
 
     def retires(self, plan: Callable[[Mapping[str, Any]], Callable[[], None]]) -> None:
         """What an operator has exported may leave the log: `plan` gives what removes it, or a `ValueError`."""
@@ -170,6 +186,8 @@ class Link:
                 return None
             case "probe":
                 return None
+            case "rekey" if self._rekeys is not None:
+                return {"type": "rekeyed", "id": message.get("id"), **_rekeyed(self._rekeys, message)}
             case "usage":
                 shown = self._budgets.show() if self._budgets is not None else ()
                 return {"type": "usage", "id": message.get("id"), "budgets": list(shown[:MAX_SHOWN])}
@@ -260,6 +278,24 @@ class Link:
                 await writer.drain()
                 sent = head
             await asyncio.sleep(HEAD_INTERVAL_S)
+
+
+def _rekeyed(rekeys: Rekeys, message: Mapping[str, Any]) -> dict[str, Any]:
+    """What one step of `control.ports_control.Node.rekey` gave."""
+    try:
+        match message.get("step"):
+            case "begin":
+                rekeys.begin()
+            case "end":
+                rekeys.end()
+            case _:
+                blob = rekeys.reseal(str(message["name"]), base64.b64decode(message["blob"]))
+                return {"blob": base64.b64encode(blob).decode()}
+    except RemitError as error:
+        return {"blob": None, "error": error.detail, "conflict": isinstance(error, Conflict)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise Invalid("a step of a new sealing key has no secret") from error
+    return {"blob": ""}
 
 
 def cached(path: Path) -> Snapshot | None:

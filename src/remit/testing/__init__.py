@@ -278,6 +278,7 @@ class MemoryNode:
         self.open: dict[tuple[str, str], Flows] | None = None
         self.budgets: Sequence[Mapping[str, Any]] = ()
         self.probes: dict[str, Mapping[str, Any]] = {}
+        self.rekeying: list[tuple[str, str]] = []
         self.own: frozenset[Address] | None = frozenset()
         self.fixed: dict[str, tuple[Address, ...]] = {}
 
@@ -303,6 +304,12 @@ class MemoryNode:
     async def probe(self, credentials: Sequence[str]) -> Sequence[Mapping[str, Any]]:
         self._here()
         return [{"credential": name, **self.probes.get(name, {"ok": True, "detail": ""})} for name in credentials]
+
+    async def rekey(self, step: str, name: str = "", blob: bytes = b"") -> bytes:
+        """`rekeying`: what was asked, in order. A blob sealed anew is itself, reversed."""
+        self._here()
+        self.rekeying.append((step, name))
+        return blob[::-1]
 
     async def usage(self) -> Sequence[Mapping[str, Any]]:
         self._here()

@@ -32,14 +32,15 @@ class OpenBao:
         self._monotonic = monotonic
         self._client = Client(found)
         self._session = Session(self._client, found, monotonic)
+        written = Ledger(ledger, opener)
         self._leases = Leases(
             client=self._client,
             config=found,
-            ledger=Ledger(ledger, opener),
+            ledger=written,
             monotonic=monotonic,
             renewed=renewed,
         )
-        self.keep = self._leases.keep
+        self.keep, self.reseal = self._leases.keep, written.reseal
 
     async def obtain(self, source: Source, task: str, credential: str) -> Material:
         """What `source` holds, or makes for `task`. `Unavailable` with the reason."""
