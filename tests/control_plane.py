@@ -15,27 +15,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from remit import testing
 from remit.api import server
 from remit.api.services import Services
-from remit.control.approvals import Approvals
-from remit.control.audit_keys import AuditKeys
-from remit.control.catalog import Catalog
-from remit.control.cutting import Cutting
-from remit.control.delegates import Delegates
-from remit.control.expiring import Expiring
-from remit.control.explaining import Explaining
-from remit.control.manifests import Manifests
-from remit.control.operators import Operating
-from remit.control.pending import Pending
+from remit.app import plane
+from remit.app.plane import Outside
 from remit.control.ports_control import Store
 from remit.control.publish import Publisher
-from remit.control.reaching import Reaching
-from remit.control.recording import Recorder
-from remit.control.retiring import Retiring
-from remit.control.revocation import Revoking
-from remit.control.secrets import Secrets
-from remit.control.spending import Spending
-from remit.control.status import Status
-from remit.control.tasks import Lifecycle
-from remit.control.watching import Watching
+from remit.control.questions import Questions
 from remit.identity.issuer import Issuer
 
 API = "remit.dev/v1alpha1"
@@ -63,6 +47,7 @@ MANIFESTS: list[dict[str, Any]] = [ROLE, CAPABILITY, CREDENTIAL]
 class Plane:
     services: Services
     publisher: Publisher
+    questions: Questions
     store: Store
     clock: testing.ManualClock
     node: testing.MemoryNode
@@ -71,92 +56,43 @@ class Plane:
     issuer: Issuer
     reserve: testing.MemoryReserve
     rung: list[str]
-    warned: testing.MemoryNotifier
+    told: testing.MemoryNotifier
     children: testing.MemoryChildren
 
 
 def build(directory: Path, store: Store | None = None) -> Plane:
     """`directory` holds the issuer's keys; without a `store`, everything else is in memory."""
-    clock, node, cells, audit = (
-        testing.ManualClock(),
-        testing.MemoryNode(),
-        testing.MemoryCells(),
-        testing.MemoryAudit(),
-    )
-    store = store or testing.MemoryStore()
+    clock, store = testing.ManualClock(), store or testing.MemoryStore()
+    node, cells, children = testing.MemoryNode(), testing.MemoryCells(), testing.MemoryChildren()
+    audit, reserve, told = testing.MemoryAudit(), testing.MemoryReserve(), testing.MemoryNotifier()
     issuer = Issuer(directory=directory / "issuer", clock=clock, retain_s=4200)
-    reserve = testing.MemoryReserve()
-    pending = Pending(reserve, clock.now())
-    recorder, catalog = Recorder(node), Catalog()
-    reaching = Reaching(store=store, cells=cells, catalog=catalog)
-    publisher = Publisher(store=store, node=node, issuer=issuer, clock=clock, pending=pending, reaching=reaching)
-    publisher.begin()
     rung: list[str] = []
-    warned = testing.MemoryNotifier()
-    watching = Watching(ring=rung.append, tell=warned.notify)
-    approvals = Approvals(
-        store=store,
-        publisher=publisher,
-        recorder=recorder,
-        catalog=catalog,
-        clock=clock,
-        ring=watching.ring,
-        tell=watching.tell,
-        cutting=Cutting(node=node, cells=cells),
-    )
-    tasks, children = (
-        Lifecycle(
-            store=store,
-            publisher=publisher,
-            recorder=recorder,
-            issuer=issuer,
-            catalog=catalog,
+    made = plane.over(
+        Outside(
             clock=clock,
+            store=store,
+            node=node,
+            cells=cells,
+            children=children,
+            issuer=issuer,
+            sealer=testing.PlainSealer(),
+            policies=testing.StaticPolicies(),
+            audit=audit,
+            decisions=testing.MemoryDecisions(),
+            reserve=reserve,
+            ring=rung.append,
+            tell=told.notify,
+            warn=told.warn,
             trust_domain="remit.local",
             token_ttl_s=600,
-        ),
-        testing.MemoryChildren(),
+            version="0.0.test",
+        )
     )
-    services = Services(
-        approvals=approvals,
-        watching=watching,
-        manifests=Manifests(store=store, publisher=publisher, recorder=recorder, clock=clock),
-        secrets=Secrets(
-            store=store,
-            publisher=publisher,
-            recorder=recorder,
-            sealer=testing.PlainSealer(),
-            catalog=catalog,
-            clock=clock,
-            node=node,
-        ),
-        expiring=Expiring(store=store, recorder=recorder, catalog=catalog, clock=clock, warn=warned.warn),
-        tasks=tasks,
-        delegates=Delegates(tasks=tasks, children=children, recorder=recorder, clock=clock),
-        revoking=Revoking(
-            store=store,
-            node=node,
-            publisher=publisher,
-            recorder=recorder,
-            cells=cells,
-            catalog=catalog,
-            clock=clock,
-            pending=pending,
-        ),
-        explaining=Explaining(publisher=publisher, audit=audit, policies=testing.StaticPolicies(), node=node),
-        spending=Spending(node=node, recorder=recorder),
-        status=Status(store=store, node=node, issuer=issuer, catalog=catalog, clock=clock),
-        operating=Operating(store=store, recorder=recorder, clock=clock),
-        audit=audit,
-        decisions=testing.MemoryDecisions(),
-        retiring=Retiring(audit=audit, recorder=recorder),
-        audit_keys=AuditKeys(store=store, recorder=recorder, clock=clock),
-        store=store,
-        version="0.0.test",
-    )
+    made.publisher.begin()
     return Plane(
-        services=services,
-        publisher=publisher,
+        services=made.services,
+        publisher=made.publisher,
+        questions=made.questions,
         store=store,
         clock=clock,
         node=node,
@@ -165,7 +101,7 @@ def build(directory: Path, store: Store | None = None) -> Plane:
         issuer=issuer,
         reserve=reserve,
         rung=rung,
-        warned=warned,
+        told=told,
         children=children,
     )
 

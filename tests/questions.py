@@ -36,7 +36,7 @@ class Asked:
 
     def __init__(self, plane: Plane, task: str) -> None:
         self.plane = plane
-        self.approvals = plane.services.approvals
+        self.approvals, self.questions = plane.services.approvals, plane.questions
         self.question = Question(
             task=task,
             role="devops",
@@ -55,7 +55,7 @@ class Asked:
         )
 
     async def ask(self, **changes: Any) -> Answered:
-        return await self.approvals.ask(replace(self.question, **changes))
+        return await self.questions.ask(replace(self.question, **changes))
 
     @property
     def actions(self) -> list[str]:

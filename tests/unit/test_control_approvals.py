@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from questions import ALICE, BOB, begin
 
-from remit.control.approvals import PENDING_PER_TASK
 from remit.control.ports_approvals import Word
 from remit.control.ports_control import RevocationKind
+from remit.control.questions import PENDING_PER_TASK
 from remit.core.errors import Conflict, Invalid, NotFound, Unavailable
 from remit.core.grant import Scope
 from remit.core.principal import OperatorRole, Principal
@@ -45,7 +45,7 @@ async def test_a_use_is_taken_once(tmp_path: Path) -> None:
     asked = await begin(tmp_path)
     done = await asked.approvals.approve((await asked.ask()).approval, scope=Scope.ONCE, who=ALICE)
     assert done.grant is not None
-    taken = await asyncio.gather(*(asked.approvals.use(done.grant.id) for _ in range(8)))
+    taken = await asyncio.gather(*(asked.questions.use(done.grant.id) for _ in range(8)))
     assert sorted(taken) == [False] * 7 + [True]
     assert asked.approvals.grants() == []
     assert asked.actions[-1] == "grant.spend"
@@ -62,7 +62,7 @@ async def test_uses_and_time_can_only_be_narrowed(tmp_path: Path) -> None:
         await asked.approvals.approve(said.approval, scope=Scope.ONCE, who=ALICE, uses=2)
     done = await asked.approvals.approve(said.approval, scope=Scope.PREFIX, who=ALICE, for_s=60, uses=2)
     assert done.grant is not None
-    assert [await asked.approvals.use(done.grant.id) for _ in range(3)] == [True, True, False]
+    assert [await asked.questions.use(done.grant.id) for _ in range(3)] == [True, True, False]
 
 
 async def test_a_scope_that_was_not_offered_is_refused(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ async def test_a_grant_whose_time_is_up_leaves_the_node(tmp_path: Path) -> None:
     done = await asked.approvals.approve((await asked.ask()).approval, scope=Scope.PREFIX, who=ALICE, for_s=30)
     assert done.grant is not None
     asked.plane.clock.advance(30)
-    assert not await asked.approvals.use(done.grant.id)
+    assert not await asked.questions.use(done.grant.id)
     assert await asked.approvals.sweep() == 1
     assert asked.approvals.grants() == []
     assert asked.actions[-1] == "grant.expired"
@@ -133,11 +133,11 @@ async def test_a_grant_ends_no_later_than_it_was_given_for(tmp_path: Path, jump:
     assert done.grant is not None
     assert await asked.approvals.sweep() == 0
     asked.plane.clock.set_by(jump)
-    assert await asked.approvals.use(done.grant.id) is (jump < 0), "what is over by either clock is over"
+    assert await asked.questions.use(done.grant.id) is (jump < 0), "what is over by either clock is over"
     asked.plane.clock.advance(29)
-    assert await asked.approvals.use(done.grant.id) is (jump < 0)
+    assert await asked.questions.use(done.grant.id) is (jump < 0)
     asked.plane.clock.advance(1)
-    assert not await asked.approvals.use(done.grant.id)
+    assert not await asked.questions.use(done.grant.id)
     assert await asked.approvals.sweep() >= 1
     assert asked.approvals.grants() == []
     async with asyncio.timeout(5):
@@ -165,7 +165,7 @@ async def test_what_a_task_waited_for_and_was_granted_ends_with_it(tmp_path: Pat
     other = await asked.ask(path="/other", target="/other")
     await asked.plane.services.revoking.revoke(RevocationKind.TASK, asked.question.task, operator="bob")
     assert done.grant is not None
-    assert not await asked.approvals.use(done.grant.id)
+    assert not await asked.questions.use(done.grant.id)
     with pytest.raises(Conflict, match="no authority any more"):
         await asked.approvals.approve(other.approval, scope=Scope.ONCE, who=ALICE)
     assert (await asked.ask()).word is Word.REFUSED
@@ -263,7 +263,7 @@ async def test_a_grant_that_is_used_up_can_still_be_taken_back(tmp_path: Path) -
     asked = await begin(tmp_path)
     done = await asked.approvals.approve((await asked.ask()).approval, scope=Scope.ONCE, who=ALICE)
     assert done.grant is not None
-    assert await asked.approvals.use(done.grant.id)
+    assert await asked.questions.use(done.grant.id)
     await asked.approvals.revoke_grant(done.grant.id, who=BOB)
     assert asked.actions[-2:] == ["grant.spend", "grant.revoke"]
 
@@ -296,10 +296,10 @@ async def test_a_query_is_shown_to_a_human_and_never_recorded(tmp_path: Path) ->
 
 async def test_what_the_link_brings_is_looked_at(tmp_path: Path) -> None:
     asked = await begin(tmp_path)
-    assert await asked.approvals.answer({"type": "use", "grant": None}) == {"used": False}
+    assert await asked.questions.answer({"type": "use", "grant": None}) == {"used": False}
     for wrong in ({}, {"question": None}, {"question": {}}, {"question": {"task": 1}}):
         with pytest.raises(Invalid, match="unknown shape"):
-            await asked.approvals.answer({"type": "question", **wrong})
+            await asked.questions.answer({"type": "question", **wrong})
 
 
 async def test_an_approval_is_found_by_its_first_letters(tmp_path: Path) -> None:

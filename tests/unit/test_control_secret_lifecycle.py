@@ -124,7 +124,7 @@ def test_what_is_no_end_is_refused_and_shown_safely(plane: Plane, text: str) -> 
 async def test_each_stage_is_told_once_and_a_new_version_begins_anew(plane: Plane) -> None:
     secrets, look = plane.services.secrets, plane.services.expiring.look
     await secrets.put("github", b"x", operator="ann", expires=secrets.end("20d"))
-    told = plane.warned.endings
+    told = plane.told.endings
     await look()
     assert told == []
     for days, stage in ((7, Nearness.FORTNIGHT), (11, Nearness.DAYS), (1, Nearness.DAY), (1, Nearness.OVER)):
@@ -146,10 +146,10 @@ async def test_an_end_that_cannot_be_recorded_is_told_later(plane: Plane) -> Non
     await secrets.put("github", b"x", operator="ann", expires=secrets.end("2d"))
     plane.node.connected = False
     await plane.services.expiring.look()
-    assert plane.warned.endings == []
+    assert plane.told.endings == []
     plane.node.connected = True
     await plane.services.expiring.look()
-    assert len(plane.warned.endings) == 1
+    assert len(plane.told.endings) == 1
 
 
 async def test_a_secret_is_tried_by_the_node_for_each_credential(plane: Plane) -> None:

@@ -56,7 +56,7 @@ async def test_those_who_ask_and_are_told_elsewhere_still_are(tmp_path: Path) ->
     asked = await begin(tmp_path)
     one = (await asked.ask()).approval
     await asked.approvals.deny(one, who=ALICE)
-    assert [notice.approval.id for notice in asked.plane.warned.notices] == [one]
+    assert [notice.approval.id for notice in asked.plane.told.notices] == [one]
     assert asked.question.task in asked.plane.rung
 
 

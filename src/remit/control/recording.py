@@ -7,10 +7,13 @@ never among the fields.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from remit.control.ports_control import Node
-from remit.core.errors import Unavailable
+from remit.core.errors import RemitError, Unavailable
+
+log = logging.getLogger(__name__)
 
 
 class Recorder:
@@ -37,6 +40,13 @@ class Recorder:
             raise Unavailable(
                 f"it is done ({detail}), but it could not be recorded ({error.detail})", hint="remit status"
             ) from error
+
+    async def quietly(self, action: str, detail: str, *, kind: str = "operator", **facts: Any) -> None:
+        """Record what ended by itself: it has ended, recorded or not, and there is nobody to tell."""
+        try:
+            await self.after(action, "", detail, kind=kind, **facts)
+        except RemitError as error:
+            log.error("not recorded (%s): %s", action, error.detail)
 
 
 def _fields(action: str, operator: str, detail: str, facts: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from remit.core.approval import Approval
+from remit.core.grant import Grant
+
+KIND = "approval"
+"""Of the audit records."""
 
 
 def safe(text: str) -> str:
@@ -34,6 +38,10 @@ def facts(approval: Approval) -> dict[str, Any]:
         "body": asked.body or None,
         "fingerprint": approval.question.fingerprint(),
     }
+
+
+def grant_facts(grant: Grant) -> dict[str, Any]:
+    return {"task": grant.task, "role": grant.question.role, "grant": grant.id}
 
 
 def proposal(approval: Approval) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from remit.control.approvals import Approvals, Ring, Tell
+from remit.control.approvals import Approvals, Ring
 from remit.control.ports_approvals import Notice
+from remit.control.questions import Tell
 from remit.core.approval import Approval, State
 
 
 class Watching:
-    """`ring` and `tell` are for `Approvals`; both pass on to those given here."""
+    """`ring` is for `Approvals`, `tell` for `Questions`; both pass on to those given here."""
 
     def __init__(self, *, ring: Ring, tell: Tell) -> None:
         self._ring, self._tell = ring, tell

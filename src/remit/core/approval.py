@@ -1,4 +1,4 @@
-"""Approvals: a request that waits for a human, the states it can be in, and when one is needed at all."""
+"""Approvals: a request that waits for a human: when one is needed, who may answer it, and the states it can be in."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from remit.core.capability import Approval as Rule
 from remit.core.decision import UNCOVERED, Candidate, Opinion
 from remit.core.errors import Conflict
 from remit.core.grant import Question
+from remit.core.principal import Principal
+from remit.core.snapshot import Role
+from remit.core.task import ALIVE, Task
 
 LIFETIME = timedelta(minutes=15)
 """How long an approval can be answered; a denial is remembered as long."""
@@ -73,6 +76,32 @@ def advance(approval: Approval, event: Event, now: datetime, *, author: str | No
     if event in (Event.APPROVE, Event.DENY) and now >= approval.expires:
         raise Conflict(f"approval {approval.id} has expired: the agent must ask again", hint="remit approvals list")
     return replace(approval, state=target, answered=now, author=author, note=note)
+
+
+def authority(question: Question, task: Task | None) -> Task | None:
+    """`task`, where it is the one that asked, under the role that it asked under, and still has authority."""
+    asking = task is not None and task.id == question.task and task.role == question.role and task.state in ALIVE
+    return task if asking else None
+
+
+def answerable(approval: Approval, task: Task | None, role: Role | None, who: Principal, now: datetime) -> None:
+    """`Conflict` where `who` cannot answer `approval`, which `task` asked for under `role`.
+
+    An answer allows nothing that the one who asked could allow: no task answers its own, and where its role wants four
+    eyes (or is gone), neither does whoever started it.
+    """
+    if not approval.open(now):
+        advance(approval, Event.DENY, now)  # tells why not
+    task = authority(approval.question, task)
+    if task is None:
+        raise Conflict(f"task {approval.question.task} has no authority any more", hint="remit ps --all")
+    if who.name == task.id:
+        raise Conflict("a task does not answer its own approvals", hint="ask an operator")
+    if (role is None or role.four_eyes) and who.name == task.operator:
+        raise Conflict(
+            f"{who.name} started task {task.id}, and role {task.role} wants another person to answer",
+            hint="remit operator list",
+        )
 
 
 def question(candidate: Candidate, opinion: Opinion, *, body: str = "", body_bytes: int = 0) -> Question | None:

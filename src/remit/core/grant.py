@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from remit.core.errors import Conflict
+from remit.core.errors import Conflict, Invalid
 
 
 class Scope(StrEnum):
@@ -36,6 +36,8 @@ LONGEST: Mapping[Scope, timedelta | None] = {
     Scope.ALWAYS: timedelta(minutes=15),
 }
 """How long a grant of a scope lasts at most; None: until the task ends."""
+LIFE_MAX = timedelta(days=366)
+"""No task lives so long; what is said to last longer is a mistake."""
 MAX_USES = 10_000
 
 
@@ -172,6 +174,46 @@ class Grant:
 
 def _below(path: str) -> str:
     return path.rstrip("/") + "/"
+
+
+def narrowed(
+    question: Question,
+    scope: Scope,
+    *,
+    identity: str,
+    approval: str,
+    author: str,
+    now: datetime,
+    for_s: float | None = None,
+    uses: int | None = None,
+) -> Grant:
+    """What `author` allows by answering `question` in `scope`; `for_s` and `uses` can only make it narrower.
+
+    `Invalid`: the scope was not offered, or does not last that long or have so many uses.
+    """
+    if scope not in question.scopes():
+        offered = ", ".join(question.scopes())
+        raise Invalid(f"approval {approval} can be answered with: {offered}", hint="remit approvals show ID")
+    longest = LONGEST[scope]
+    if for_s is not None and not 0 < for_s <= (longest or LIFE_MAX).total_seconds():
+        most = f"{longest.total_seconds():g} s" if longest is not None else "the task's life"
+        raise Invalid(f"scope {scope} lasts for {most} at most", hint="--for 30m")
+    if uses is not None and not 1 <= uses <= MAX_USES:
+        raise Invalid(f"uses: 1 to {MAX_USES}", hint="--uses 3")
+    single = scope in (Scope.ONCE, Scope.ALWAYS)
+    if single and uses not in (None, 1):
+        raise Invalid(f"scope {scope} has one use", hint="--scope request --uses 3")
+    lasting = timedelta(seconds=for_s) if for_s is not None else longest
+    return Grant(
+        id=identity,
+        approval=approval,
+        scope=Scope.ONCE if single else scope,
+        question=question,
+        author=author,
+        created=now,
+        expires=now + lasting if lasting is not None else None,
+        uses=1 if single else uses,
+    )
 
 
 def advance(grant: Grant, event: Event) -> Grant:
