@@ -142,6 +142,13 @@ def _mix(drawn: history.Drawn) -> Iterator[tuple[str, list[AuditFilter]]]:
     yield "latest", some()
     yield "task", some(task=pick(drawn.tasks))
     yield "task, all of it", some(task=pick(drawn.tasks), after="0", limit=1000)
+    yield "tree", some(tree=pick(drawn.parents))
+    yield "tree, all of it", some(tree=pick(drawn.parents), after="0", limit=1000)
+    yield "tree of a twentieth of all tasks", some(tree=drawn.tasks[0])
+    yield (
+        "tree of a twentieth of all tasks, denied, from the start",
+        some(tree=drawn.tasks[0], decision="deny", after="0"),
+    )
     yield "role", some(role=pick(history.ROLES))
     yield "decision", some(decision=pick(("permit", "deny")))
     yield "reason", some(reason=pick(history.REASONS))

@@ -1,7 +1,8 @@
 """A long audit log, written fast: lines as the journal writes them, without a sync for each.
 
 200 tasks run at any time and each makes some 500 requests; a decision's completion follows a few hundred records later.
-Of the requests 4 % are refused, and one name in a thousand was never asked for before.
+Half of the tasks stand below another one. Of the requests 4 % are refused, and one name in a thousand was never asked
+for before.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ FORMER = "trial"
 """A role that only the first tenth of the log knows."""
 CAPABILITIES = tuple(f"{role}-{number}" for role in ROLES for number in range(10))
 CREDENTIALS = tuple(f"key-{number}" for number in range(12))
+_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 REASONS = ("no_capability", "policy_denied", "budget_exhausted", "name_unresolved")
 SEGMENT_BYTES = 64 << 20
 AT_ONCE, EACH, LATER = 200, 500, 300
@@ -29,10 +31,12 @@ STEP = timedelta(milliseconds=7)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """What can be asked for. `strange`: hosts that stand in one record."""
+    """What can be asked for. `parents`: tasks with others below them; the first of `tasks` has a twentieth of all below
+    it. `strange`: hosts that stand in one record."""
 
     records: int
     tasks: list[str]
+    parents: list[str]
     hosts: list[str]
     strange: list[str]
     first: datetime
@@ -83,6 +87,7 @@ def write(directory: Path, records: int) -> tuple[dict[str, Any], Drawn]:
     hosts = [f"api{number}.example.com" for number in range(60)]
     strange: list[str] = []
     tasks: list[str] = []
+    parents: set[str] = set()
     running: list[list[Any]] = []
     waiting: deque[bytes] = deque()
     step_us = STEP // timedelta(microseconds=1)
@@ -100,10 +105,16 @@ def write(directory: Path, records: int) -> tuple[dict[str, Any], Drawn]:
 
     while log.seq < records:
         while len(running) < AT_ONCE:
-            tasks.append(f"t-{chance.getrandbits(50):010x}"[:12])
+            tasks.append("t-" + "".join(chance.choices(_LETTERS, k=10)))
             early = log.seq < records // 10
             role = chance.choice((*ROLES, FORMER) if early else ROLES)
-            running.append([tasks[-1], role, chance.randrange(1, 2 * EACH)])
+            kin = _kin(chance, tasks, running)
+            running.append([tasks[-1], role, chance.randrange(1, 2 * EACH), kin])
+            if kin:
+                parents.add(kin[-1])
+                created = b'"operator":"","action":"task.create","detail":"x","task":"%b","role":"%b",%b'
+                middle = created % (tasks[-1].encode(), role.encode(), _chain(kin))
+                log.add(opening(b"operator") + middle, opening(b"segment"))
         task = chance.choice(running)
         task[2] -= 1
         if not task[2]:
@@ -124,19 +135,36 @@ def write(directory: Path, records: int) -> tuple[dict[str, Any], Drawn]:
     log.close()
     last = datetime.fromtimestamp(now_us / 1e6, UTC)
     signer = head.Signer(directory / "head.key")
-    drawn = Drawn(records=log.seq, tasks=tasks, hosts=hosts, strange=strange, first=first, last=last)
+    drawn = Drawn(
+        records=log.seq, tasks=tasks, parents=sorted(parents), hosts=hosts, strange=strange, first=first, last=last
+    )
     return signer.sign(log.end(), record.stamp(last)), drawn
 
 
 _DECISION = (
     b'"task":"%b","role":"%b","decision":"%b","reason":"%b","detail":"","capability":%b,"credential":%b,"method":"GET",'
     b'"scheme":"https","host":"%b","port":443,"path":"/repos/a/b/contents/%x.py","flow":"100.64.0.%d:%d",'
-    b'"address":"140.82.121.6","jti":"%022x","notes":{},"charges":{"role:%b":[1,0]},'
+    b'"address":"140.82.121.6","jti":"%022x","notes":{},"charges":{"role:%b":[1,0]},%b'
 )
 _COMPLETION = (
     b'"record":"%b","status":200,"bytes_out":412,"bytes_in":%d,"duration_ms":%d,"protocol":"HTTP/2","flags":null,'
     b'"ending":"via_upstream","upstream":"140.82.121.6:443",'
 )
+
+
+def _kin(chance: random.Random, tasks: list[str], running: list[list[Any]]) -> list[str]:
+    """The tasks above a new one, the first of them first; none for half of them."""
+    if len(tasks) > 1 and chance.random() < 0.05:
+        return tasks[:1]
+    if not running or chance.random() < 0.5:
+        return []
+    parent = chance.choice(running)
+    return [*parent[3], parent[0]] if len(parent[3]) < 8 else []
+
+
+def _chain(kin: list[str]) -> bytes:
+    listed = b",".join(b'"%b"' % one.encode() for one in kin)
+    return b'"parent":"%b","chain":[%b],' % (kin[-1].encode(), listed) if kin else b""
 
 
 def _decision(chance: random.Random, task: list[Any], hosts: list[str], strange: list[str]) -> bytes:
@@ -153,5 +181,5 @@ def _decision(chance: random.Random, task: list[Any], hosts: list[str], strange:
         b'"%b"' % capability.encode() if permitted else b"null",
         b'"%b"' % credential.encode() if permitted else b"null",
         host.encode(), chance.getrandbits(24), chance.randrange(256), chance.randrange(65536), chance.getrandbits(88),
-        task[1].encode(),
+        task[1].encode(), _chain(task[3]),
     )  # fmt: skip

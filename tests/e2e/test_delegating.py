@@ -88,6 +88,10 @@ def test_a_child_does_its_part_and_its_parent_gets_the_result(remit: Instance, u
     (made,) = [one for one in remit.audit(task=record["task"]) if one.get("action") == "task.create"]
     assert (made["parent"], made["chain"], made["request"]) == (record["parent"], [record["parent"]], asked["id"])
     assert f"at the word of task {record['parent']}" in made["detail"]
+    tree = remit.audit(tree=record["parent"])
+    assert {one["task"] for one in tree} == {record["parent"], record["task"]}
+    assert {record["id"], asked["id"], made["id"]} <= {one["id"] for one in tree}
+    assert {one["task"] for one in remit.audit(tree=record["task"])} == {record["task"]}
 
 
 def test_output_exit_code_and_input_are_carried(remit: Instance) -> None:

@@ -14,14 +14,32 @@ from remit.audit.index import Index
 
 COUNT = 2 * postings.BLOCK + 5000
 FIRST = datetime(2026, 11, 1, tzinfo=UTC)
+TASKS = [f"t-aaaaaaaa{high}{low}" for high in "abcde" for low in "abcdefgh"]
+ABOVE = {task: TASKS[(at - 1) // 3] for at, task in enumerate(TASKS) if at % 7}
+"""The parent of each that has one."""
 VALUES: dict[str, list[str | None]] = {
-    "task": [f"t-{number:010d}" for number in range(40)],
+    "task": [*TASKS],
     "role": ["devops", "finops"],
     "decision": ["permit", "permit", "permit", "deny"],
     "capability": [None, "a", "b", "c"],
     "host": [f"h{number}.example" for number in range(7)],
     "kind": ["decision", "decision", "dns", "completion"],
 }
+
+
+def above(task: str) -> list[str]:
+    """The tasks above one, its parent first."""
+    found = []
+    while task := ABOVE.get(task, ""):
+        found.append(task)
+    return found
+
+
+def kin(task: str, kind: str, *, denied: bool) -> dict[str, Any]:
+    """What a record of this kind says of them: a denial may only know the parent."""
+    if kind != "decision" or task not in ABOVE:
+        return {}
+    return {"parent": ABOVE[task], **({} if denied else {"chain": above(task)[::-1]})}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +56,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
             for (name, of), step in zip(VALUES.items(), (1, 7, 11, 13, 17, 19), strict=True)
         }
         kind = str(drawn.pop("kind"))
+        drawn |= kin(str(drawn["task"]), kind, denied=drawn["decision"] == "deny")
         middle = record.body(record.record_id(seq << 20, seq), record.stamp(moment), kind, drawn)
         line = record.line(seq, middle, prev)
         if room < len(line):
@@ -70,7 +89,11 @@ def index(
 
 
 filters = st.fixed_dictionaries(
-    {}, optional={name: st.sampled_from([v for v in of if v] + ["none"]) for name, of in VALUES.items()}
+    {},
+    optional={
+        **{name: st.sampled_from([v for v in of if v] + ["none"]) for name, of in VALUES.items()},
+        "tree": st.sampled_from([*TASKS[:12], TASKS[-1], "none"]),
+    },
 )
 seqs = (
     st.none() | st.integers(0, COUNT + 10) | st.sampled_from([postings.BLOCK - 1, postings.BLOCK, postings.BLOCK + 1])
@@ -89,7 +112,8 @@ def test_an_answer_is_what_a_walk_through_the_log_finds(
     expected = [
         one["id"]
         for one in log
-        if all(one.get(name) == value for name, value in wanted.items())
+        if all(one.get(name) == value for name, value in wanted.items() if name != "tree")
+        and ("tree" not in wanted or wanted["tree"] in (one["task"], *above(one["task"])))
         and ("kind" in wanted or one["kind"] not in lines.UNLISTED)
         and (early is None or one["time"] >= early)
         and (late is None or one["time"] < late)

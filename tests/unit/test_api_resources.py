@@ -218,6 +218,11 @@ async def test_audit_is_filtered_shown_and_verified(api: httpx.AsyncClient, plan
     problem(await api.get("/v1/audit?since=2026-01-01T00:00:00"), 422, "invalid")
     problem(await api.get("/v1/audit?limit=100000"), 422, "invalid")
     problem(await api.get("/v1/audit?task=t-none"), 404, "not-found")
+    problem(await api.get("/v1/audit?tree=t-none"), 404, "not-found")
+    forgotten = {"id": "r-0000000009", "seq": 9, "kind": "decision", "task": "t-bbbbbbbbbb", "parent": "t-aaaaaaaaaa"}
+    plane.audit.records.append(forgotten)
+    for asked in ("tree=t-aaaaaaaaaa", "task=t-bbbbbbbbbb"):
+        assert (await api.get(f"/v1/audit?{asked}")).json()["records"] == [forgotten], "of tasks that were pruned"
 
 
 # The description

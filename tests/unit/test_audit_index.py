@@ -195,7 +195,7 @@ async def test_the_reader_gives_pages_oldest_first_and_follows(tmp_path: Path) -
     old = datetime.now(UTC) - timedelta(hours=1)
     assert len((await reader.query(AuditFilter(since=old))).records) == 10
     assert [one async for one in reader.verify([], [])] == [{"ok": True, "records": 11, "segments": 1}]
-    following = reader.follow()
+    following = reader.follow(AuditFilter())
     upcoming = asyncio.ensure_future(anext(following))
     await asyncio.sleep(0.1)
     await filled(tmp_path, 1, 1 << 16)
@@ -259,3 +259,73 @@ async def test_lines_that_a_refusing_disk_took_back_are_forgotten(tmp_path: Path
     file.write_bytes(shorter + record.line(4, other, record.digest(shorter.splitlines()[-1])) + b"\n")
     index.ingest()
     assert [one["number"] for one in index.query()] == [7, 1, 0]
+
+
+CHILD = {**DECISION, "task": "t-bbbbbbbbbb", "parent": "t-aaaaaaaaaa", "chain": ["t-aaaaaaaaaa"]}
+CREATED = {
+    "action": "task.create", "operator": "", "task": "t-cccccccccc", "role": "notifier", "parent": "t-bbbbbbbbbb",
+    "chain": ["t-aaaaaaaaaa", "t-bbbbbbbbbb"],
+}  # fmt: skip
+
+
+async def test_a_tree_is_a_task_and_every_task_below_it(tmp_path: Path, index: Index) -> None:
+    ids = await appended(
+        tmp_path,
+        ("decision", DECISION),
+        ("decision", {**DECISION, "task": "t-other22222"}),
+        ("decision", CHILD),
+        ("operator", CREATED),
+        ("dns", {"task": "t-cccccccccc", "host": "x.com"}),
+        ("operator", {"action": "apply", "operator": "bob"}),
+        ("decision", {**DECISION, "task": "t-dddddddddd", "parent": "t-cccccccccc", "decision": "deny"}),
+    )
+    index.ingest()
+
+    def below(task: str, **more: str) -> list[str]:
+        return [one["id"] for one in index.query(filters={"tree": task, **more}, after=0)]
+
+    assert below("t-aaaaaaaaaa") == [ids[0], *ids[2:5], ids[6]]
+    assert below("t-bbbbbbbbbb") == [*ids[2:5], ids[6]]
+    assert below("t-cccccccccc", kind="dns") == [ids[4]]
+    assert below("t-dddddddddd", decision="deny") == [ids[6]]
+    assert index.query(filters={"tree": "t-aaaaaaaaaa", "task": "t-other22222"}) == []
+    assert below("t-zzzzzzzzzz") == []
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"kind": "dns", "task": "t-eeeeeeeeee", "parent": "t-aaaaaaaaaa"},
+        {"kind": "operator", "action": "apply", "task": "t-eeeeeeeeee", "parent": "t-aaaaaaaaaa"},
+        {"kind": "decision", "task": "t-eeeeeeeeee", "parent": "t-aaaaaaaaaa", "chain": ["'; DROP TABLE kinship"]},
+        {"kind": "decision", "task": "t-eeeeeeeeee", "parent": "t-aaaaaaaaaa", "chain": [["x"]]},
+        {"kind": "decision", "task": None, "parent": "t-aaaaaaaaaa"},
+        {"kind": "decision", "task": "t-eeeeeeeeee", "parent": 7},
+    ],
+)
+async def test_only_a_decision_or_a_creation_says_who_stands_above(
+    tmp_path: Path, index: Index, lie: dict[str, Any]
+) -> None:
+    kind = lie.pop("kind")
+    ids = await appended(tmp_path, ("decision", DECISION), (kind, lie))
+    index.ingest()
+    assert [one["id"] for one in index.query(filters={"tree": "t-aaaaaaaaaa"})] == ids[:1]
+    assert index.last() == 3
+
+
+async def test_a_tree_is_followed_with_children_that_come(tmp_path: Path) -> None:
+    await filled(tmp_path, 1, 1 << 16)
+    reader = Reader(directory=tmp_path / "audit", file=tmp_path / "index.db")
+    following = reader.follow(AuditFilter(tree="t-aaaaaaaaaa", decision="permit"))
+    upcoming = asyncio.ensure_future(anext(following))
+    await asyncio.sleep(0.1)
+    other = {**DECISION, "task": "t-other22222"}
+    entries = [("operator", CREATED), ("decision", other), ("decision", {**DECISION, "task": "t-cccccccccc"})]
+    ids = await appended(tmp_path, *entries)
+    async with asyncio.timeout(60):
+        assert (await upcoming)["id"] == ids[2]
+        upcoming = asyncio.ensure_future(anext(following))
+        later = await appended(tmp_path, ("decision", other), ("decision", DECISION))
+        assert (await upcoming)["id"] == later[1]
+    await following.aclose()
+    reader.close()

@@ -10,7 +10,9 @@ import pytest
 from audit_log import DECISION, journal
 
 from remit.audit import export, head, record, retire, segments, verify
+from remit.audit.blocks import Blocks, Mark
 from remit.audit.index import Index
+from remit.audit.postings import BLOCK, Block
 from remit.audit.verify import Kind
 from remit.control.ports import Entry
 from remit.core.errors import Conflict, NotFound, Unavailable
@@ -194,3 +196,21 @@ async def test_the_index_forgets_what_went_and_finds_what_stays(tmp_path: Path) 
     rows = [row for page in export.whole(again, tmp_path / "audit", since=None, until=None) for row in page][1:-1]
     assert record.seq_of(rows[0]) == verify.verify(tmp_path / "audit").retired + 1
     again.close()
+
+
+def test_who_stands_above_is_known_for_as_long_as_there_are_records_of_a_task(tmp_path: Path) -> None:
+    top, child, gone, fresh = (f"t-{letter * 10}" for letter in "abcd")
+    blocks = Blocks(tmp_path / "index.db")
+    first, second = Block(number=0), Block(number=1)
+    for block, tasks in ((first, (child, gone)), (second, (child,))):
+        for at, task in enumerate(tasks):
+            block.add(block.number * BLOCK + at, 1, 1, "r-1")
+            block.terms["task", task] = [at]
+        blocks.add(block, Mark(seq=1))
+    first.kinship.update({(top, child), (top, gone), (top, fresh)})
+    blocks.add(first, Mark(seq=1))
+    assert blocks.below(top, ()) == {top, child, gone, fresh}
+    blocks.forget(1, {fresh})
+    assert blocks.below(top, ()) == {top, child, fresh}
+    assert blocks.below(top, {(child, "t-eeeeeeeeee")}) == {top, child, fresh, "t-eeeeeeeeee"}
+    blocks.close()

@@ -15,6 +15,7 @@ import pytest
 from control_plane import CAPABILITY, CREDENTIAL, MANIFESTS, ROLE, Plane
 
 from remit.cli import cells, commands, output, tasks
+from remit.control.ports_audit import AuditFilter
 from remit.core.errors import Unavailable
 
 Remit = Callable[..., tuple[int, str, str]]
@@ -332,9 +333,10 @@ def test_tail_prints_what_matches_as_it_is_written_until_interrupted(
 ) -> None:
     printed: list[Any] = []
 
-    async def follow() -> AsyncIterator[Any]:
+    async def follow(wanted: AuditFilter) -> AsyncIterator[Any]:
         for role in ("finops", "devops"):
-            yield {**RECORD, "role": role}
+            if role == wanted.role:
+                yield {**RECORD, "role": role}
         await asyncio.Event().wait()
 
     def interrupted(record: Any) -> None:

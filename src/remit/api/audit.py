@@ -17,7 +17,8 @@ from remit.api.services import Services, operator, services
 from remit.control.ports_audit import AuditFilter
 from remit.control.ports_control import AuditKey
 from remit.control.retiring import Exported
-from remit.core.errors import Invalid, RemitError
+from remit.core.errors import Invalid, NotFound, RemitError
+from remit.core.task import TASK_ID
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
 
@@ -27,6 +28,9 @@ Text = Annotated[str | None, Query(max_length=253)]
 def wanted(
     found: Annotated[Services, Depends(services)],
     task: Annotated[str | None, Query(max_length=32, description="A task's id, or enough of its beginning.")] = None,
+    tree: Annotated[
+        str | None, Query(max_length=32, description="Likewise; records of that task and of every task below it.")
+    ] = None,
     role: Text = None,
     decision: Text = None,
     reason: Text = None,
@@ -42,7 +46,8 @@ def wanted(
         if bound is not None and bound.tzinfo is None:
             raise Invalid("since and until need an offset, such as 2026-01-31T12:00:00Z")
     return AuditFilter(
-        task=found.tasks.get(task).id if task is not None else None,
+        task=_named(found, task),
+        tree=_named(found, tree),
         role=role,
         decision=decision,
         reason=reason,
@@ -53,6 +58,16 @@ def wanted(
         since=since,
         until=until,
     )
+
+
+def _named(found: Services, task: str | None) -> str | None:
+    """The id of a task; one that was forgotten since is still in the log."""
+    try:
+        return found.tasks.get(task).id if task is not None else None
+    except NotFound:
+        if task is not None and TASK_ID.fullmatch(task):
+            return task
+        raise
 
 
 Wanted = Annotated[AuditFilter, Depends(wanted)]
@@ -90,9 +105,9 @@ async def exported(
 
 
 @router.get("/stream", summary="Follow the audit log")
-async def stream(found: Annotated[Services, Depends(services)]) -> StreamingResponse:
+async def stream(found: Annotated[Services, Depends(services)], narrowed: Wanted) -> StreamingResponse:
     """Server-sent events: one record a `data:` line, from now on."""
-    return events.stream(found.audit.follow())
+    return events.stream(found.audit.follow(narrowed))
 
 
 @router.post("/verify", summary="Verify the audit log")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import sqlite3
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from remit.audit import postings
-from remit.audit.postings import Block, Term
+from remit.audit.postings import Block, Kinship, Term
 from remit.core.errors import Unavailable
 
-VERSION = 3
+VERSION = 4
 CACHED = 32
 """Blocks whose places and times stay in memory (256 KB each)."""
 _BUSY_S = 10.0
@@ -30,6 +33,7 @@ CREATE TABLE posting (
 );
 CREATE INDEX by_value ON posting (name, value, block);
 CREATE TABLE completion (decision TEXT PRIMARY KEY, seq INTEGER) WITHOUT ROWID;
+CREATE TABLE kinship (above TEXT, task TEXT, PRIMARY KEY (above, task)) WITHOUT ROWID;
 PRAGMA user_version = {VERSION};
 """
 
@@ -70,7 +74,7 @@ class Blocks:
     def clear(self) -> None:
         """Forget everything."""
         with self._changing():
-            for table in ("block", "posting", "completion"):
+            for table in ("block", "posting", "completion", "kinship"):
                 self._database.execute(f"DELETE FROM {table}")  # noqa: S608
         self._cache.clear()
         self._known.clear()
@@ -97,14 +101,18 @@ class Blocks:
             self._database.executemany(
                 "INSERT OR IGNORE INTO completion VALUES (?, ?)", sorted(block.completions.items())
             )
+            self._database.executemany("INSERT OR IGNORE INTO kinship VALUES (?, ?)", sorted(block.kinship))
         self._known[block.number] = _bare(meta)
 
-    def forget(self, below: int) -> None:
-        """Drop the blocks before number `below`."""
+    def forget(self, below: int, tasks: Collection[str]) -> None:
+        """Drop the blocks before number `below`, and who stands above a task of which no record is left. `tasks`: those
+        with records that are not in a block yet."""
         with self._changing():
             self._database.execute("DELETE FROM block WHERE number < ?", (below,))
             self._database.execute("DELETE FROM posting WHERE block < ?", (below,))
             self._database.execute("DELETE FROM completion WHERE seq < ?", (below * postings.BLOCK,))
+            left = "SELECT value FROM posting WHERE name = 'task' UNION SELECT value FROM json_each(?)"
+            self._database.execute(f"DELETE FROM kinship WHERE task NOT IN ({left})", (_listed(tasks),))  # noqa: S608
         for number in [number for number in self._known if number < below]:
             del self._known[number]
             self._cache.pop(number, None)
@@ -132,7 +140,7 @@ class Blocks:
 
     def matching(
         self,
-        terms: Sequence[Term],
+        terms: Sequence[tuple[str, Collection[str]]],
         first: int,
         last: int,
         since: int | None,
@@ -140,14 +148,32 @@ class Blocks:
         *,
         upwards: bool,
     ) -> Iterator[tuple[Block, int]]:
-        """(block, bits that have all terms), of blocks `first` to `last` that have something within the time."""
-        cursors = [self._positions(term, first, last, upwards=upwards) for term in terms]
+        """(block, bits), of blocks `first` to `last` that have something within the time. A term is the name of a field
+        and values; a record has all terms, and of each one of the values."""
+        cursors = [
+            self._positions((name, next(iter(values))), first, last, upwards=upwards)
+            if len(values) == 1
+            else self._united(name, values, first, last, upwards=upwards)
+            for name, values in terms
+        ]
         for number, bits in _common(cursors, upwards=upwards):
             meta = self._known[number]
             early = since is not None and meta.until < since
             late = until is not None and meta.since >= until
             if bits and not early and not late:
                 yield self.block(number), bits
+
+    def below(self, task: str, fresh: Collection[Kinship]) -> frozenset[str]:
+        """`task`, and all that stand below it. `fresh`: what is not in a block yet."""
+        found, known = frozenset({task}), frozenset[str]()
+        sql = (
+            "WITH RECURSIVE found(task) AS (SELECT value FROM json_each(?) UNION "
+            "SELECT kinship.task FROM kinship JOIN found ON kinship.above = found.task) SELECT task FROM found"
+        )
+        while found != known:
+            known = frozenset(one for (one,) in self._read(sql, _listed(found)))
+            found = known.union(below for above, below in fresh if above in known)
+        return found
 
     def completion(self, decision: str) -> int | None:
         rows = self._read("SELECT seq FROM completion WHERE decision = ?", decision)
@@ -165,6 +191,19 @@ class Blocks:
 
     def _all(self) -> Iterator[Block]:
         return map(_bare, self._read(f"SELECT {_META} FROM block"))  # noqa: S608
+
+    def _united(
+        self, name: str, values: Collection[str], first: int, last: int, *, upwards: bool
+    ) -> Iterator[tuple[int, bytes]]:
+        """As `_positions`, of records that have any of these values; what is kept of a block is read in its turn."""
+        sql = (
+            "SELECT block, posting.id FROM json_each(?) CROSS JOIN posting "
+            "WHERE name = ? AND posting.value = json_each.value AND block BETWEEN ? AND ?"
+        )
+        rows = sorted(self._read(sql, _listed(values), name, first, last), reverse=not upwards)
+        for block, of_block in itertools.groupby(rows, itemgetter(0)):
+            stored = [self._read("SELECT positions FROM posting WHERE id = ?", row)[0][0] for _, row in of_block]
+            yield block, postings.merged(stored)
 
     def _positions(self, term: Term, first: int, last: int, *, upwards: bool) -> Iterator[tuple[int, bytes]]:
         order = "ASC" if upwards else "DESC"
@@ -208,6 +247,10 @@ def _common(cursors: list[Iterator[tuple[int, bytes]]], *, upwards: bool) -> Ite
             next(cursor, None) if together or head[0] != number else head
             for cursor, head in zip(cursors, present, strict=True)
         ]
+
+
+def _listed(values: Collection[str]) -> str:
+    return json.dumps(sorted(values))
 
 
 def _bare(meta: tuple[Any, ...]) -> Block:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,8 @@ from typing import Any
 from remit.audit import lines, postings, record, segments
 from remit.audit.blocks import Blocks, Mark
 from remit.audit.lines import Lines
-from remit.audit.postings import BLOCK, Block, Term
-from remit.control.ports_audit import AUDIT_FILTERS
+from remit.audit.postings import BLOCK, Block
+from remit.control.ports_audit import AUDIT_FILTERS, TREE
 from remit.core.errors import Conflict, Invalid, NotFound
 
 FIELDS = lines.FIELDS
@@ -84,7 +84,8 @@ class Index:
         after: int | None = None,
         limit: int = 100,
     ) -> list[dict[str, Any]]:
-        """Records, newest first (oldest first where `after`, a sequence number, is given). Filters are equalities.
+        """Records, newest first (oldest first where `after`, a sequence number, is given). Filters are equalities, but
+        for `tree`: records of that task and of all below it.
 
         `since` (inclusive) and `until` (exclusive) are aware times. `Invalid`: there is no such filter.
         """
@@ -177,7 +178,7 @@ class Index:
             first = record.seq_of(stream.read(record.MAX_LINE + 1).partition(b"\n")[0])
         if first is not None:
             self._first, self._floor = present[0], first
-            self._blocks.forget(first // BLOCK)
+            self._blocks.forget(first // BLOCK, {value for name, value in self._open.terms if name == "task"})
 
     def _begin(self, mark: Mark) -> None:
         """Go on behind the last block that was written."""
@@ -238,6 +239,8 @@ class Index:
                 block.terms[term] = [at]
             else:
                 positions.append(at)
+        for one in entry.above:
+            block.kinship.add((one, entry.task))
         if entry.completes is not None:
             block.completions.setdefault(entry.completes, entry.seq)
 
@@ -254,16 +257,17 @@ class Index:
         listed: bool = True,
     ) -> Iterator[tuple[Block, int]]:
         """Blocks and which of their records match: from the newest down, or from `after` up."""
-        unknown = [name for name in filters if name not in AUDIT_FILTERS]
+        unknown = [name for name in filters if name not in (*AUDIT_FILTERS, TREE)]
         if unknown:
             raise Invalid(
                 f"records cannot be filtered by {unknown[0][:40]!a}", hint=f"known: {', '.join(AUDIT_FILTERS)}"
             )
-        terms = list[Term](filters.items())
-        if not listed:
-            terms.append(lines.ANY)
-        elif "kind" not in filters:
-            terms.append(lines.LISTED)
+        terms: list[tuple[str, Collection[str]]] = [(name, (value,)) for name, value in filters.items() if name != TREE]
+        if TREE in filters:
+            terms.append(("task", self._blocks.below(filters[TREE], self._open.kinship)))
+        if not listed or "kind" not in filters:
+            name, value = lines.LISTED if listed else lines.ANY
+            terms.append((name, (value,)))
         lowest = max(self._floor, 0 if after is None else after + 1)
         highest = self._at.seq if before is None else before - 1
         first, last, number = lowest // BLOCK, highest // BLOCK, self._open.number
@@ -281,8 +285,8 @@ class Index:
         def newest() -> Iterator[tuple[Block, int]]:
             if first <= number <= last:
                 bits = postings.EVERY
-                for term in terms:
-                    bits &= self._open.having(term)
+                for name, values in terms:
+                    bits &= self._open.having(name, values)
                 yield from bounded(self._open, bits)
 
         if after is None:

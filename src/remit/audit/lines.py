@@ -14,6 +14,7 @@ from typing import Any
 from remit.audit import record, replay, segments
 from remit.audit.postings import Term
 from remit.control.ports_audit import AUDIT_FILTERS
+from remit.core.task import TASK_ID
 
 FIELDS = (
     *("id", "time", "task", "role", "decision", "reason", "capability", "credential", "method", "scheme", "host"),
@@ -42,6 +43,9 @@ class Entry:
     kind: str
     terms: list[Term]
     completes: str | None
+    above: tuple[str, ...] = ()
+    """Tasks above the one that it is of."""
+    task: str = ""
 
 
 def read(raw: bytes) -> Entry | None:
@@ -67,9 +71,21 @@ def read(raw: bytes) -> Entry | None:
             kind=kind,
             terms=terms,
             completes=_storable(completes) if isinstance(completes, str) else None,
+            **_kin(kind, values),
         )
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _kin(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The task of a record and those above it, where the node says so: in a decision, or when it was created."""
+    if "parent" not in values or not (kind == "decision" or values.get("action") == "task.create"):
+        return {}
+    chain = values.get("chain")
+    task, *above = [values.get("task"), values["parent"]] + (chain if isinstance(chain, list) else [])
+    if not all(isinstance(one, str) and TASK_ID.fullmatch(one) for one in (task, *above)):
+        return {}
+    return {"task": task, "above": tuple(above)}
 
 
 def micros(moment: datetime) -> int:

@@ -8,7 +8,7 @@ blocks (600 at 10 million records) however the values lie among one another.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 BLOCK = 1 << 14
@@ -19,6 +19,8 @@ _BYTES = BLOCK // 8
 
 Term = tuple[str, str]
 """(name of a field, its value)"""
+Kinship = tuple[str, str]
+"""(a task, a task that stands below it)"""
 
 
 def packed(positions: Sequence[int]) -> bytes:
@@ -31,6 +33,14 @@ def packed(positions: Sequence[int]) -> bytes:
 def unpacked(stored: bytes) -> int:
     """What `packed` made, as bits of a number: bit n is position n."""
     return int.from_bytes(stored, "little") if len(stored) == _BYTES else _bits(array("H", stored))
+
+
+def merged(stored: Iterable[bytes]) -> bytes:
+    """Sets as `packed` makes them, as one."""
+    bits = 0
+    for one in stored:
+        bits |= unpacked(one)
+    return bits.to_bytes(_BYTES, "little")
 
 
 def upwards(bits: int) -> Iterator[int]:
@@ -58,7 +68,8 @@ def _bits(positions: Sequence[int]) -> int:
 @dataclass(slots=True, kw_only=True)
 class Block:
     """Block `number`, being filled. By position: where a line begins (`segment << 40 | offset`, 0 for none), and its
-    time in microseconds since 1970. `completions`: sequence numbers by the id of what they complete.
+    time in microseconds since 1970. `completions`: sequence numbers by the id of what they complete; `kinship`: who
+    stands below whom, as its records say.
     """
 
     number: int
@@ -66,6 +77,7 @@ class Block:
     times: array[int] = field(default_factory=lambda: array("q", bytes(8 * BLOCK)))
     terms: dict[Term, list[int]] = field(default_factory=dict)
     completions: dict[str, int] = field(default_factory=dict)
+    kinship: set[Kinship] = field(default_factory=set)
     records: int = 0
     since: int = 1 << 62
     until: int = -1
@@ -81,9 +93,9 @@ class Block:
         self.first_id, self.last_id = min(self.first_id, identity), max(self.last_id, identity)
         return at
 
-    def having(self, term: Term) -> int:
-        """The bits of a value."""
-        return _bits(self.terms.get(term, ()))
+    def having(self, name: str, values: Collection[str]) -> int:
+        """The bits of records that have one of these values."""
+        return _bits([at for value in values for at in self.terms.get((name, value), ())])
 
 
 def within(times: Sequence[int], bits: int, since: int | None, until: int | None) -> int:

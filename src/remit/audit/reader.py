@@ -17,7 +17,7 @@ from typing import Any
 
 from remit.audit import export, retire, verify
 from remit.audit.index import Index
-from remit.control.ports_audit import AUDIT_FILTERS, Audit, AuditFilter, AuditPage, Retirable
+from remit.control.ports_audit import AUDIT_FILTERS, TREE, Audit, AuditFilter, AuditPage, Retirable
 from remit.control.ports_control import AuditKey, Head
 from remit.core.errors import Invalid, Unavailable
 
@@ -96,20 +96,30 @@ class Reader:
             found["problem"] = asdict(report.problem)
         yield found
 
-    async def follow(self) -> AsyncIterator[Mapping[str, Any]]:
+    async def follow(self, wanted: AuditFilter) -> AsyncIterator[Mapping[str, Any]]:
         await asyncio.to_thread(self._index.ingest)
         at = self._index.last()
         while True:
-            records = await asyncio.to_thread(self._since, at)
+            records, through = await asyncio.to_thread(self._since, at, wanted)
             for found in records:
-                at = found["seq"]
                 yield found
+            at = through
             if len(records) < _FOLLOW_PAGE:
                 await asyncio.sleep(FOLLOW_S)
 
-    def _since(self, at: int) -> list[dict[str, Any]]:
+    def _since(self, at: int, wanted: AuditFilter) -> tuple[list[dict[str, Any]], int]:
+        """What matches and was written since record `at`, and up to which record that is all."""
         self._index.ingest()
-        return self._index.query(after=at, limit=_FOLLOW_PAGE)
+        through = self._index.last()
+        found = self._index.query(
+            filters=_filters(wanted),
+            since=wanted.since,
+            until=wanted.until,
+            after=at,
+            before=through + 1,
+            limit=_FOLLOW_PAGE,
+        )
+        return found, found[-1]["seq"] if len(found) == _FOLLOW_PAGE else through
 
     def _query(self, wanted: AuditFilter, after: int | None) -> AuditPage:
         self._catch_up()
@@ -159,7 +169,7 @@ def _for_a_while(walking: Generator[int, None, verify.Report]) -> int | verify.R
 
 
 def _filters(wanted: AuditFilter) -> dict[str, str]:
-    return {name: value for name in AUDIT_FILTERS if (value := getattr(wanted, name)) is not None}
+    return {name: value for name in (*AUDIT_FILTERS, TREE) if (value := getattr(wanted, name)) is not None}
 
 
 _: type[Audit] = Reader

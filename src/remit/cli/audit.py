@@ -26,6 +26,9 @@ PAGE = 1000
 app = typer.Typer(no_args_is_help=True, help="List, follow, show and verify the audit log.")
 
 Task = Annotated[str | None, typer.Option(help="Id of a task, or its first letters.", autocompletion=completion.tasks)]
+Tree = Annotated[
+    str | None, typer.Option(help="Likewise: of it and of every task below it.", autocompletion=completion.tasks)
+]
 Role = Annotated[str | None, typer.Option(autocompletion=completion.roles)]
 Decision = Annotated[str | None, typer.Option(help="permit or deny.")]
 Reason = Annotated[str | None, typer.Option(help="Such as no_capability; docs/reference lists them.")]
@@ -40,6 +43,7 @@ RecordId = Annotated[str, typer.Argument(metavar="RECORD", help="Id of a record,
 @app.command("list")
 def list_records(
     task: Task = None,
+    tree: Tree = None,
     role: Role = None,
     decision: Decision = None,
     reason: Reason = None,
@@ -55,6 +59,7 @@ def list_records(
     """List records, oldest first."""
     query: dict[str, object] = {
         "task": task,
+        "tree": tree,
         "role": role,
         "decision": decision,
         "reason": reason,
@@ -78,19 +83,16 @@ def list_records(
 @app.command()
 def tail(
     task: Task = None,
+    tree: Tree = None,
     role: Role = None,
     decision: Decision = None,
     kind: Kind = None,
     as_json: options.Json = False,
 ) -> None:
     """Print records as they are written, until interrupted."""
-    wanted = {"role": role, "decision": decision, "kind": kind}
+    wanted = {"task": task, "tree": tree, "role": role, "decision": decision, "kind": kind}
     with client.connected() as api:
-        if task is not None:
-            wanted["task"] = api.get(f"/v1/tasks/{client.part(task)}")["id"]
-        for record in api.follow("/v1/audit/stream"):
-            if any(value is not None and record.get(name) != value for name, value in wanted.items()):
-                continue
+        for record in api.follow("/v1/audit/stream", wanted):
             if as_json:
                 output.line(record)
             else:

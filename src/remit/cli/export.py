@@ -40,6 +40,7 @@ def export(
         typer.Option("--whole", help="Every line of the log as it stands there, completions too; narrow by time only."),
     ] = False,
     task: audit.Task = None,
+    tree: audit.Tree = None,
     role: audit.Role = None,
     decision: audit.Decision = None,
     reason: audit.Reason = None,
@@ -58,6 +59,7 @@ def export(
         raise Invalid("a Parquet file cannot be printed", hint="--out FILE")
     query: dict[str, object] = {
         "task": task,
+        "tree": tree,
         "role": role,
         "decision": decision,
         "reason": reason,

@@ -10,15 +10,19 @@ from typing import Any, Protocol
 from remit.control.ports_control import AuditKey, Head
 
 AUDIT_FILTERS = ("kind", "task", "role", "decision", "reason", "capability", "credential", "host")
-"""What records can be filtered by, besides their time."""
+"""Fields that records can be filtered by."""
+TREE = "tree"
+"""Also: a task and every task below it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditFilter:
-    """None matches everything. `since` and `until` bound a record's time. `after`: the `next` of a former page; "0"
-    begins with the oldest record, None with the latest page."""
+    """None matches everything. `tree`: a task; records of it and of every task that ever stood below it. `since` and
+    `until` bound a record's time. `after`: the `next` of a former page; "0" begins with the oldest record, None with
+    the latest page."""
 
     task: str | None = None
+    tree: str | None = None
     role: str | None = None
     decision: str | None = None
     reason: str | None = None
@@ -90,6 +94,6 @@ class Audit(Protocol):
         """
         ...
 
-    def follow(self) -> AsyncIterator[Mapping[str, Any]]:
-        """Every record from now on, as it is written."""
+    def follow(self, wanted: AuditFilter) -> AsyncIterator[Mapping[str, Any]]:
+        """Every record from now on that matches, as it is written; `limit` and `after` do not count."""
         ...

@@ -34,12 +34,20 @@ class MemoryAudit:
     async def query(self, wanted: AuditFilter) -> AuditPage:
         equal = {name: getattr(wanted, name) for name in AUDIT_FILTERS}
         found = [r for r in self.records if all(v is None or r.get(k) == v for k, v in equal.items())]
+        if wanted.tree is not None:
+            found = [r for r in found if r.get("task") in self._below(wanted.tree)]
         if wanted.after is not None:
             page = [r for r in found if r["seq"] > int(wanted.after)][: wanted.limit]
         else:
             page = found[-wanted.limit :]
         more = wanted.after is not None and len(page) == wanted.limit
         return AuditPage(records=page, next=str(page[-1]["seq"]) if more else None)
+
+    def _below(self, tree: str) -> set[str]:
+        found = {tree}
+        while below := {r["task"] for r in self.records if found & {r.get("parent"), *r.get("chain", ())}} - found:
+            found |= below
+        return found
 
     async def export(self, wanted: AuditFilter, *, whole: bool) -> AsyncIterator[Sequence[bytes]]:
         page = await self.query(replace(wanted, after="0", limit=len(self.records)))
@@ -65,13 +73,15 @@ class MemoryAudit:
         yield {"checked": 0, "of": len(self.records)}
         yield {"ok": True, "records": len(self.records), "segments": 1}
 
-    async def follow(self) -> AsyncIterator[Mapping[str, Any]]:
+    async def follow(self, wanted: AuditFilter) -> AsyncIterator[Mapping[str, Any]]:
         seen = len(self.records)
         while True:
             async with self._news:
                 await self._news.wait_for(lambda seen=seen: len(self.records) > seen)  # type: ignore[misc]
-            for record in self.records[seen:]:
-                seen += 1
+            page = await self.query(replace(wanted, after=None, limit=len(self.records)))
+            fresh = [record for record in self.records[seen:] if record in page.records]
+            seen = len(self.records)
+            for record in fresh:
                 yield record
 
 
