@@ -80,12 +80,12 @@ spec:
 
 AGENT = """
 import sys, json, threading, http.client, ssl, urllib.parse
-def one(number, method, url, body):
+def one(number, method, url, body, headers):
     parts = urllib.parse.urlsplit(url)
     target = parts.path + ("?" + parts.query if parts.query else "")
     try:
         c = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=90, context=ssl.create_default_context())
-        c.request(method, target, body.encode() or None)
+        c.request(method, target, body.encode() or None, headers)
         answer = c.getresponse()
         said = [number, answer.status, answer.read().decode("latin-1")]
     except Exception as error:
@@ -113,11 +113,12 @@ class Agent:
         self._process, self._base, self._sent = process, base, 0
         self._answers: dict[int, Answer] = {}
 
-    def send(self, path: str, method: str = "GET", body: str = "") -> int:
-        """The number of the request."""
+    def send(self, path: str, method: str = "GET", body: str = "", **headers: str) -> int:
+        """The number of the request. `headers`: with `_` for `-`."""
         assert self._process.stdin is not None
         self._sent += 1
-        self._process.stdin.write(json.dumps([self._sent, method, self._base + path, body]) + "\n")
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self._process.stdin.write(json.dumps([self._sent, method, self._base + path, body, named]) + "\n")
         self._process.stdin.flush()
         return self._sent
 

@@ -89,6 +89,27 @@ def test_an_answer_is_good_for_nothing_that_was_not_shown(
     assert len(upstreams.seen) == before
 
 
+@pytest.mark.parametrize("scope", ["once", "request"])
+def test_an_answer_is_good_for_no_other_headers(
+    remit: Instance, upstreams: Upstreams, agent: Agent, scope: str
+) -> None:
+    """What a header says can be the whole request: where to (WebDAV's Destination), from where (S3's copy source)."""
+    first = agent.send("/pay/copy", "PUT", x_amz_copy_source="/mine/a", destination="/harmless", user_agent="one")
+    shown = asked.waiting(remit, "/pay/copy")
+    assert shown["question"]["headers"] == ["destination: /harmless", "x-amz-copy-source: /mine/a"]
+    assert "x-amz-copy-source: /mine/a" in remit.cli("approvals", "show", shown["id"]).stdout
+    approve(remit, "/pay/copy", "--scope", scope, *(("--uses", "2") if scope == "request" else ()))
+    assert agent.answer(first).status == 200
+    if scope == "request":  # what clients change from one try to the next is not what was asked
+        again = agent.send("/pay/copy", "PUT", x_amz_copy_source="/mine/a", destination="/harmless", user_agent="two")
+        assert agent.answer(again).status == 200
+    before = len(upstreams.seen)
+    second = agent.send("/pay/copy", "PUT", x_amz_copy_source="/secret/b", destination="/public")
+    remit.cli("approvals", "deny", asked.waiting(remit, "/pay/copy")["id"])
+    assert agent.answer(second).reason == "approval_denied"
+    assert len(upstreams.seen) == before
+
+
 def test_an_answer_to_one_task_is_good_for_no_other(remit: Instance, upstreams: Upstreams, agent: Agent) -> None:
     first = agent.send("/pay/mine")
     approve(remit, "/pay/mine", "--scope", "prefix")

@@ -136,7 +136,11 @@ def test_slack_shows_what_an_agent_wrote_as_plain_text() -> None:
     shown = said["blocks"][1]["text"]["text"]
     assert "\x1b" not in shown and "\u202e" not in shown
     long = replace(NOTICE, approval=replace(NOTICE.approval, question=replace(QUESTION, path="/" + "x" * 9000)))
-    assert len(message(long)["blocks"][1]["text"]["text"]) <= 3000
+    shown = message(long)["blocks"][1]["text"]["text"]
+    assert len(shown) <= 3000
+    # Whoever pads a path must not have its end, or what stands below it, taken for nothing.
+    assert "more characters)" in shown.splitlines()[0]
+    assert shown.splitlines()[-1] == f"answer: remit approvals show {NOTICE.approval.id}"
 
 
 async def test_one_that_fails_does_not_keep_the_next_from_being_told() -> None:

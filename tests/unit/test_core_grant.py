@@ -27,6 +27,7 @@ ASKED = Question(
     capability="pay",
     credential="bank",
     reasons=("capability pay asks", "policy large: more than 1000"),
+    headers=("content-type: text/plain", "x-a: 1"),
 )
 
 
@@ -70,8 +71,10 @@ def test_it_covers_nothing_of_which_anything_else_was_not_shown(scope: Scope, na
 
 
 @pytest.mark.parametrize("scope", [Scope.ONCE, Scope.REQUEST])
-@pytest.mark.parametrize("change", [{"target": "/pay/7?to=eve"}, {"body": "cd" * 32}, {"body": ""}])
-def test_an_exact_one_covers_no_other_query_or_body(scope: Scope, change: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"target": "/pay/7?to=eve"}, {"body": "cd" * 32}, {"body": ""}, {"headers": ("x-a: 2",)}]
+)
+def test_an_exact_one_covers_no_other_query_headers_or_body(scope: Scope, change: dict[str, str]) -> None:
     assert not grant(scope).covers(replace(ASKED, **change), NOW)
 
 
@@ -151,7 +154,7 @@ def test_json_and_back() -> None:
         assert granting.from_json(granting.as_json(made)) == made
 
 
-@pytest.mark.parametrize("name", ["task", "port", "body", "reasons", "only_once", "credential"])
+@pytest.mark.parametrize("name", ["task", "port", "body", "reasons", "only_once", "credential", "headers"])
 def test_a_question_of_another_shape_is_refused(name: str) -> None:
     for wrong in (7.5, {}, b"x"):
         with pytest.raises((ValueError, TypeError, KeyError)):

@@ -179,6 +179,7 @@ def _tell(one: dict[str, Any]) -> None:
             "wants": f"{asked['method']} {asked['protocol']}://{asked['host']}:{asked['port']}{asked['target']}",
             "credential": asked["credential"],
             "body": f"{asked['body_bytes']} bytes, SHA-256 {asked['body']}" if asked["body"] else "none",
+            "headers": "; ".join(asked["headers"]),
             "why": "; ".join(asked["reasons"]),
             "expires": f"{output.clock(one['expires'])}, then it is denied",
             **{f"--scope {offer['scope']}": offer["allows"] for offer in one["offers"]},

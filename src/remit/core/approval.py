@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from remit.core import telling
 from remit.core.capability import Approval as Rule
 from remit.core.decision import UNCOVERED, Candidate, Opinion
 from remit.core.errors import Conflict
@@ -131,4 +132,5 @@ def question(candidate: Candidate, opinion: Opinion, *, body: str = "", body_byt
         credential=candidate.credential.name if candidate.credential else None,
         reasons=tuple(dict.fromkeys(reasons))[:MAX_REASONS],
         only_once=capability.approval is Rule.ALWAYS_ASK,
+        headers=telling.told(asked.headers),
     )

@@ -22,9 +22,9 @@ class Scope(StrEnum):
 
     ONCE = "once"
     REQUEST = "request"
-    """This exact request, body included, for as long as the task lives."""
+    """This exact request, headers and body included, for as long as the task lives."""
     PREFIX = "prefix"
-    """This method and host, at this path and below it, whatever the query and the body; for a time."""
+    """This method and host, at this path and below it, whatever the query, the headers and the body; for a time."""
     ALWAYS = "always"
     """Once; and a change of the manifests is proposed, not made."""
 
@@ -64,6 +64,8 @@ class Question:
     credential: str | None
     reasons: tuple[str, ...]
     only_once: bool = False
+    headers: tuple[str, ...] = ()
+    """`name: value` of each header that was sent and that may change what is asked (`core.telling`)."""
 
     def fingerprint(self) -> str:
         """Names this very question: identical ones share one approval."""
@@ -82,9 +84,9 @@ class Question:
             case Scope.ONCE:
                 return f"{here}{self.target}, this once"
             case Scope.REQUEST:
-                return f"{here}{self.target} with this very body, until the task ends"
+                return f"{here}{self.target} with these very headers and body, until the task ends"
             case Scope.PREFIX:
-                return f"{here}{self.path} and below, any query and body, for an hour"
+                return f"{here}{self.path} and below, any query, headers and body, for an hour"
             case Scope.ALWAYS:
                 return f"{here}{self.target}, this once; a capability for it is proposed"
 
@@ -169,7 +171,7 @@ class Grant:
             return False
         if self.scope is Scope.PREFIX:
             return asked.path == shown.path or (shown.path != "/" and asked.path.startswith(_below(shown.path)))
-        return (asked.target, asked.body) == (shown.target, shown.body)
+        return (asked.target, asked.headers, asked.body) == (shown.target, shown.headers, shown.body)
 
 
 def _below(path: str) -> str:
@@ -233,7 +235,7 @@ def use(grant: Grant) -> Grant:
 
 
 def question_json(question: Question) -> dict[str, Any]:
-    return {**asdict(question), "reasons": list(question.reasons)}
+    return {**asdict(question), "reasons": list(question.reasons), "headers": list(question.headers)}
 
 
 def read_question(item: Mapping[str, Any]) -> Question:
@@ -245,9 +247,10 @@ def read_question(item: Mapping[str, Any]) -> Question:
         raise ValueError("a question whose numbers are none")
     if not all(isinstance(item[name], bool) for name in ("websocket", "only_once")):
         raise ValueError("a question whose flags are none")
-    if not isinstance(item["reasons"], list) or not all(isinstance(one, str) for one in item["reasons"]):
-        raise ValueError("a question without its reasons")
-    return Question(**{**item, "reasons": tuple(item["reasons"])})
+    lists = {"reasons": item["reasons"], "headers": item.get("headers", [])}  # former releases bound no headers
+    if not all(isinstance(each, list) and all(isinstance(one, str) for one in each) for each in lists.values()):
+        raise ValueError("a question without its reasons or headers")
+    return Question(**{**item, **{name: tuple(each) for name, each in lists.items()}})
 
 
 def as_json(grant: Grant) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 from remit.control.ports_approvals import Ending, Notice
 from remit.notify.webhook import post
 
-MAX_FIELD = 1800
-"""Slack takes 2,000 characters in a field."""
+MAX_FIELD = 500
+"""Slack takes 3,000 characters in a text: all lines fit, however long each would be."""
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
@@ -42,6 +42,7 @@ def message(notice: Notice) -> dict[str, Any]:
         "wants": where,
         "task": f"{asked.task} (role {asked.role}): {notice.purpose}",
         "credential": asked.credential or "none",
+        "headers": ", ".join(one.partition(":")[0] for one in asked.headers) or "none that may change what it does",
         "body": f"{asked.body_bytes} bytes",
         "why": "; ".join(asked.reasons),
         "until": f"{approval.expires.isoformat(timespec='seconds')}, then it is denied",
@@ -67,11 +68,13 @@ def _message(fallback: str, title: str, lines: dict[str, str]) -> dict[str, Any]
         "text": fallback,
         "blocks": [
             {"type": "header", "text": {"type": "plain_text", "text": title, "emoji": False}},
-            {"type": "section", "text": {"type": "plain_text", "text": text[:2900], "emoji": False}},
+            {"type": "section", "text": {"type": "plain_text", "text": text, "emoji": False}},
         ],
     }
 
 
 def _plain(text: str) -> str:
-    """Without controls, line ends and what reverses or hides text."""
-    return "".join(" " if unicodedata.category(c) in _HIDDEN else c for c in text[:MAX_FIELD])
+    """Without controls, line ends and what reverses or hides text; where it is cut, it says so."""
+    shown = "".join(" " if unicodedata.category(c) in _HIDDEN else c for c in text[:MAX_FIELD])
+    left = len(text) - len(shown)
+    return f"{shown}… ({left} more characters)" if left > 0 else shown
