@@ -94,6 +94,22 @@ def test_a_child_does_its_part_and_its_parent_gets_the_result(remit: Instance, u
     assert {one["task"] for one in remit.audit(tree=record["task"])} == {record["task"]}
 
 
+def test_what_children_did_is_replayed_under_other_rules_for_their_parents(remit: Instance, api: str) -> None:
+    path = "/v1/post/replayed"
+    done = remit.run("lead", "remit", "delegate", "--role", "notifier", "--", *CURL.split(), f"{api}{path}")
+    assert (done.returncode, done.stdout) == (0, "200"), done.stderr
+
+    def replayed(capabilities: str) -> list[tuple[str, str, bool]]:
+        spec = f"{{capabilities: [{capabilities}], delegates: [notifier, helper, greedy], maxDepth: 1}}"
+        changed = f"apiVersion: remit.dev/v1alpha1\nkind: Role\nmetadata: {{name: lead}}\nspec: {spec}\n"
+        told = remit.cli("policy", "replay", "--role", "notifier", "-f", "-", "--json", given=changed).stdout
+        found = [json.loads(line) for line in told.splitlines()]
+        return [(one["was"], one["now"], one["certain"]) for one in found if path in one["url"]]
+
+    assert replayed("api, nothing-much") == []
+    assert replayed("nothing-much") == [("permit post with key", "deny not_delegated", True)]
+
+
 def test_output_exit_code_and_input_are_carried(remit: Instance) -> None:
     child = "cat; echo oh >&2; pwd; env | sort | grep -c . >/dev/null; exit 7"
     script = f"echo in | SECRET_OF_MINE=1 remit delegate --role=notifier --stdin -- sh -c '{child}; env'; echo code $?"

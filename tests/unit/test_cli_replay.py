@@ -143,6 +143,112 @@ def test_what_would_be_permitted_anew_is_told_and_observed_requests_count_as_ref
     }
 
 
+LEAD = """
+apiVersion: remit.dev/v1alpha1
+kind: Role
+metadata: {name: lead}
+spec: {capabilities: [wide], policies: [guard], delegates: [agent], maxDepth: 2}
+---
+apiVersion: remit.dev/v1alpha1
+kind: Capability
+metadata: {name: wide}
+spec: {hosts: [api.example.com]}
+"""
+TOP, CHILD, NARROW = "t-aaaaaaaaaa", "t-bbbbbbbbbb", "t-cccccccccc"
+BELOW = {"task": CHILD, "parent": TOP, "chain": [TOP]}
+
+
+def created(number: int, task: str, role: str, **more: Any) -> dict[str, Any]:
+    return {
+        "id": f"r-{task[2:]}",
+        "seq": number,
+        "kind": "operator",
+        "action": "task.create",
+        "task": task,
+        "role": role,
+        **more,
+    }
+
+
+@pytest.fixture
+def family(plane: Plane, remit: Remit, tmp_path: Path) -> list[Any]:
+    """A lead, a child of it, and a task that has no capability of its role. The records."""
+    (tmp_path / "lead.yaml").write_text(LEAD)
+    assert remit("apply", "-f", str(tmp_path / "lead.yaml"))[0] == 0
+    plane.audit.records[:] = [
+        created(1, TOP, "lead"),
+        created(2, CHILD, "agent", parent=TOP, chain=[TOP]),
+        created(3, NARROW, "agent", capabilities=["other"]),
+        record(11, "/v1/a", **BELOW),
+        record(12, "/v2/b", **BELOW),
+        record(13, "/v1/c", **{**BELOW, **DENIED, "chain": None}, reason="no_capability", method="POST"),
+        record(14, "/v1/d", **DENIED, task=NARROW, reason="no_capability"),
+    ]
+    return plane.audit.records
+
+
+def test_a_parent_that_is_narrowed_narrows_its_children(remit: Remit, family: list[Any], tmp_path: Path) -> None:
+    changes, err = replayed(remit, tmp_path, LEAD.replace("[api.example.com]", "[api.example.com], paths: [/v1/**]"))
+    assert [(one["url"][-5:], one["role"], one["was"], one["now"], one["certain"]) for one in changes] == [
+        ("/v2/b", "agent", "permit read", "deny not_delegated", True)
+    ]
+    assert f"role lead of task {TOP}, above this one, does not cover the request" in changes[0]["detail"]
+    assert "4 decisions replayed; 0 left out" in err
+
+
+def test_a_role_that_no_longer_delegates_leaves_its_children_nothing(
+    remit: Remit, family: list[Any], tmp_path: Path
+) -> None:
+    changes, _ = replayed(remit, tmp_path, LEAD.replace("delegates: [agent], maxDepth: 2", ""))
+    assert {(one["url"][-5:], one["now"]) for one in changes} == {
+        (path, "deny not_delegated") for path in ("/v1/a", "/v2/b", "/v1/c")
+    }
+
+
+def test_what_was_not_delegated_and_would_be_is_told(remit: Remit, family: list[Any], tmp_path: Path) -> None:
+    family[4] = record(12, "/v2/b", **{**BELOW, **DENIED}, reason="not_delegated")
+    assert replayed(remit, tmp_path, LEAD)[0] == []
+    narrow = LEAD.replace("[api.example.com]", "[api.example.com], paths: [/v1/**]")
+    (tmp_path / "narrow.yaml").write_text(narrow)
+    assert remit("apply", "-f", str(tmp_path / "narrow.yaml"))[0] == 0
+    changes, _ = replayed(remit, tmp_path, LEAD)
+    assert [(one["url"][-5:], one["was"], one["now"], one["certain"]) for one in changes] == [
+        ("/v2/b", "deny not_delegated", "permit read", True)
+    ]
+
+
+def test_a_task_that_was_given_a_part_of_its_role_is_decided_with_that_part(
+    remit: Remit, family: list[Any], tmp_path: Path
+) -> None:
+    more = (
+        "apiVersion: remit.dev/v1alpha1\nkind: Capability\nmetadata: {name: read}\nspec: {hosts: [api.example.com]}\n"
+    )
+    changes, _ = replayed(remit, tmp_path, more)
+    assert [one["url"][-5:] for one in changes] == ["/v1/c"], "and not /v1/d, which its task was not given"
+
+
+def test_a_policy_is_told_the_parent(remit: Remit, family: list[Any], tmp_path: Path) -> None:
+    rule = f'deny contains {{"msg": "not below"}} if input.identity.parent == "{TOP}"'
+    changes, _ = replayed(
+        remit,
+        tmp_path,
+        NIGHTLY.replace('deny contains {"msg": "not at night"} if time.clock(time.now_ns())[0] < 6', rule),
+    )
+    assert {(one["url"][-5:], one["now"]) for one in changes} == {
+        ("/v1/a", "deny policy_denied"), ("/v2/b", "deny policy_denied"),
+    }  # fmt: skip
+
+
+def test_records_of_a_task_whose_parents_nothing_tells_of_are_left_out_and_counted(
+    remit: Remit, family: list[Any], tmp_path: Path
+) -> None:
+    del family[0]
+    changes, err = replayed(remit, tmp_path, NARROWER)
+    assert changes == []
+    assert "1 decisions replayed; 3 left out" in err
+    assert "3 of them are of tasks whose parents are in no record any more" in err
+
+
 def test_a_set_that_could_not_be_applied_is_not_replayed(remit: Remit, tmp_path: Path) -> None:
     (tmp_path / "new.yaml").write_text(NARROWER.replace("paths", "credential: nobody, paths"))
     code, out, err = remit("policy", "replay", "-f", str(tmp_path / "new.yaml"))

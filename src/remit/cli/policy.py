@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from remit.cli import audit, client, junit, manifests, options, output
+from remit.cli import audit, client, junit, lineages, manifests, options, output
 from remit.core.errors import Invalid, NotFound
 from remit.core.snapshot import Rules
 from remit.policy import cases, crosscheck, trial
@@ -80,9 +80,15 @@ def replay(
         problems = crosscheck.check(changed)
         if problems:
             raise ManifestError(problems)
-        found = replaying.replay(audit.pages(api, query), before=compiler.rules(current), after=compiler.rules(changed))
+        found = replaying.replay(
+            audit.pages(api, query),
+            before=compiler.rules(current),
+            after=compiler.rules(changed),
+            known=lineages.known(api, query),
+        )
     _told(found.changes, as_json=as_json)
     output.say(f"{found.replayed} decisions replayed; {found.left_out} left out, which rules alone did not decide")
+    _orphaned(found)
     if any(not change.certain for change in found.changes):
         output.say("(?): the record lacks what mattered (query, headers, budgets), or the rules have changed since")
 
@@ -114,10 +120,13 @@ def diff(
         query: dict[str, object] = {"kind": "decision", "role": role}
         query |= {"since": audit.moment(since), "until": audit.moment(until)}
         with client.connected() as api:
-            recorded = replaying.replay(audit.pages(api, query), before=before, after=after)
+            recorded = replaying.replay(
+                audit.pages(api, query), before=before, after=after, known=lineages.known(api, query)
+            )
         changes += recorded.changes
         counted += f" and {recorded.replayed} recorded decisions"
         left_out += recorded.left_out
+        _orphaned(recorded)
     _told(changes, as_json=as_json)
     output.say(f"{counted} decided by both; {left_out} left out, which rules alone do not decide")
     if changes:
@@ -173,6 +182,11 @@ def _told(changes: list[replaying.Change], *, as_json: bool) -> None:
         for one in changes
     ]
     output.table(columns, rows, empty="nothing would be otherwise")
+
+
+def _orphaned(found: replaying.Result) -> None:
+    if found.orphans:
+        output.say(f"{found.orphans} of them are of tasks whose parents are in no record any more")
 
 
 def _packs(path: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from remit.core.reason import Reason
+from remit.core.task import Task
 from remit.policy import manifests, specs, text, validation
 from remit.policy.fields import Model, fault
 from remit.policy.text import Path
@@ -97,6 +98,8 @@ class Case:
     deny: Reason | None = None
     detail: str | None = None
     credential: str | None = None
+    kin: tuple[Task, ...] = ()
+    """The task that asks, and those above it, its parent first; empty: a new task that stands alone."""
     source: str = ""
     line: int = 0
 

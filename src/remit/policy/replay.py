@@ -9,15 +9,18 @@ changed since), and what the changed rules say of it is told as uncertain.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
+from remit.core import doorway
 from remit.core.capability import Protocol
+from remit.core.delegation import MAX_DEPTH
 from remit.core.errors import Invalid, NotFound
 from remit.core.reason import Reason
 from remit.core.snapshot import Rules, Snapshot
+from remit.core.task import State, Task
 from remit.policy import trial
 from remit.policy.cases import Case
 
@@ -26,6 +29,8 @@ BY_RULE = frozenset(
         Reason.PERMITTED,
         Reason.ROLE_INVALID,
         Reason.NO_CAPABILITY,
+        Reason.NOT_DELEGATED,
+        Reason.DELEGATE_ONLY,
         Reason.POLICY_DENIED,
         Reason.APPROVAL_REQUIRED,
         Reason.CREDENTIAL_NOT_PINNED,
@@ -33,6 +38,10 @@ BY_RULE = frozenset(
 )
 """What rules alone decide; whatever else was recorded (addresses, budgets, identity) is not decided again."""
 _SCHEMES = {Protocol.TLS.value: "tls"}
+
+
+Known = Callable[[str], Task | None]
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +97,13 @@ class Change:
 
 @dataclass(slots=True, kw_only=True)
 class Result:
-    """`replayed` records were decided again; `left_out` were not decided by rules, or cannot be read."""
+    """`replayed` records were decided again; `left_out` were not decided by rules, or cannot be read; of these,
+    `orphans` are of tasks whose parents nothing tells of any more."""
 
     changes: list[Change]
     replayed: int = 0
     left_out: int = 0
+    orphans: int = 0
 
 
 class Side:
@@ -142,8 +153,12 @@ def cases(listed: Iterable[Case], *, before: Rules, after: Rules) -> Result:
     return result
 
 
-def replay(records: Iterable[Mapping[str, Any]], *, before: Rules, after: Rules) -> Result:
-    """What `after` decides otherwise than was recorded, the most frequent first. `before`: the rules in force."""
+def replay(records: Iterable[Mapping[str, Any]], *, before: Rules, after: Rules, known: Known) -> Result:
+    """What `after` decides otherwise than was recorded, the most frequent first. `before`: the rules in force.
+
+    A task that stands below others is decided with all above it, and one that was given a part of its role with that
+    part: `known` gives tasks by id, as they were created.
+    """
     old, new = Side(before), Side(after)
     found: dict[tuple[str, ...], Change] = {}
     result = Result(changes=[])
@@ -153,6 +168,12 @@ def replay(records: Iterable[Mapping[str, Any]], *, before: Rules, after: Rules)
             result.left_out += 1
             continue
         case, was = read
+        kin = _kin(record, known)
+        if kin is None:
+            result.left_out += 1
+            result.orphans += 1
+            continue
+        case = replace(case, kin=kin)
         try:
             expected, now = old.verdict(case), new.verdict(case)
         except Invalid:
@@ -170,6 +191,43 @@ def replay(records: Iterable[Mapping[str, Any]], *, before: Rules, after: Rules)
         change.record = str(record.get("id"))
     result.changes = sorted(found.values(), key=lambda one: (not one.certain, -one.count, one.role, one.url))
     return result
+
+
+def created(record: Mapping[str, Any]) -> Task | None:
+    """The task that a record says was created; None where it says something else."""
+    if record.get("kind") != "operator" or record.get("action") != "task.create":
+        return None
+    return _task(record.get("task"), record)
+
+
+def existing(view: Mapping[str, Any]) -> Task | None:
+    """A task as the API shows it."""
+    return _task(view.get("id"), view)
+
+
+def _task(identity: object, told: Mapping[str, Any]) -> Task | None:
+    role, parent, given = told.get("role"), told.get("parent"), told.get("capabilities")
+    if not isinstance(identity, str) or not isinstance(role, str) or not isinstance(parent, str | None):
+        return None
+    part = frozenset({*map(str, given), doorway.CAPABILITY.name}) if isinstance(given, list) else None
+    return Task(
+        id=identity, role=role, state=State.RUNNING, cell=1, created=_NEVER, parent=parent, capabilities=part
+    )  # fmt: skip
+
+
+def _kin(record: Mapping[str, Any], known: Known) -> tuple[Task, ...] | None:
+    """The task of a record and those above it; none for one that stands alone and that nothing is known of. None where
+    something stands above it that is not known."""
+    one, parent = known(str(record.get("task"))), record.get("parent")
+    if one is None:
+        return () if parent is None else None
+    found = [one]
+    while one.parent is not None:
+        above = known(one.parent)
+        if above is None or len(found) > MAX_DEPTH:
+            return None
+        found.append(one := above)
+    return tuple(found)
 
 
 def _read(record: Mapping[str, Any]) -> tuple[Case, Verdict] | None:

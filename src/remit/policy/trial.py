@@ -1,6 +1,7 @@
 """Cases held against rules: each is decided by the functions that decide real requests, and what came is compared.
 
-Every secret is supposed to be stored, every name to resolve to an address that is dialled, and each task to be new;
+Every secret is supposed to be stored, every name to resolve to an address that is dialled, and each task to be new
+unless the case names it;
 what was used of a budget is what the case says. The policies are asked through `Asks`, so that one table can be held
 against several engines.
 """
@@ -82,7 +83,10 @@ def supposed(rules: Rules) -> Snapshot:
 
 def decided(snapshot: Snapshot, case: Case, asks: Asks) -> Explanation:
     """What comes of one case. `NotFound`: there is no such role; `Invalid`: no such request, or no such budget."""
-    begun = explain.begin(snapshot, case.role, case.method, case.url, case.headers)
+    running = case.kin[0] if case.kin else None
+    if running is not None:
+        snapshot = replace(snapshot, tasks={task.id: task for task in case.kin})
+    begun = explain.begin(snapshot, case.role, case.method, case.url, case.headers, running)
     if isinstance(begun, Explanation):
         if case.used:
             raise Invalid(f"no budget applies: {begun.refusal.detail if begun.refusal else ''}")
