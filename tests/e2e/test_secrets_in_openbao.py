@@ -111,6 +111,35 @@ def test_it_has_a_uid_of_its_own_and_no_other_process_reads_its_files(instance: 
 
 def test_what_does_not_go_together_is_refused(instance: Instance) -> None:
     refused(instance, 2, "sealed or openbao", command="up --detach --secrets vault")
+    refused(instance, 2, "remit secret rekey", command="up --detach --secrets sealed --rekey")
+
+
+def test_new_keys_and_logins_end_those_before(instance: Instance, upstreams: Upstreams) -> None:
+    def made() -> dict[str, bytes]:
+        files = [*(instance.state / "openbao").glob("*.key"), *(instance.state / "openbao-logins").iterdir()]
+        return {file.name: file.read_bytes() for file in files}
+
+    before = made()
+    refused(instance, 5, "already up", command="up --detach --secrets openbao --rekey")
+    instance.cli("down")
+    instance.cli("up", "--detach", "--secrets", "openbao", "--rekey")
+    after = made()
+    assert not set(before.values()) & set(after.values())
+    assert len([name for name in after if name.startswith("unseal")]) == 1
+    with asking(instance, f"https://api.up.example:{upstreams.https_port}/v1/renewed") as ask:
+        assert sent(upstreams, "/v1/renewed") == f"Bearer {SECRET}"
+        instance.cli("secret", "rotate", "key", given="after-renewal-8814")
+        assert ask() == "200\n"
+        assert sent(upstreams, "/v1/renewed") == "Bearer after-renewal-8814"
+    instance.cli("secret", "rotate", "key", given=SECRET)
+    instance.cli("down")
+    (instance.state / "openbao-logins/decide").unlink()  # a login that is lost is made anew, and ends the one before
+    instance.cli("up", "--detach", "--secrets", "openbao")
+    assert working(instance)
+    assert made()["generation"] != after["generation"]
+    instance.cli("down")
+    instance.cli("up", "--detach", "--secrets", "openbao")
+    assert working(instance)
 
 
 def test_the_leak_drill_finds_nothing(instance: Instance) -> None:

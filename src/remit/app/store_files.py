@@ -10,21 +10,24 @@ import os
 from pathlib import Path
 
 from remit.app.identities import Identities
-from remit.broker.openbao import config, local
+from remit.broker.openbao import config, local, renewal
 from remit.core.errors import Unavailable
 from remit.settings import Settings
 
+_GENERATION = "generation"
 
-def write(settings: Settings, who: Identities | None) -> None:
-    """Hand over what is set, take away what is not set any more. `Unavailable` where it is not sound."""
+
+def write(settings: Settings, who: Identities | None, *, rekey: bool = False) -> None:
+    """Hand over what is set, take away what is not set any more. `Unavailable` where it is not sound.
+
+    `rekey`: the node's own OpenBao gets new keys and logins when it starts.
+    """
     ca = settings.store_file.with_name(config.CA_BESIDE)
     for left in (settings.store_file, ca, settings.keeper_file):
         left.unlink(missing_ok=True)
     if settings.secrets == "openbao":
         decide, control, openbao = (who.decide, who.control, who.openbao) if who else (None, None, None)
-        for name in local.POLICIES:
-            if not (settings.openbao_logins / name).exists():
-                _kept(settings.openbao_logins / name, local.login(), openbao)
+        _logins(settings, openbao, rekey)
         give(settings.store_file, _reaching(settings.openbao_socket, login(settings, local.READER)), decide)
         give(settings.keeper_file, _reaching(settings.keeper_socket, login(settings, local.WRITER)), control)
     if settings.openbao_file:
@@ -33,6 +36,28 @@ def write(settings: Settings, who: Identities | None) -> None:
         if found.ca_file is not None:
             give(ca, _certificates(found.ca_file), who.decide if who else None)
         give(settings.store_file, config.private(source), who.decide if who else None)
+
+
+def generation(settings: Settings) -> str:
+    """Of the keys and logins that the node's own OpenBao is to have. `Unavailable` where that cannot be read."""
+    try:
+        return (settings.openbao_logins / _GENERATION).read_text().strip()
+    except FileNotFoundError:
+        return local.FIRST
+    except OSError as error:
+        raise Unavailable(f"OpenBao's generation cannot be read: {error.strerror}") from error
+
+
+def _logins(settings: Settings, user: int | None, rekey: bool) -> None:
+    """Make those that are wanted. A server that knows others learns them by a renewal, which goes first: without these
+    logins it is only done again."""
+    names = [n for n in local.POLICIES if rekey or not (settings.openbao_logins / n).exists()]
+    known = names and local.ready(settings.openbao_dir)
+    if known and not renewal.pending(settings.openbao_dir, generation(settings)):
+        _kept(settings.openbao_logins / _GENERATION, f"{renewal.generation()}\n".encode(), user)
+    for name in names:
+        made = local.login()
+        _kept(settings.openbao_logins / name, f"{made.role_id} {made.secret_id}\n".encode(), user)
 
 
 def give(target: Path, content: bytes, user: int | None) -> None:
@@ -56,11 +81,11 @@ def login(settings: Settings, name: str) -> local.Login:
     return local.Login(role_id=role_id, secret_id=secret_id)
 
 
-def _kept(file: Path, made: local.Login, user: int | None) -> None:
+def _kept(file: Path, content: bytes, user: int | None) -> None:
     """Whole or not at all."""
     fresh = file.with_name(f".{file.name}")
     fresh.unlink(missing_ok=True)
-    give(fresh, f"{made.role_id} {made.secret_id}\n".encode(), user)
+    give(fresh, content, user)
     fresh.replace(file)
 
 

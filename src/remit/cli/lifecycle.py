@@ -13,7 +13,7 @@ import typer
 
 from remit import settings as configuration
 from remit.cli import client, options, output
-from remit.core.errors import RemitError, Unavailable
+from remit.core.errors import Invalid, RemitError, Unavailable
 
 issuer = typer.Typer(no_args_is_help=True, help="The keys that sign tasks' tokens.")
 
@@ -26,11 +26,16 @@ def up(
     secrets: Annotated[
         str | None, typer.Option(metavar="sealed|openbao", help="Where secrets are kept (default: sealed).")
     ] = None,
+    rekey: Annotated[
+        bool, typer.Option("--rekey", help="Give the node's own OpenBao new keys and logins; those before end.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Start the control plane and this node's boundary."""
     settings = configuration.load({"api_port": api_port, "secrets": secrets})
-    _app("lifecycle").up(settings, detach=detach)
+    if rekey and settings.secrets != "openbao":
+        raise Invalid("--rekey is for an OpenBao of the node's own", hint="remit secret rekey, while the node is up")
+    _app("lifecycle").up(settings, detach=detach, rekey=rekey)
     if detach and as_json:
         output.line({"up": True})
     elif detach:

@@ -5,9 +5,8 @@ that its binary has, the one that is durable on one server without a port for a 
 file. Whoever reads that file and the data reads everything: both are 0600 of a user of their own, as the sealing key of
 the embedded store is.
 
-The first token, which may do anything, is used for the set-up and revoked before the first secret is stored; the
-recovery key makes another (`bao operator generate-root`). A set-up that was interrupted has stored nothing yet: it is
-begun anew.
+The first token, which may do anything, is used for the set-up and revoked before the first secret is stored; with the
+recovery key `renewal` makes another. A set-up that was interrupted has stored nothing yet: it is begun anew.
 """
 
 from __future__ import annotations
@@ -35,7 +34,10 @@ path "{MOUNT}/data/{BELOW}/+" {{ capabilities = ["create", "update"] }}
 path "{MOUNT}/metadata/{BELOW}/+" {{ capabilities = ["delete"] }}
 """,
 }
-_READY, _KEY, _RECOVERY, _CONFIGURATION, _DATA = "ready", "unseal.key", "recovery.key", "server.hcl", "data"
+FIRST = "1"
+"""The generation of what a set-up makes (`renewal`)."""
+RECOVERY, NEXT_RECOVERY = "recovery.key", "recovery.key.next"
+_READY, _CONFIGURATION, _DATA = "ready", "server.hcl", "data"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,61 +52,101 @@ def login() -> Login:
     return Login(role_id=secrets.token_hex(16), secret_id=secrets.token_hex(32))
 
 
-def write(directory: Path, *sockets: Path) -> Path:
+def write(directory: Path, *sockets: Path, generation: str | None = None) -> Path:
     """What the server needs before it starts, in `directory` (this user's, 0700); the configuration's file.
 
-    Data without a finished set-up is removed: no secret is in it. `Unavailable` where something cannot be written.
+    `generation`: whose key unseals it; None: the one that is settled. Data without a finished set-up is removed: no
+    secret is in it. `Unavailable` where something cannot be written.
     """
-    try:
-        if not (directory / _READY).exists():
-            shutil.rmtree(directory / _DATA, ignore_errors=True)
-            (directory / _KEY).unlink(missing_ok=True)  # it may be half of one
-        if not (directory / _KEY).exists():
-            _fresh(directory / _KEY, os.urandom(KEY_BYTES))
-        (directory / _CONFIGURATION).unlink(missing_ok=True)
-        _fresh(directory / _CONFIGURATION, configuration(directory, *sockets).encode())
-    except OSError as error:
-        raise Unavailable(f"OpenBao's files cannot be written: {error.strerror} ({error.filename})") from error
+    if not ready(directory):
+        shutil.rmtree(directory / _DATA, ignore_errors=True)
+        for left in directory.glob("unseal*.key"):
+            left.unlink(missing_ok=True)  # it may be half of one
+        generation = FIRST
+    used = generation if generation is not None else settled(directory)
+    key(directory, used)
+    if used == settled(directory):
+        _without_others(directory, used)
+    seal = f'  current_key_id = "{used}"\n  current_key = "file://{key_file(directory, used)}"\n'
+    return configure(directory, seal, configuration(directory, *sockets))
+
+
+def configure(directory: Path, seal: str, listeners: str) -> Path:
+    """The configuration's file, written anew. `Unavailable`."""
+    content = f"""storage "pebbledb" {{
+  path = "{directory / _DATA}"
+}}
+seal "static" {{
+{seal}}}
+{listeners}ui = false
+"""
+    replace(directory / _CONFIGURATION, content.encode())
     return directory / _CONFIGURATION
 
 
 def configuration(directory: Path, *sockets: Path) -> str:
-    """HCL. `Unavailable` where a path cannot stand in it.
+    """HCL of the listeners. `Unavailable` where a path cannot stand in it.
 
     The modes of the sockets are the umask's: with `socket_mode` it would give them to its own group too.
     """
     for path in (directory, *sockets):
         if any(character in '"\\$%\n' or not character.isprintable() for character in str(path)):
             raise Unavailable(f"OpenBao cannot be given the path {str(path)!a}", hint="choose another state_dir")
-    listeners = "".join(f'listener "unix" {{\n  address = "{socket}"\n}}\n' for socket in sockets)
-    return f"""storage "pebbledb" {{
-  path = "{directory / _DATA}"
-}}
-seal "static" {{
-  current_key_id = "1"
-  current_key = "file://{directory / _KEY}"
-}}
-{listeners}ui = false
-"""
+    return "".join(f'listener "unix" {{\n  address = "{socket}"\n}}\n' for socket in sockets)
+
+
+def ready(directory: Path) -> bool:
+    """Whether the set-up was finished."""
+    return (directory / _READY).exists()
+
+
+def settled(directory: Path) -> str:
+    """The generation of what the server has. `Unavailable`: that cannot be read."""
+    try:
+        return (directory / _READY).read_text().strip() or FIRST
+    except FileNotFoundError:
+        return FIRST
+    except OSError as error:
+        raise Unavailable(f"OpenBao's state cannot be read: {error.strerror}") from error
+
+
+def settle(directory: Path, generation: str) -> None:
+    """`generation` is what the server has; the keys of others go. `Unavailable`: not all of that was done."""
+    replace(directory / _READY, generation.encode())
+    _without_others(directory, generation)
+
+
+def _without_others(directory: Path, generation: str) -> None:
+    try:
+        for other in set(directory.glob("unseal*.key")) - {key_file(directory, generation)}:
+            other.unlink(missing_ok=True)
+    except OSError as error:
+        raise Unavailable(f"the unseal key before cannot be removed: {error.strerror}") from error
+
+
+def key_file(directory: Path, generation: str) -> Path:
+    return directory / ("unseal.key" if generation == FIRST else f"unseal-{generation}.key")
+
+
+def key(directory: Path, generation: str) -> None:
+    """Make the unseal key of `generation` unless it is there. `Unavailable`."""
+    if not key_file(directory, generation).exists():
+        replace(key_file(directory, generation), os.urandom(KEY_BYTES))
 
 
 async def prepare(directory: Path, client: Client, logins: Mapping[str, Login]) -> None:
     """Set the server up, unless that was done. `logins`: of all `POLICIES`. `Unavailable`: it does not let itself."""
-    if (directory / _READY).exists():
+    if ready(directory):
         return
     made = await client.request("PUT", "sys/init", body={"recovery_shares": 1, "recovery_threshold": 1})
     token, keys = made.get("root_token"), made.get("recovery_keys")
     if not isinstance(token, str) or not isinstance(keys, list) or not keys:
         raise Unavailable("OpenBao's answer to its initialisation has no token")
-    try:
-        (directory / _RECOVERY).unlink(missing_ok=True)
-        _fresh(directory / _RECOVERY, str(keys[0]).encode())
-        for method, path, body in _steps(logins):
-            await client.request(method, path, token=token, body=body)
-        await client.request("POST", "auth/token/revoke-self", token=token, body={})
-        _fresh(directory / _READY, b"")
-    except OSError as error:
-        raise Unavailable(f"OpenBao's files cannot be written: {error.strerror}") from error
+    replace(directory / RECOVERY, str(keys[0]).encode())
+    for method, path, body in _steps(logins):
+        await client.request(method, path, token=token, body=body)
+    await client.request("POST", "auth/token/revoke-self", token=token, body={})
+    replace(directory / _READY, FIRST.encode())
 
 
 async def usable(client: Client) -> bool:
@@ -127,15 +169,21 @@ def _steps(logins: Mapping[str, Login]) -> Iterator[tuple[str, str, dict[str, An
         yield "POST", f"{role}/custom-secret-id", {"secret_id": logins[name].secret_id}
 
 
-def _fresh(file: Path, data: bytes) -> None:
-    """A new file of this user's alone, durable."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(descriptor)
-    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def replace(file: Path, data: bytes) -> None:
+    """`file` of this user's alone, whole or not at all, durable. `Unavailable`: it is as it was."""
+    fresh = file.with_name(f".{file.name}")
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        fresh.unlink(missing_ok=True)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(descriptor)
+        fresh.replace(file)
+        directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise Unavailable(f"OpenBao's files cannot be written: {error.strerror} ({error.filename})") from error
