@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remit.core import budget
+from remit.core import budget, ledger_log
 from remit.core.budget import Budget, Line, Quantity, Window
 from remit.core.ledger import Charge, Ledger
 
@@ -45,28 +45,19 @@ class World:
     """A ledger, the log beside it, and every request that was permitted: (time, taken back)."""
 
     def __init__(self) -> None:
-        self.ledger, self.log = Ledger(), list[tuple[Any, ...]]()
-        self.start: Any = None
+        self.ledger, self.log = Ledger(), list[str]()
         self.clock, self.seen = START_MS, START_MS
         self.permitted: dict[str, tuple[int, Charge]] = {}
         self.ids = 0
 
+    def write(self, record: str, kind: str = "decision", /, **fields: Any) -> None:
+        self.log.append(json.dumps({"id": record, "kind": kind, **fields}, separators=(",", ":")))
+
     def fold(self) -> Ledger:
         fresh = Ledger()
-        if self.start is not None:
-            fresh.load(json.loads(self.start))
-        for name, *arguments in self.log:
-            match name:
-                case "charge":
-                    fresh.charge(*arguments)
-                    fresh.confirm(arguments[0])
-                case "return":
-                    fresh.give_back(*arguments)
-                case "end":
-                    record, out, into, at = arguments
-                    fresh.count(record, out, into, ended=True, clock_ms=at)
-                case "extend":
-                    fresh.extend(*arguments)
+        for text in self.log:
+            assert any(mark in text.encode() for mark in ledger_log.MARKS)
+            ledger_log.add(fresh, json.loads(text))
         return fresh
 
     def ask(self, length: int | None) -> None:
@@ -76,7 +67,7 @@ class World:
         got = self.ledger.reserve(record, LINES, length, self.clock)
         if isinstance(got, Charge):
             assert got.at_ms == now
-            self.log.append(("charge", record, got.amounts, got.at_ms))
+            self.write(record, charges=dict(got.amounts), charged_at=got.at_ms)
             self.ledger.confirm(record)
             self.permitted[record] = (now, got)
 
@@ -88,24 +79,29 @@ class World:
             case ("end", which, out, into) if ids:
                 record = ids[which % len(ids)]
                 self.ledger.count(record, out, into, ended=True, clock_ms=self.clock)
-                self.log.append(("end", record, out, into, self.ledger.now(self.clock)))
+                moved = {"bytes_out": out, "bytes_in": into}
+                self.write("r-end", "completion", record=record, **moved, charged_at=self.ledger.now(self.clock))
             case ("count", which, out, into) if ids:
                 record = ids[which % len(ids)]
                 if self.ledger.outgrown(record, out, into):
                     self.ledger.count(record, out, into, ended=False, clock_ms=self.clock)
                     totals = dict(self.ledger.reserved(record))
-                    self.log.append(("extend", record, totals, self.ledger.now(self.clock)))
+                    more = {"reserved": totals, "charged_at": self.ledger.now(self.clock)}
+                    self.write("r-more", ledger_log.RESERVATION, record=record, **more)
             case ("return", which) if ids:
                 record = ids[which % len(ids)]
                 _, charge = self.permitted.pop(record)
                 self.ledger.give_back(record, charge.amounts, charge.at_ms)
-                self.log.append(("return", record, charge.amounts, charge.at_ms))
+                back = {"record": record, "charges": dict(charge.amounts), "charged_at": charge.at_ms}
+                self.write("r-back", returned=back)
             case ("wait", seconds):
                 self.clock += seconds * 1000
             case ("crash",):
                 self.ledger = self.fold()
             case ("checkpoint",):
-                self.start, self.log = json.dumps(self.ledger.dump()), []
+                self.log.clear()
+                for part in ledger_log.checkpoint(self.ledger):
+                    self.write("r-part", ledger_log.CHECKPOINT, **part)
         self.check()
 
     def check(self) -> None:

@@ -17,7 +17,7 @@ import pytest
 from remit import testing
 from remit.audit import head, record, replay, segments, verify
 from remit.audit.journal import Journal
-from remit.control.budgets import CHECKPOINT_BYTES, MARKS, Budgets
+from remit.control.budgets import Budgets
 from remit.control.decide import Decider, Denied, Permitted
 from remit.control.hearing import Answers
 from remit.control.hidden import Hidden
@@ -27,6 +27,7 @@ from remit.control.ports import Entry
 from remit.core import budget, flow
 from remit.core.budget import Budget, Quantity
 from remit.core.claims import Claims
+from remit.core.ledger_log import CHECKPOINT_BYTES, MARKS
 from remit.core.request import Evidence
 from remit.core.snapshot import Snapshot
 from remit.core.task import State, Task

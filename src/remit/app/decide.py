@@ -34,7 +34,7 @@ from remit.broker.rekeying import Rekeying
 from remit.broker.rotations import Rotations
 from remit.broker.sealed import Opener
 from remit.broker.secrets import Broker
-from remit.control.budgets import MARKS, Budgets
+from remit.control.budgets import Budgets
 from remit.control.decide import Decider
 from remit.control.hearing import Answers
 from remit.control.hidden import Hidden
@@ -43,7 +43,7 @@ from remit.control.knowledge import Knowledge
 from remit.control.observing import Observer
 from remit.control.openings import Openings
 from remit.control.rationing import Rationed
-from remit.core import doorway
+from remit.core import doorway, ledger_log
 from remit.core.snapshot import Snapshot
 from remit.core.task import ALIVE
 from remit.identity.verifier import Verifier
@@ -85,7 +85,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
         using=openings.using,
     )
     budgets = Budgets(clock=clock, journal=journal, cut=upward.cut)
-    budgets.fold(replay.since_checkpoint(settings.audit_dir, MARKS))
+    budgets.fold(replay.since_checkpoint(settings.audit_dir, ledger_log.MARKS))
     upward.keeps(budgets)
     upward.retires(partial(retire.plan, settings.audit_dir, signer, clock.now))
     asking = Asking()

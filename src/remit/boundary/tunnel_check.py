@@ -48,7 +48,7 @@ def opened(evidence: Evidence, names: Names) -> Evidence:
     if evidence.target == TLS_PATH:
         return dataclasses.replace(evidence, opaque=Opaque(protocol=Protocol.TLS))
     address, _, port = evidence.destination.rpartition(":")
-    cell = flow.cell_of(evidence.peer.rpartition(":")[0].strip("[]"))
+    cell = flow.cell_at(evidence.peer)
     meant = names(cell, address.strip("[]"), int(port)) if cell is not None and port.isdigit() else ()
     return dataclasses.replace(evidence, opaque=Opaque(protocol=Protocol.TCP, names=meant))
 

@@ -11,17 +11,14 @@ more, or is cut.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from remit.control.ports import Clock, Entry, Journal
+from remit.core import bounds, flow, ledger_log, spent
 from remit.core import budget as budgets
-from remit.core import delegation, flow
-from remit.core.budget import Budget, Line, Quantity
+from remit.core.budget import Line, Quantity
 from remit.core.capability import Capability
 from remit.core.decision import Candidate
 from remit.core.errors import Unavailable
@@ -33,14 +30,8 @@ from remit.core.task import ALIVE, Task
 
 log = logging.getLogger(__name__)
 
-KIND, RESERVATION, CHECKPOINT = "budget", "reservation", "checkpoint"
-"""Kinds of record: warnings; reservations that grew; the ledger as it was when a segment began."""
-RAISE = "budget.raise"
-MARKS = (b'"charged_at":', b'"kind":"checkpoint"')
-"""One of these stands in every line that `Budgets.fold` needs."""
-PART_BYTES = 16 << 10
-CHECKPOINT_BYTES = 256 << 10
-"""A larger ledger is not written into a segment: the log is then added up from an earlier one."""
+KIND = "budget"
+"""Of the records that warn."""
 SWEEP_S = 1.0
 CUTS_OF_TASK = 3
 """How often the flows of a task are cut when its time is over: a request may just have been permitted."""
@@ -80,7 +71,7 @@ class Budgets:
             return None
         late = self._late(candidate.task, lines)
         short = late or self._ledger.shortage(lines, _length(candidate.request), self._now())
-        return _exhausted(short, self._ledger.now(self._now())) if short is not None else None
+        return spent.exhausted(short, self._ledger.now(self._now())) if short is not None else None
 
     def reserve(self, record: str, candidate: Candidate) -> Charge | Refusal | None:
         """Take what the request needs, under the record that will say so; None: no budget applies."""
@@ -91,7 +82,7 @@ class Budgets:
             return Refusal(Reason.OVERLOADED, "too many requests with budgets of bytes are open")
         late = self._late(candidate.task, lines)
         charge = late or self._ledger.reserve(record, lines, _length(candidate.request), self._now())
-        return _exhausted(charge, self._ledger.now(self._now())) if isinstance(charge, Shortage) else charge
+        return spent.exhausted(charge, self._ledger.now(self._now())) if isinstance(charge, Shortage) else charge
 
     async def recorded(self, charge: Charge, candidate: Candidate) -> None:
         """The record of `charge` is durable."""
@@ -126,8 +117,8 @@ class Budgets:
             return
         self._ledger.count(record, out, into, ended=False, clock_ms=now)
         peer = str(fields.get("flow", ""))
-        task = self._task_of(peer)
-        lines = {line.account: line for line in self._any_of(task)} if task is not None else {}
+        task = self._snapshot.task_in(flow.cell_at(peer))
+        lines = {line.account: line for line in bounds.of_task(self._snapshot, task)} if task is not None else {}
         totals, ends = dict(self._ledger.reserved(record)), task is None
         for account in outgrown:
             line = lines.get(account)  # a budget that was taken away meanwhile limits nothing
@@ -138,7 +129,7 @@ class Budgets:
         if ends and task is not None:
             self._cut(task.id, flow.port_of(peer))
         told = {"record": record, "task": task.id if task else None, "reserved": totals}
-        await self._write(RESERVATION, {**told, "cut": ends, "charged_at": self._ledger.now(now)})
+        await self._write(ledger_log.RESERVATION, {**told, "cut": ends, "charged_at": self._ledger.now(now)})
 
     def ended(self, record: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """A request is over: settled. What to add to the record of its end."""
@@ -153,7 +144,7 @@ class Budgets:
             if task.state not in ALIVE:
                 continue
             if task.id not in self._timed:
-                lines = (line for line in self._any_of(task) if line.budget.quantity is Quantity.TIME)
+                lines = (line for line in bounds.of_task(self._snapshot, task) if line.budget.quantity is Quantity.TIME)
                 self._timed[task.id] = tuple(lines)
             for line in self._timed[task.id]:
                 if self._late(task, (line,)) is not None:
@@ -187,18 +178,12 @@ class Budgets:
     def show(self) -> Sequence[Mapping[str, Any]]:
         """Every budget in force, by account, with its use."""
         now = self._ledger.now(self._now())
-        rules, found = self._snapshot.rules, dict[str, Mapping[str, Any]]()
-        nobody = Task(id="*", role="", state=next(iter(ALIVE)), cell=1, created=datetime.fromtimestamp(now / 1000, UTC))
-        for owner, listed in (
-            *((f"role/{role.name}", role.budgets) for role in rules.roles.values()),
-            *((f"capability/{one.name}", one.budgets) for one in rules.capabilities.values()),
-        ):
-            for line in budgets.applying([(owner, [one for one in listed if not one.each_task])], ""):
-                found[line.account] = self._view(line, nobody, now)
+        found = {line.account: self._view(line, None, now) for line in bounds.of_no_task(self._snapshot)}
         for task in self._snapshot.tasks.values():
             if task.state in ALIVE:
-                for line in self._of_task(task):
-                    found[line.account] = self._view(line, task, now)
+                for line in bounds.of_task(self._snapshot, task):
+                    if budgets.owner_task(line.account) is not None:
+                        found[line.account] = self._view(line, task, now)
         return [found[account] for account in sorted(found)]
 
     async def watch(self) -> None:
@@ -213,53 +198,14 @@ class Budgets:
         """Add up what the log says, oldest first, beginning with a checkpoint or with the first record."""
         for found in records:
             try:
-                self._fold(found)
+                ledger_log.add(self._ledger, found)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 # The log vouches for its content; what an older version wrote otherwise must not stop the node.
                 log.error("record %s says nothing readable about budgets: %s", found.get("id"), error)
 
     def checkpoint(self) -> list[Mapping[str, Any]]:
-        """The ledger as fields of records, or nothing where it is too large."""
-        dumped = self._ledger.dump()
-        parts: list[dict[str, Any]] = []
-        size = total = PART_BYTES
-        for name in ("accounts", "open", "written", "returned"):
-            items = dumped[name]
-            for key in items:
-                length = len(json.dumps([key, items[key] if isinstance(items, Mapping) else None])) + 8
-                size, total = size + length, total + length
-                if size > PART_BYTES or not parts:
-                    parts.append({"now": dumped["now"], "accounts": {}, "open": {}, "written": [], "returned": []})
-                    size = length
-                if isinstance(items, Mapping):
-                    parts[-1][name][key] = items[key]
-                else:
-                    parts[-1][name].append(key)
-        if total > CHECKPOINT_BYTES:
-            return []
-        parts = parts or [{"now": dumped["now"]}]
-        return [{"part": n, "parts": len(parts), **part} for n, part in enumerate(parts, start=1)]
-
-    def _fold(self, found: Mapping[str, Any]) -> None:
-        record, kind = found["id"], found["kind"]
-        if kind == CHECKPOINT:
-            self._ledger.load(found)
-            return
-        if "returned" in found and "charges" not in found:
-            _return(self._ledger, found["returned"])
-        if "charges" in found:
-            if "returned" in found:
-                _return(self._ledger, found["returned"])
-            self._ledger.charge(record, found["charges"], found["charged_at"])
-            self._ledger.confirm(record)
-        elif kind == "completion" and "charged_at" in found:
-            out, into = found.get("bytes_out"), found.get("bytes_in")
-            self._ledger.count(found["record"], out, into, ended=True, clock_ms=found["charged_at"])
-        elif kind == RESERVATION:
-            self._ledger.extend(found["record"], found["reserved"], found["charged_at"])
-        elif kind == "operator" and found.get("action") == RAISE:
-            self._ledger.raise_(record, found["budget"], found["by"], found["charged_at"])
-            self._ledger.confirm(record)
+        """See `core.ledger_log.checkpoint`."""
+        return ledger_log.checkpoint(self._ledger)
 
     async def _write(self, kind: str, fields: Mapping[str, Any]) -> None:
         try:
@@ -267,12 +213,8 @@ class Budgets:
         except Unavailable as error:
             log.error("not recorded (budget): %s", error.detail)
 
-    def _of_task(self, task: Task) -> tuple[Line, ...]:
-        """Budgets that are this task's own, whatever it asks for."""
-        return tuple(line for line in self._any_of(task) if budgets.owner_task(line.account) is not None)
-
     def _lines(self, candidate: Candidate) -> tuple[Line, ...]:
-        """The budgets that apply, in the order in which they are named: the task's, the role's, the capability's."""
+        """`core.bounds.of_request`, remembered while the snapshot stays."""
         role, capability, task = candidate.role, candidate.capability, candidate.task
         if not (role.budgets or capability.budgets or task.budgets or task.parent):
             return ()
@@ -280,71 +222,25 @@ class Budgets:
         known = self._applying.get(key)
         if known is not None and known[0] is role and known[1] is capability and known[2] is task:
             return known[3]
-        owned = ((f"role/{role.name}", role.budgets), (f"capability/{capability.name}", capability.budgets))
-        lines = _distinct(
-            budgets.applying((*self._tree(task), *owned), task.id),
-            *(_of_above(one.task, one.role, (one.capability,) if one.capability else ()) for one in candidate.above),
-        )
+        lines = bounds.of_request(self._snapshot, candidate)
         self._applying[key] = (role, capability, task, lines)
         return lines
-
-    def _task_of(self, peer: str) -> Task | None:
-        cell = flow.cell_of(peer.rpartition(":")[0].strip("[]"))
-        tasks = [task for task in self._snapshot.tasks.values() if task.cell == cell]
-        return max(tasks, key=lambda task: task.created, default=None)
-
-    def _any_of(self, task: Task) -> tuple[Line, ...]:
-        """Every budget that can apply to a request of `task`."""
-        role = self._snapshot.rules.roles.get(task.role) or Role(name=task.role)
-        owned = [*self._tree(task), (f"role/{role.name}", role.budgets)]
-        own = budgets.applying([*owned, *((f"capability/{c.name}", c.budgets) for c in role.capabilities)], task.id)
-        return _distinct(own, *(_of_above(one, above, above.capabilities) for one, above in self._above(task)))
-
-    def _above(self, task: Task) -> Iterator[tuple[Task, Role]]:
-        """The tasks it descends from, its parent first, with their roles."""
-        one, roles = self._snapshot.tasks.get(task.parent or ""), self._snapshot.rules.roles
-        for _ in range(delegation.MAX_DEPTH):
-            if one is None:
-                return
-            yield one, roles.get(one.role) or Role(name=one.role)
-            one = self._snapshot.tasks.get(one.parent or "")
-
-    def _tree(self, task: Task) -> list[tuple[str, Sequence[Budget]]]:
-        """What the task has of its own, and what the tasks have that it descends from: a child spends of both."""
-        return [(f"task/{one.id}", one.budgets) for one in (task, *(above for above, _ in self._above(task)))]
 
     def _late(self, task: Task, lines: Sequence[Line]) -> Shortage | None:
         """The first budget of time that is over."""
         for line in lines:
             if line.budget.quantity is Quantity.TIME:
                 now = self._ledger.now(self._now())
-                limit, used = line.budget.limit + self._ledger.raised(line.account, now), self._age_s(line, task, now)
+                limit = line.budget.limit + self._ledger.raised(line.account, now)
+                used = bounds.age_s(self._snapshot, line, task, now)
                 if used >= limit:
                     return Shortage(line=line, limit=limit, used=used, returns_ms=None)
         return None
 
-    def _age_s(self, line: Line, task: Task, now_ms: int) -> int:
-        """Of the task whose own the budget is."""
-        whose = self._snapshot.tasks.get(budgets.owner_task(line.account) or "") or task
-        return max(0, now_ms // 1000 - math.floor(whose.created.timestamp()))
-
-    def _view(self, line: Line, task: Task, now: int) -> Mapping[str, Any]:
-        standing, quantity = self._ledger.standing(line, now), line.budget.quantity
-        used = self._age_s(line, task, now) if quantity is Quantity.TIME else standing.used
-        raised = self._ledger.raised(line.account, now)
-        return {
-            "budget": line.account,
-            "scope": line.account.partition("/")[0],
-            "task": budgets.owner_task(line.account),
-            "quantity": quantity.value,
-            "per": budgets.span(line.budget.per_s) if line.budget.per_s else None,
-            "window": line.budget.window.value if line.budget.per_s else None,
-            "limit": line.budget.limit + raised,
-            "raised": raised,
-            "used": used,
-            "left": max(0, line.budget.limit + raised - used),
-            "returns": _time(standing.returns_ms),
-        }
+    def _view(self, line: Line, task: Task | None, now: int) -> Mapping[str, Any]:
+        standing, timed = self._ledger.standing(line, now), line.budget.quantity is Quantity.TIME
+        used = bounds.age_s(self._snapshot, line, task, now) if timed else standing.used
+        return spent.view(standing, used=used)
 
     def _now(self) -> int:
         return int(self._clock.now().timestamp() * 1000)
@@ -355,41 +251,7 @@ def fields(charge: Charge | None) -> Mapping[str, Any]:
     return {"charges": dict(charge.amounts), "charged_at": charge.at_ms} if charge is not None else {}
 
 
-def _of_above(task: Task, role: Role, capabilities: Sequence[Capability]) -> tuple[Line, ...]:
-    """What a request of a child uses of the budgets of a task above it."""
-    owned = [(f"role/{role.name}", role.budgets), *((f"capability/{one.name}", one.budgets) for one in capabilities)]
-    return budgets.applying(owned, task.id)
-
-
-def _distinct(*groups: Sequence[Line]) -> tuple[Line, ...]:
-    """Each account once: a request is charged once to what several tasks share."""
-    return tuple({line.account: line for group in groups for line in group}.values())
-
-
-def _return(ledger: Ledger, returned: Mapping[str, Any]) -> None:
-    ledger.give_back(returned["record"], returned["charges"], returned["charged_at"])
-
-
 def _length(request: Request) -> int | None:
     """Of the body, where the request says it and Envoy holds it to that."""
     text = request.headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
-
-
-def _time(moment_ms: int | None) -> str | None:
-    return datetime.fromtimestamp(moment_ms / 1000, UTC).isoformat(timespec="seconds") if moment_ms else None
-
-
-def _exhausted(short: Shortage, now_ms: int) -> Refusal:
-    quantity, returns = short.line.budget.quantity, _time(short.returns_ms)
-    again = f"; room returns at {returns}" if returns else "; none returns by itself"
-    detail = f"budget {short.line.account}: {budgets.amount(quantity, short.left)} left of {short.limit}{again}"
-    wait_s = max(1, math.ceil((short.returns_ms - now_ms) / 1000)) if short.returns_ms is not None else None
-    told = {"budget": short.line.account, "limit": short.limit, "used": short.used, "left": short.left}
-    return Refusal(Reason.BUDGET_EXHAUSTED, detail, facts={**told, "returns": returns}, retry_after_s=wait_s)
-
-
-def states(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Views (`Budgets.show`) in words, for explanations."""
-    for row in rows:
-        yield f"{row['budget']}: {budgets.amount(Quantity(row['quantity']), row['used'])} of {row['limit']} used"

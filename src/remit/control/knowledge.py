@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from remit.core.reason import Reason, Refusal
 from remit.core.snapshot import Snapshot
-from remit.core.task import Task
 
 Listener = Callable[[Snapshot], None]
 
@@ -46,11 +45,6 @@ class Knowledge:
         for listener in self._listeners:
             listener(snapshot)
         self.snapshot = snapshot
-
-    def task_in(self, cell: int | None) -> Task | None:
-        """The task in a cell; of several that had it one after the other, the newest."""
-        tasks = [task for task in self.snapshot.tasks.values() if task.cell == cell]
-        return max(tasks, key=lambda task: task.created, default=None)
 
     def refusal(self) -> Refusal | None:
         """Why this node may decide nothing at the moment, or None."""

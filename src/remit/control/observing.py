@@ -70,12 +70,12 @@ class Observer:
                 self._secrets.rejected(credential)
             await self._append("completion", {"record": record, **fields, **self._budgets.ended(record, fields)})
             return
-        cell = flow.cell_of(str(fields.get("flow", "")).rpartition(":")[0].strip("[]"))
+        cell = flow.cell_at(str(fields.get("flow", "")))
         stated = {"decision": "deny", "reason": Reason.REFUSED_BY_BOUNDARY.value}
         await self._append("boundary", {**_whose(self._task(cell)), **stated, **fields})
 
     def _task(self, cell: int | None) -> Task | None:
-        return self._knowledge.task_in(cell)
+        return self._knowledge.snapshot.task_in(cell)
 
     async def _append(self, kind: str, fields: Mapping[str, Any]) -> None:
         try:

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from remit.control import budgets as budgeting
 from remit.control.ports_control import Node
 from remit.control.recording import Recorder
 from remit.core import budget as budgets
+from remit.core import ledger_log
 from remit.core.budget import Quantity
 from remit.core.errors import Invalid, NotFound
 from remit.policy.budgets import amount
@@ -62,7 +62,7 @@ class Spending:
             raise Invalid("a raise of nothing changes nothing", hint="--by 100")
         detail = f"budget {name} raised by {budgets.amount(quantity, more)}: {reason}"
         facts = {"budget": name, "by": more, "why": reason, "task": found[name]["task"]}
-        record = await self._recorder.before(budgeting.RAISE, operator, detail, **facts)
+        record = await self._recorder.before(ledger_log.RAISE, operator, detail, **facts)
         now = {str(one["budget"]): one for one in await self._node.usage()}
         return Raised(record=record, budget=now.get(name, found[name]))
 

@@ -4,7 +4,7 @@ What a child may do is decided twice. Before it starts, `beyond` compares what w
 must lie within one of its parent's. For every request, `lineage` and `covering` look again at everything above it as it
 is now, so that a parent which was narrowed, revoked or has ended narrows its children with the next request: a request
 passes only where each task above could have made it too, with the same credential and at least as many questions.
-What a task is charged, all above it are charged (`control.budgets`). Where containment cannot be shown, it is denied.
+What a task is charged, all above it are charged (`core.bounds`). Where containment cannot be shown, it is denied.
 """
 
 from __future__ import annotations

@@ -42,6 +42,11 @@ def cell_of(address: str) -> int | None:
     return number if parsed in network and 0 < number <= MAX_CELL else None
 
 
+def cell_at(peer: str) -> int | None:
+    """The cell that a flow's "address:port" comes from, or None."""
+    return cell_of(peer.rpartition(":")[0].strip("[]"))
+
+
 def is_virtual(address: Address) -> bool:
     """Whether the address stands for a name, and is nobody's."""
     return address in VIRTUAL4 or address in VIRTUAL6

@@ -71,7 +71,7 @@ class Request:
 
 def read(evidence: Evidence) -> Request | Refusal:
     """The request that `evidence` reports, or why it cannot be read as exactly one request."""
-    cell = flow.cell_of(evidence.peer.rpartition(":")[0].strip("[]"))
+    cell = flow.cell_at(evidence.peer)
     if cell is None or evidence.peer != evidence.direct_peer:
         return Refusal(Reason.FLOW_UNKNOWN, f"the connection comes from {_shown(evidence.peer)}, which is no cell")
     if evidence.opaque is not None:

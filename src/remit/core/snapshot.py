@@ -98,3 +98,8 @@ class Snapshot:
     sealed: Mapping[str, bytes] = field(default_factory=dict)
     expires: Mapping[str, datetime] = field(default_factory=dict)
     grants: Mapping[str, tuple[Grant, ...]] = field(default_factory=dict)
+
+    def task_in(self, cell: int | None) -> Task | None:
+        """The task in a cell; of several that had it one after the other, the newest."""
+        tasks = [task for task in self.tasks.values() if task.cell == cell]
+        return max(tasks, key=lambda task: task.created, default=None)

@@ -69,7 +69,7 @@ class Destinations:
 
     def _role(self, cell: int) -> Role | None:
         snapshot = self._knowledge.snapshot
-        task = self._knowledge.task_in(cell)
+        task = self._knowledge.snapshot.task_in(cell)
         return snapshot.rules.roles.get(task.role) if task is not None else None
 
 

@@ -16,13 +16,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from remit.control import budgets as budgeting
 from remit.control import retiring
 from remit.control.budgets import Budgets
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Ports
 from remit.control.ports import Entry, Journal
-from remit.core import frame
+from remit.core import frame, ledger_log
 from remit.core.errors import Conflict, Invalid, RemitError, Unavailable
 from remit.core.names import Address
 from remit.core.snapshot import Snapshot
@@ -246,7 +245,7 @@ class Link:
         if kind not in ACCEPTED_KINDS or not isinstance(fields, dict):
             raise Invalid("only records of operators and approvals come over the link")
         record = self._journal.new_id()
-        raises = self._budgets is not None and fields.get("action") == budgeting.RAISE
+        raises = self._budgets is not None and fields.get("action") == ledger_log.RAISE
         remove: Callable[[], None] | None = None
         try:
             if self._retire is not None and kind == "operator" and fields.get("action") == retiring.ACTION:
