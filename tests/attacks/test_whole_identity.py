@@ -154,7 +154,8 @@ def test_connections_without_end_from_one_cell_are_bounded_and_do_not_stop_anoth
     """Each takes descriptors of the forwarder and of Envoy, which all cells share."""
     source = """
 import builtins, resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (20000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 to, kept, failed = address(host), [], 0
 for _ in range(count):
     if failed == 5:
