@@ -80,11 +80,12 @@ spec:
 
 AGENT = """
 import sys, json, threading, http.client, ssl, urllib.parse
+context = ssl.create_default_context()  # once: it reads the system's CAs
 def one(number, method, url, body, headers):
     parts = urllib.parse.urlsplit(url)
     target = parts.path + ("?" + parts.query if parts.query else "")
     try:
-        c = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=90, context=ssl.create_default_context())
+        c = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=90, context=context)
         c.request(method, target, body.encode() or None, headers)
         answer = c.getresponse()
         said = [number, answer.status, answer.read().decode("latin-1")]

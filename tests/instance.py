@@ -131,10 +131,11 @@ def wait_for(condition: Any, what: str, timeout_s: float = 60.0) -> Any:
 
 
 ASK = """
-import sys, urllib.request, urllib.error
+import ssl, sys, urllib.request, urllib.error
+context = ssl.create_default_context()
 for url in sys.stdin:
     try:
-        with urllib.request.urlopen(url.strip(), timeout=20) as answer: print(answer.status, flush=True)
+        with urllib.request.urlopen(url.strip(), timeout=20, context=context) as answer: print(answer.status, flush=True)
     except urllib.error.HTTPError as error:
         print(error.code, error.read().decode().replace("\\n", " "), flush=True)
     except OSError as error:

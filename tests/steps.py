@@ -39,9 +39,7 @@ except OSError as error:
 SHAKE_HANDS = """
 import builtins
 try:
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    builtins.kept = context.wrap_socket(builtins.kept, server_hostname=host)
+    builtins.kept = unverifying().wrap_socket(builtins.kept, server_hostname=host)
     result = send(builtins.kept, data, "POST")
     builtins.kept.close()
 except OSError as error:

@@ -14,7 +14,7 @@ import pytest
 from instance import Instance
 
 from remit.cli import sinks
-from remit.cli.sinks import CHUNK, Search
+from remit.cli.sinks import CHUNK, PAGE, Search
 
 pytestmark = pytest.mark.xdist_group("secret-drill")
 CANARY = b"canary-1+/&<~77-of-a-test"
@@ -43,7 +43,7 @@ def test_a_drill_finds_nothing_and_leaves_nothing(instance: Instance) -> None:
     assert code == 0
     for sink in (
         "API answers", "Envoy's admin", "audit log", "cells: output, workspaces", "control database", "core dumps", "errors",
-        "logs of the parts", "memory of other parts", "memory of the cell", "other state", "process environments",
+        "files of the cell", "logs of the parts", "memory of other parts", "memory of the cell", "other state", "process environments",
         "process list", "snapshot, leases, spool", "task output", "temporary files",
     ):  # fmt: skip
         assert rows[sink]["looked"], sink
@@ -61,6 +61,7 @@ def test_a_leak_on_purpose_is_found_where_it_is(instance: Instance) -> None:
         "process list",
         "process environments",
         "memory of the cell",
+        "files of the cell",
         "cells: output, workspaces",
     ):
         assert rows[sink]["found"], sink
@@ -82,6 +83,28 @@ def test_a_leak_in_a_file_is_found_in_each_spelling(tmp_path: Path) -> None:
     search = Search(CANARY)
     search.tree("files", tmp_path)
     assert {Path(found).name for found in search.sinks["files"].found} == set(spelled)
+
+
+@pytest.mark.parametrize("before", [0, 1, PAGE - 3, PAGE, 3 * PAGE - 1, CHUNK - 2])
+@pytest.mark.parametrize("spelled", [CANARY, CANARY.decode().encode("utf-32-be"), CANARY.decode().encode("utf-32-le")])
+def test_a_leak_among_zeros_is_found(tmp_path: Path, spelled: bytes, before: int) -> None:
+    (tmp_path / "file").write_bytes(bytes(before) + spelled + bytes(2 * PAGE))
+    search = Search(CANARY)
+    search.tree("files", tmp_path)
+    search.data("data", "here", (tmp_path / "file").read_bytes())
+    assert search.sinks["files"].found == [str(tmp_path / "file")]
+    assert search.sinks["data"].found == ["here"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount of its own needs root")
+def test_the_temporary_files_of_a_process_are_looked_at_once_and_this_machines_are_not() -> None:
+    command = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /tmp && echo ready && read end"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        found = sinks.roots([os.getpid(), process.pid, process.pid])
+        process.communicate(b"\n")
+    assert found == [Path(f"/proc/{process.pid}/root/tmp")]
 
 
 def test_what_a_crash_leaves_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

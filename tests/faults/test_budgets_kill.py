@@ -35,20 +35,22 @@ spec: {{hosts: [api.up.example], ports: [{port}], paths: [/v1/**, /stream/**], a
 """
 
 LOAD = """
-import sys, threading, time, urllib.request, urllib.error
+import ssl, sys, threading, time, urllib.request, urllib.error
+context = ssl.create_default_context()  # once: it reads the system's CAs
 base = sys.argv[1]
 def one(worker):
     number = 0
     while True:
         number += 1
         try:
-            with urllib.request.urlopen(f"{base}/v1/kill/{worker}/{number}", timeout=10) as answer:
+            with urllib.request.urlopen(f"{base}/v1/kill/{worker}/{number}", timeout=10, context=context) as answer:
                 print(answer.status, flush=True)
         except urllib.error.HTTPError as error:
             print(error.code, flush=True)
             if error.code == 429: return
         except OSError as error:
             print("down", flush=True)
+            time.sleep(0.1)  # a part that starts needs the processors more than who asks in vain
         time.sleep(0.02)
 for worker in range(8):
     threading.Thread(target=one, args=(worker,)).start()

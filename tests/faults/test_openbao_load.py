@@ -36,11 +36,12 @@ spec:
   inject: {{header: {{name: Authorization, format: "Bearer {{secret}}"}}}}
 """
 LOAD = """
-import json, sys, threading, urllib.request, urllib.error
+import json, ssl, sys, threading, urllib.request, urllib.error
+context = ssl.create_default_context()  # once: it reads the system's CAs
 def one(worker):
     for number in range(100000):
         try:
-            with urllib.request.urlopen(f"{sys.argv[1]}/v1/load/{worker}/{number}", timeout=20) as answer:
+            with urllib.request.urlopen(f"{sys.argv[1]}/v1/load/{worker}/{number}", timeout=20, context=context) as answer:
                 print(answer.status, flush=True)
         except urllib.error.HTTPError as error:
             print(json.loads(error.read())["reason"], flush=True)

@@ -29,7 +29,7 @@ import typer
 from remit import settings
 from remit.cli import client, drill_upstream, options, output
 from remit.cli.drill_upstream import ADDRESS, ERRORS, HOST
-from remit.cli.sinks import Search, Sink, descendants, everybody
+from remit.cli.sinks import Search, Sink, descendants, everybody, roots
 from remit.core.errors import RemitError, Unavailable
 from remit.settings import Settings
 
@@ -37,8 +37,8 @@ PLACEHOLDER = "drill-placeholder-000000000000000000000000"
 START_S = 60.0
 SHOWN = 5
 SCRIPT = f"""
-curl -sS -i -H "Authorization: Bearer $DRILL_KEY" "$1/echo"; echo
-env; tr '\\0' '\\n' </proc/self/environ
+curl -sS -i -H "Authorization: Bearer $DRILL_KEY" "$1/echo" | tee /tmp/answer; echo
+env | tee /tmp/environment; tr '\\0' '\\n' </proc/self/environ
 sh -c 'kill -SEGV $$'
 echo drill-errors
 curl -sS -i -X DELETE "$1/echo"; echo
@@ -129,7 +129,8 @@ def _running(search: Search, config: Settings) -> None:
     cell = descendants(pids["cells"])
     for pid in cell:
         search.memory("memory of the cell", pid, "process")
-        search.tree("files of the cell", Path(f"/proc/{pid}/root/tmp"))
+    for root in roots(cell):
+        search.tree("files of the cell", root)
     for part, why in HOLDERS.items():
         if part in pids:
             search.sink(f"memory of {part}").by_design = why
@@ -151,8 +152,8 @@ def _kept(search: Search, config: Settings, api: client.Client, began: float) ->
         "snapshot, leases, spool": (config.decide_dir, config.spool.parent),
         "other state": (config.boundary_dir, config.run_dir, config.ca_bundle.parent),
     }
-    for sink, roots in trees.items():
-        for root in roots:
+    for sink, below in trees.items():
+        for root in below:
             search.tree(sink, root)
     search.tree("temporary files", Path(tempfile.gettempdir()), since=began)
     search.core_files(began)

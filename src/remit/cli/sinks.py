@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,10 @@ from remit.core.scrubber import Forms
 CHUNK = 1 << 20
 OVERLAP = 4096
 """Longer than any spelling of a canary, so that none is cut by the end of a chunk."""
+PAGE = 4096
+ZEROS = bytes(PAGE)
+MOST_ZEROS = 3
+"""In one place of a spelling: of an ASCII character in UTF-32."""
 MAX_REGION = 256 << 20
 _REGION = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r\S+ \S+ \S+ \S+ *(.*)")
 CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
@@ -46,8 +50,12 @@ class Search:
     def data(self, sink: str, where: str, data: bytes) -> None:
         found = self.sink(sink)
         found.looked += 1
-        if self._forms.found(data):
+        if self._found(data):
             found.found.append(where)
+
+    def _found(self, data: bytes) -> bool:
+        """Most of memory, and of files that were made large beforehand, is zeros, which the search is slow at."""
+        return any(self._forms.found(part) for part in _written(data))
 
     def file(self, sink: str, path: Path) -> None:
         found = self.sink(sink)
@@ -56,7 +64,7 @@ class Search:
                 found.looked += 1
                 before = b""
                 while data := opened.read(CHUNK):
-                    if self._forms.found(before + data):
+                    if self._found(before + data):
                         found.found.append(str(path))
                         return
                     before = data[-OVERLAP:]
@@ -120,6 +128,20 @@ class Search:
             self.tree("core dumps", directory, since)
 
 
+def _written(data: bytes) -> Iterator[bytes]:
+    """The parts of `data` between whole pages of zeros, with so many zeros on either side as a spelling can have."""
+    begin: int | None = None
+    for page in range(0, len(data), PAGE):
+        empty = data.startswith(ZEROS[: len(data) - page], page)
+        if empty and begin is not None:
+            yield data[max(0, begin - MOST_ZEROS) : page + MOST_ZEROS]
+            begin = None
+        elif not empty and begin is None:
+            begin = page
+    if begin is not None:
+        yield data[max(0, begin - MOST_ZEROS) :]
+
+
 def descendants(ancestor: int) -> list[int]:
     """Processes that came of `ancestor`, as they are now."""
     parents: dict[int, int] = {}
@@ -132,6 +154,20 @@ def descendants(ancestor: int) -> list[int]:
         found |= more
         grew = bool(more)
     return sorted(found - {ancestor})
+
+
+def roots(pids: Iterable[int]) -> list[Path]:
+    """Where `/tmp` of these processes is found, each once; what starts a cell has this machine's, which is left out."""
+    own = Path("/tmp").stat()
+    seen, found = {(own.st_dev, own.st_ino)}, []
+    for pid in pids:
+        path = Path(f"/proc/{pid}/root/tmp")
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            if (key := (status.st_dev, status.st_ino)) not in seen:
+                seen.add(key)
+                found.append(path)
+    return found
 
 
 def everybody() -> list[int]:
