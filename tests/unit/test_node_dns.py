@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from remit.core import flow
 from remit.core.reason import Reason
 from remit.node import dns as node_dns
-from remit.node import dns_ledger, dns_server
+from remit.node import dns_ledger, dns_server, dns_turns
 from remit.node.dns import Fate, Quota, Reply
 from remit.node.dns_ledger import Ledger, Refused
 
@@ -235,6 +235,94 @@ async def test_questions_may_be_sent_without_waiting_and_refused_names_are_recor
         ("other.test", Reason.NO_CAPABILITY),
         ("third.test", Reason.OVERLOADED),
     }
+
+
+async def test_a_cell_that_asks_without_end_does_not_make_another_wait_for_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dns_server, "SLICE_S", 0.0)
+    service = Service(tmp_path / "d")
+    async with service.serving(Quota()) as (reader, writer):
+        query = dns.message.make_query("known.test", "A").to_wire()
+        door = b"\1\xbb" + bytes(4)
+        asked = [
+            framed(7 | flag, number, question)
+            for number in range(100)
+            for flag, question in ((0, query), (dns_server.DOOR, door))
+        ]
+        writer.write(b"".join(asked) + framed(8, 1, query) + framed(9, 1, query))
+        answers = [await received(reader) for _ in range(202)]
+    assert {cell for cell, _, _ in answers[:5]} >= {8, 9}, "two hundred of another stood before them"
+    mine = [(cell, number) for cell, number, _ in answers if cell not in {8, 9}]
+    assert mine == [(7 | flag, number) for number in range(100) for flag in (0, dns_server.DOOR)], (
+        "in the order of its asking"
+    )
+
+
+async def test_others_have_the_loop_between_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dns_server, "SLICE_S", 0.0)
+    service, turns = Service(tmp_path / "d"), 0
+
+    async def decisions() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with service.serving(Quota()) as (reader, writer):
+        deciding = asyncio.ensure_future(decisions())
+        writer.write(
+            b"".join(framed(7, number, dns.message.make_query("known.test", "A").to_wire()) for number in range(50))
+        )
+        await received(reader)
+        before = turns
+        for _ in range(49):
+            await received(reader)
+        deciding.cancel()
+        await asyncio.gather(deciding, return_exceptions=True)
+    assert turns - before > 49
+
+
+async def test_what_a_cell_asks_beyond_its_room_is_dropped_and_the_next_cell_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dns_turns, "BYTES_PER_CELL", 300)
+    service = Service(tmp_path / "d")
+    async with service.serving(Quota()) as (reader, writer):
+        query = dns.message.make_query("known.test", "A").to_wire()
+        writer.write(b"".join(framed(7, number, query) for number in range(100)) + framed(8, 1, query))
+        answers = [await received(reader) for _ in range(101)]
+    dropped = [number for cell, number, message in answers if cell == 7 and not message]
+    assert 80 < len(dropped) < 100
+    assert [bool(message) for cell, _, message in answers if cell == 8] == [True]
+
+
+class Unread(asyncio.Transport):
+    """A connection whose other end reads when it is told to. `said`: what was written or asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[object] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.said.append(bytes(data))
+
+    def pause_reading(self) -> None:
+        self.said.append("reads no more")
+
+    def resume_reading(self) -> None:
+        self.said.append("reads")
+
+
+async def test_a_forwarder_that_does_not_read_is_neither_answered_nor_read() -> None:
+    desk = dns_server.Desk(lambda cell, name: True, Quota(), lambda *_: b"tcp", ())
+    conversation, transport = dns_server.Conversation(desk, set()), Unread()
+    conversation.connection_made(transport)
+    conversation.pause_writing()
+    conversation.data_received(framed(7 | dns_server.DOOR, 1, b"\1\xbb" + bytes(4)))
+    assert transport.said == ["reads no more"]
+    conversation.resume_writing()
+    assert transport.said == ["reads no more", "reads", framed(7 | dns_server.DOOR, 1, b"tcp")]
 
 
 @pytest.mark.parametrize("size", [0, 7, 70_000, 0xFFFFFFFF])
