@@ -128,7 +128,7 @@ async def _measured(directory: Path, seconds: float, rules: str, secret: bytes) 
         resolver=Resolver(_Nowhere(), {HOST: "127.0.0.1"}, time.monotonic),
         secrets=broker,
         journal=Rationed(journal, time.monotonic),
-        openings=Openings(),
+        openings=Openings(longest_s=3600, monotonic=time.monotonic),
         budgets=budgets,
         answers=Answers(clock),
         hidden=Hidden(answer_max_s=60, monotonic=lambda: 0.0),

@@ -56,6 +56,7 @@ metadata: {{name: attacker}}
 spec:
   capabilities: [api, api-plain, rpc, sockets, stream, basic, query, hostile, other, wild, special, literal, anywhere, wrong, rebind, down]
   policies: [careful]
+  limits: {{processes: 200}}
 ---
 apiVersion: remit.dev/v1alpha1
 kind: Role

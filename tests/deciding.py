@@ -94,7 +94,7 @@ class World:
         self.knowledge.on_change(self.budgets.update)
         if snapshot is not None:
             self.budgets.update(snapshot)
-        self.openings = Openings()
+        self.openings = Openings(longest_s=3600, monotonic=lambda: self.time)
         self.knowledge.on_change(self.openings.update)
         task = snapshot.tasks.get(TASK) if snapshot is not None else None
         above = task.parent if task is not None else None

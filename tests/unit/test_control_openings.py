@@ -24,8 +24,16 @@ def flowing(flow: str) -> object:
     )
 
 
-def opened(*flows: str) -> Openings:
-    made = Openings()
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def opened(*flows: str, clock: Clock | None = None) -> Openings:
+    made = Openings(longest_s=3600, monotonic=clock or Clock())
     made.update(SNAPSHOT)
     for number, flow in enumerate(flows):
         made.opened(f"r-{number}", flowing(flow))
@@ -59,6 +67,23 @@ def test_more_than_can_be_kept_apart_means_every_flow_of_the_task(monkeypatch: p
     monkeypatch.setattr(openings, "PER_TASK_MAX", 2)
     found = opened("100.64.0.1:1024", "100.64.0.1:1025", "100.64.0.1:1026")
     assert found.using("credential", "k") == {TASK.id: None}
+
+
+def test_a_task_has_so_many_open_and_no_more_until_some_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openings, "AT_ONCE", 2)
+    clock = Clock()
+    found = opened("100.64.0.1:1024", clock=clock)
+    assert not found.full(TASK.id)
+    found.opened("r-8", flowing("100.64.0.1:1024"))
+    assert found.full(TASK.id) and not found.full("t-another")
+    found.ended("r-0")
+    assert not found.full(TASK.id)
+    clock.now = 100.0
+    found.opened("r-9", flowing("100.64.0.1:1025"))
+    assert found.full(TASK.id)
+    clock.now = 3600.0 + openings.FORGET_MARGIN_S + 50  # Envoy died and never said how r-8 ended
+    assert not found.full(TASK.id)
+    assert found.using("credential", "k") == {TASK.id: frozenset({1025})}
 
 
 def test_the_end_of_a_task_is_the_end_of_what_it_had_open() -> None:

@@ -74,7 +74,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
         now=clock.now,
         checkpoint=lambda: budgets.checkpoint(),
     )
-    openings = Openings()
+    openings = Openings(longest_s=settings.connection_max_s, monotonic=time.monotonic)
     knowledge.on_change(openings.update)
     upward = link.Link(
         socket=settings.node_socket,

@@ -16,7 +16,7 @@ from remit.control.budgets import Budgets
 from remit.control.hearing import Answers
 from remit.control.hidden import Hidden
 from remit.control.knowledge import Knowledge
-from remit.control.openings import Openings
+from remit.control.openings import AT_ONCE, Openings
 from remit.control.ports import Entry, Journal, Policies, Resolver, Secrets, Verifier
 from remit.control.rationing import Exceeded
 from remit.core import approval, decision, delegation, doorway, observe, request
@@ -136,6 +136,10 @@ class Decider:
                 if facts.question is not None:
                     return Held(question=facts.question)
                 return await self._denied(granted, facts, evidence)
+            task = granted[0].candidate.task.id
+            if self._openings.full(task):
+                why = f"task {task} has {AT_ONCE} requests open, which is the most"
+                return await self._denied(Refusal(Reason.REQUESTS_EXCEEDED, why, retry_after_s=1), facts, evidence)
             if facts.grant is not None and (untaken := await answers.take(facts.grant)) is not None:
                 if untaken.reason is Reason.APPROVAL_REQUIRED:
                     continue  # somebody else took its last use

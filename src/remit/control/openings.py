@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from remit.core import flow
@@ -20,8 +20,12 @@ from remit.core.decision import Permit
 from remit.core.snapshot import Snapshot
 from remit.core.task import ALIVE
 
+AT_ONCE = 1024
+"""Requests that one task may have open, whatever carries them: a cell's connections could hold half a million streams,
+and each takes a connection to its upstream, of which a node has some 28,000 to one address (ip_local_port_range)."""
 PER_TASK_MAX = 65_536
-"""Permits of one task that are kept apart; a cell has at most 4,096 connections of at most 128 streams."""
+"""Permits of one task that are kept apart. More than `AT_ONCE`: until Envoy says that it ended, a request counts."""
+FORGET_MARGIN_S = 60.0
 
 _PLACES = {"capability": 2, "credential": 3, "grant": 4}
 
@@ -32,8 +36,11 @@ Ports = Mapping[str, frozenset[int] | None]
 class Openings:
     """`opened` and `ended` are on the path of every request: a dictionary entry each."""
 
-    def __init__(self) -> None:
-        self._open: dict[str, tuple[str, str, str, str | None, str | None]] = {}
+    def __init__(self, *, longest_s: float, monotonic: Callable[[], float]) -> None:
+        """`longest_s`: after which Envoy has ended whatever is open. Then it is over, though nobody said so."""
+        self._longest_s = longest_s + FORGET_MARGIN_S
+        self._monotonic = monotonic
+        self._open: dict[str, tuple[str, str, str, str | None, str | None, float]] = {}
         self._count: Counter[str] = Counter()
         self._uncounted: set[str] = set()
         self._generation = secrets.token_hex(8)  # pools of an earlier life of this process may still stand in Envoy
@@ -49,7 +56,17 @@ class Openings:
         self._count[task] += 1
         credential = candidate.credential
         name = credential.name if credential is not None else None
-        self._open[record] = (task, candidate.request.flow, candidate.capability.name, name, grant)
+        flow_name = candidate.request.flow
+        self._open[record] = (task, flow_name, candidate.capability.name, name, grant, self._monotonic())
+
+    def full(self, task: str) -> bool:
+        """Whether the task may have nothing more open."""
+        if self._count[task] < AT_ONCE:
+            return False
+        before = self._monotonic() - self._longest_s
+        while self._open and next(iter(self._open.values()))[5] < before:  # the oldest stand first
+            self.ended(next(iter(self._open)))
+        return self._count[task] >= AT_ONCE
 
     def ended(self, record: str) -> str | None:
         """Its request is over; the credential it carried, as far as that is known. Unknown records are none of ours."""

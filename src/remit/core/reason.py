@@ -59,6 +59,7 @@ class Reason(StrEnum):
     CREDENTIAL_NOT_PINNED = "credential_not_pinned"
     CREDENTIAL_UNCHOSEN = "credential_unchosen"
     SIGNATURE_REFUSED = "signature_refused"
+    REQUESTS_EXCEEDED = "requests_exceeded"
     RECORDS_EXCEEDED = "records_exceeded"
     AUDIT_UNAVAILABLE = "audit_unavailable"
     OVERLOADED = "overloaded"
@@ -245,6 +246,12 @@ MEANING: Mapping[Reason, Meaning] = {
         "The request cannot be signed anew with the real keys",
         "The detail says what the client's settings have to change.",
         "credential",
+    ),
+    Reason.REQUESTS_EXCEEDED: Meaning(
+        "The task has as many requests open as it may",
+        "Wait until some have ended, or close them; connections that are carried unread count too.",
+        "audit",
+        429,
     ),
     Reason.RECORDS_EXCEEDED: Meaning(
         "The task asks faster than its share of the audit log allows",
