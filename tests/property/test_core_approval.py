@@ -63,8 +63,7 @@ def test_an_answer_allows_what_was_shown_and_can_only_be_made_narrower(
             asked, scope, identity="g-a", approval="a-a", author="alice", now=NOW, for_s=for_s, uses=uses
         )
     except Invalid:
-        longest = LONGEST[scope] or LIFE_MAX
-        fits = for_s is None or 0 < for_s <= longest.total_seconds()
+        fits = for_s is None or 0 < for_s <= (LONGEST[scope] or LIFE_MAX).total_seconds()
         counted = uses is None or (1 <= uses <= MAX_USES and (uses == 1 or scope in (Scope.REQUEST, Scope.PREFIX)))
         assert not (scope in asked.scopes() and fits and counted), "what was offered can be answered"
         return

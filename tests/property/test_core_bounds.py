@@ -96,7 +96,7 @@ def role(snapshot: Snapshot, task: Task) -> Role:
 def test_a_request_is_bounded_by_its_task_and_by_all_above_it(snapshot: Snapshot, name: str) -> None:
     task = snapshot.tasks[name]
     asked = candidate(snapshot, task)
-    lines = bounds.of_request(snapshot, asked)
+    lines = bounds.of_request(asked)
     accounts = [line.account for line in lines]
     assert len(set(accounts)) == len(accounts), "what is shared is charged once"
     for one in (task, *above(snapshot, task)):
@@ -114,7 +114,7 @@ def test_nothing_bounds_a_request_that_does_not_bound_its_task(snapshot: Snapsho
     if not role(snapshot, task).capabilities:
         return
     every = {line.account for line in bounds.of_task(snapshot, task)}
-    assert {line.account for line in bounds.of_request(snapshot, candidate(snapshot, task))} <= every
+    assert {line.account for line in bounds.of_request(candidate(snapshot, task))} <= every
 
 
 @given(trees())

@@ -24,6 +24,7 @@ from remit.core.injections.basic import BasicInjection
 from remit.core.reason import Reason, Refusal
 from remit.core.secret import Secret
 from remit.core.snapshot import Revoked, Rules, Snapshot
+from remit.core.source import MAX_KEPT_BYTES
 
 CANARY = b"canary-8f3a-0-value"
 PERMIT = permit(credential())
@@ -75,7 +76,7 @@ def test_binary_secrets_keep_every_byte(opener: Opener) -> None:
     assert value(opener.open("x", sealed.seal(opener.public, "x", every))) == every
 
 
-@pytest.mark.parametrize("secret", [b"", b"x" * (sealed.MAX_SECRET + 1)])
+@pytest.mark.parametrize("secret", [b"", b"x" * (MAX_KEPT_BYTES + 1)])
 def test_a_secret_has_a_size(opener: Opener, secret: bytes) -> None:
     with pytest.raises(Invalid):
         sealed.seal(opener.public, "x", secret)

@@ -1,6 +1,6 @@
 """Secrets: stored, rotated, tried, listed, removed. Values go in and never come out: not in answers, errors or logs.
 
-The body of a PUT is read here by hand, so that no framework ever holds it in a validation error.
+The body that brings one is read here by hand, so that no framework ever holds it in a validation error.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -23,6 +23,8 @@ from remit.core.errors import Invalid
 router = APIRouter(prefix="/v1/secrets", tags=["secrets"])
 
 Name = Annotated[str, Path(max_length=63)]
+Found = Annotated[Services, Depends(services)]
+Author = Annotated[str, Depends(operator)]
 _BODY = {
     "requestBody": {
         "required": True,
@@ -51,8 +53,22 @@ _BODY = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """`end`: when the secret ends, where the request says so."""
+
+    value: bytes = field(repr=False)
+    end: datetime | None
+
+
+async def _sent(request: Request, found: Found) -> Sent:
+    """The body of a request that brings a secret."""
+    value, expires = _read(await request.body())
+    return Sent(value=value, end=found.secrets.end(expires) if expires is not None else None)
+
+
 @router.get("", summary="List secrets: names, not values")
-async def listed(found: Annotated[Services, Depends(services)]) -> dict[str, Any]:
+async def listed(found: Found) -> dict[str, Any]:
     """`needed` names secrets that credentials want and nobody has stored. `last_used`: the latest permit."""
     items = [
         {
@@ -73,27 +89,23 @@ async def listed(found: Annotated[Services, Depends(services)]) -> dict[str, Any
 @router.put("/{name}", summary="Store a secret", openapi_extra=_BODY)
 async def put(
     name: Name,
-    request: Request,
-    found: Annotated[Services, Depends(services)],
-    author: Annotated[str, Depends(operator)],
+    sent: Annotated[Sent, Depends(_sent)],
+    found: Found,
+    author: Author,
 ) -> dict[str, Any]:
     """Seals the value at once and replaces what was there. Answers when the node has it."""
-    value, expires = _read(await request.body())
-    end = found.secrets.end(expires) if expires is not None else None
-    return _kept(name, await found.secrets.put(name, value, operator=author, expires=end))
+    return _kept(name, await found.secrets.put(name, sent.value, operator=author, expires=sent.end))
 
 
 @router.post("/{name}/rotate", summary="Store a new version of a secret", openapi_extra=_BODY)
 async def rotated(
     name: Name,
-    request: Request,
-    found: Annotated[Services, Depends(services)],
-    author: Annotated[str, Depends(operator)],
+    sent: Annotated[Sent, Depends(_sent)],
+    found: Found,
+    author: Author,
 ) -> dict[str, Any]:
     """As PUT, for a secret that is there. The next request uses it; open streams go on with the one before."""
-    value, expires = _read(await request.body())
-    end = found.secrets.end(expires) if expires is not None else None
-    return _kept(name, await found.secrets.rotate(name, value, operator=author, expires=end))
+    return _kept(name, await found.secrets.rotate(name, sent.value, operator=author, expires=sent.end))
 
 
 sealing = APIRouter(prefix="/v1/sealing-key", tags=["secrets"])
@@ -105,16 +117,14 @@ class Rekeyed(BaseModel):
 
 
 @sealing.post("/rotate", summary="Make a new sealing key")
-async def rekeyed(found: Annotated[Services, Depends(services)], author: Annotated[str, Depends(operator)]) -> Rekeyed:
+async def rekeyed(found: Found, author: Author) -> Rekeyed:
     """Seals every secret for it, without the control plane seeing one; the node forgets the key before."""
     done = await found.secrets.rekey(operator=author)
     return Rekeyed(secrets=done.secrets, record=done.record)
 
 
 @router.post("/{name}/test", summary="Try whether a secret could be used now")
-async def tried(
-    name: Name, found: Annotated[Services, Depends(services)], author: Annotated[str, Depends(operator)]
-) -> dict[str, Any]:
+async def tried(name: Name, found: Found, author: Author) -> dict[str, Any]:
     """One item for each credential that uses it: `ok`, and `detail` where it is not. The value is not shown."""
     return {"items": [dict(one) for one in await found.secrets.test(name, operator=author)]}
 
@@ -122,7 +132,7 @@ async def tried(
 @router.get("/{name}/usage", summary="Who used a secret, when")
 async def used(
     name: Name,
-    found: Annotated[Services, Depends(services)],
+    found: Found,
     since: Annotated[datetime | None, Query(description="Only at this time (with its zone) or later.")] = None,
 ) -> dict[str, Any]:
     """From the audit log, latest first. `whole` is false where older uses were left out."""
@@ -133,9 +143,7 @@ async def used(
 
 
 @router.delete("/{name}", summary="Remove a secret")
-async def removed(
-    name: Name, found: Annotated[Services, Depends(services)], author: Annotated[str, Depends(operator)]
-) -> dict[str, str]:
+async def removed(name: Name, found: Found, author: Author) -> dict[str, str]:
     """Requests that need it are refused from the answer on."""
     return {"name": name, "record": await found.secrets.remove(name, operator=author)}
 

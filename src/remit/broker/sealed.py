@@ -18,8 +18,8 @@ from nacl.public import PrivateKey, PublicKey, SealedBox
 
 from remit.core.errors import Conflict, Invalid, Unavailable
 from remit.core.secret import Secret
+from remit.core.source import MAX_KEPT_BYTES
 
-MAX_SECRET = 32 << 10
 MAX_NAME = 253
 OWN = "own:"
 _KEY_BYTES = 32
@@ -27,9 +27,9 @@ _MAGIC = b"remit-sealed-1"
 
 
 def seal(public_key: bytes, name: str, value: bytes) -> bytes:
-    """`value` sealed under `name`. `Invalid` where it is empty or over `MAX_SECRET` bytes, or a key or name is none."""
-    if not 0 < len(value) <= MAX_SECRET:
-        raise Invalid(f"a secret has 1 to {MAX_SECRET} bytes, this one has {len(value)}")
+    """`value` sealed under `name`. `Invalid`: empty or over `MAX_KEPT_BYTES`, or a key or name is none."""
+    if not 0 < len(value) <= MAX_KEPT_BYTES:
+        raise Invalid(f"a secret has 1 to {MAX_KEPT_BYTES} bytes, this one has {len(value)}")
     if not 0 < len(name) <= MAX_NAME or "\0" in name:
         raise Invalid(f"{name[:64]!a} is not a name of a secret")
     if len(public_key) != _KEY_BYTES:

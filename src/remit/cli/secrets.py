@@ -15,8 +15,7 @@ import typer
 from remit.cli import client, importing, options, output
 from remit.cli import drill as drilling
 from remit.core.errors import Invalid
-
-MAX_SECRET_BYTES = 64 << 10
+from remit.core.source import MAX_KEPT_BYTES
 
 app = typer.Typer(no_args_is_help=True, help="Keep secrets: sealed, or in the OpenBao of the node.")
 
@@ -38,10 +37,10 @@ def put(
     as_json: options.Json = False,
 ) -> None:
     """Store a secret, read from stdin or asked for; one of that name is replaced."""
-    path = f"/v1/secrets/{client.part(name)}"
-    value = _read(name, raw)
+    body = _body(_read(name, raw), expires)
     with client.connected() as api:
-        _done(api.put(path, _body(value, expires)), name, "stored", as_json=as_json)
+        answer = api.put(f"/v1/secrets/{client.part(name)}", body)
+    _tell(answer, "stored", as_json=as_json)
 
 
 @app.command()
@@ -52,10 +51,10 @@ def rotate(
     as_json: options.Json = False,
 ) -> None:
     """Store a new version of a secret: the next request uses it, open streams go on."""
-    path = f"/v1/secrets/{client.part(name)}/rotate"
-    value = _read(name, raw)
+    body = _body(_read(name, raw), expires)
     with client.connected() as api:
-        _done(api.post(path, _body(value, expires)), name, "rotated", as_json=as_json)
+        answer = api.post(f"/v1/secrets/{client.part(name)}/rotate", body)
+    _tell(answer, "rotated", as_json=as_json)
 
 
 @app.command()
@@ -130,23 +129,23 @@ def _body(value: bytes, expires: str | None) -> dict[str, str]:
     return {**body, "expires": expires} if expires is not None else body
 
 
-def _done(answer: dict[str, Any], name: str, what: str, *, as_json: bool) -> None:
+def _tell(answer: dict[str, Any], what: str, *, as_json: bool) -> None:
     if as_json:
         output.line(answer)
         return
     end = f"; it expires {output.clock(answer['expires'])}" if answer["expires"] else ""
-    output.say(f"secret {name} {what} (version {answer['version']}){end}")
+    output.say(f"secret {answer['name']} {what} (version {answer['version']}){end}")
 
 
 def _read(name: str, raw: bool) -> bytes:
     if sys.stdin.isatty():
         value = getpass.getpass(f"value of {name}: ").encode()
     else:
-        value = sys.stdin.buffer.read(MAX_SECRET_BYTES + 2)
+        value = sys.stdin.buffer.read(MAX_KEPT_BYTES + 2)
         if not raw:
             value = value.removesuffix(b"\n").removesuffix(b"\r")
     if not value:
         raise Invalid("the secret is empty", hint=f'printf %s "$TOKEN" | remit secret put {name}')
-    if len(value) > MAX_SECRET_BYTES:
-        raise Invalid(f"the secret is longer than {MAX_SECRET_BYTES} bytes")
+    if len(value) > MAX_KEPT_BYTES:
+        raise Invalid(f"the secret is longer than {MAX_KEPT_BYTES} bytes")
     return value

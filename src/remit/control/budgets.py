@@ -222,7 +222,7 @@ class Budgets:
         known = self._applying.get(key)
         if known is not None and known[0] is role and known[1] is capability and known[2] is task:
             return known[3]
-        lines = bounds.of_request(self._snapshot, candidate)
+        lines = bounds.of_request(candidate)
         self._applying[key] = (role, capability, task, lines)
         return lines
 

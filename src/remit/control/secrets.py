@@ -18,9 +18,9 @@ from remit.core import expiry
 from remit.core.claims import ROLE_NAME
 from remit.core.errors import Conflict, Invalid, NotFound
 from remit.core.expiry import Nearness
+from remit.core.source import MAX_KEPT_BYTES
 from remit.policy import quantity
 
-MAX_SECRET_BYTES = 32 << 10
 MAX_SECRETS_BYTES = 4 << 20
 """All of them, sealed: they travel in the snapshot (`core.frame` bounds it)."""
 
@@ -184,8 +184,8 @@ class Secrets:
         now = self._clock.now()
         if not value:
             raise Invalid("the secret is empty", hint=f'printf %s "$TOKEN" | remit secret put {name}')
-        if len(value) > MAX_SECRET_BYTES:
-            raise Invalid(f"the secret is longer than {MAX_SECRET_BYTES} bytes")
+        if len(value) > MAX_KEPT_BYTES:
+            raise Invalid(f"the secret is longer than {MAX_KEPT_BYTES} bytes")
         ends = [end for end in (expires, expiry.told(value)) if end is not None]
         end = min(ends, default=None)
         if end is not None and end <= now:

@@ -18,22 +18,29 @@ from remit.core.snapshot import Role, Snapshot
 from remit.core.task import Task
 
 
-def of_request(snapshot: Snapshot, candidate: Candidate) -> tuple[Line, ...]:
+def of_request(candidate: Candidate) -> tuple[Line, ...]:
     """Those that apply, in the order in which they are named: the task's, the role's, the capability's, those above."""
     role, capability, task = candidate.role, candidate.capability, candidate.task
-    owned = ((f"role/{role.name}", role.budgets), (f"capability/{capability.name}", capability.budgets))
+    owned = [
+        *_own(task, *(one.task for one in candidate.above)),
+        (f"role/{role.name}", role.budgets),
+        (f"capability/{capability.name}", capability.budgets),
+    ]
     return _distinct(
-        budgets.applying((*_tree(snapshot, task), *owned), task.id),
+        budgets.applying(owned, task.id),
         *(_of_above(one.task, one.role, (one.capability,) if one.capability else ()) for one in candidate.above),
     )
 
 
 def of_task(snapshot: Snapshot, task: Task) -> tuple[Line, ...]:
     """Every one that can apply to some request of `task`."""
-    role = _role(snapshot, task)
-    owned = [*_tree(snapshot, task), (f"role/{role.name}", role.budgets)]
-    own = budgets.applying([*owned, *((f"capability/{one.name}", one.budgets) for one in role.capabilities)], task.id)
-    return _distinct(own, *(_of_above(one, above, above.capabilities) for one, above in _above(snapshot, task)))
+    role, above = _role(snapshot, task), tuple(_above(snapshot, task))
+    owned = [
+        *_own(task, *(one for one, _ in above)),
+        (f"role/{role.name}", role.budgets),
+        *((f"capability/{one.name}", one.budgets) for one in role.capabilities),
+    ]
+    return _distinct(budgets.applying(owned, task.id), *(_of_above(one, its, its.capabilities) for one, its in above))
 
 
 def of_no_task(snapshot: Snapshot) -> Iterator[Line]:
@@ -52,9 +59,9 @@ def age_s(snapshot: Snapshot, line: Line, task: Task | None, now_ms: int) -> int
     return max(0, now_ms // 1000 - math.floor(whose.created.timestamp())) if whose is not None else 0
 
 
-def _tree(snapshot: Snapshot, task: Task) -> list[tuple[str, Sequence[Budget]]]:
-    """What the task has of its own, and what the tasks have that it descends from."""
-    return [(f"task/{one.id}", one.budgets) for one in (task, *(one for one, _ in _above(snapshot, task)))]
+def _own(*tasks: Task) -> Iterator[tuple[str, Sequence[Budget]]]:
+    """What each task has of its own."""
+    return ((f"task/{one.id}", one.budgets) for one in tasks)
 
 
 def _above(snapshot: Snapshot, task: Task) -> Iterator[tuple[Task, Role]]:

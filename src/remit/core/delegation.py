@@ -82,16 +82,7 @@ def covering(
     """`lineage` with what lets each of them make `request` itself; a refusal where one could not."""
     found: list[Above] = []
     for one in lineage:
-        match = one.role.index.match(
-            protocol=request.protocol,
-            host=request.host,
-            port=request.port,
-            method=request.method,
-            path=request.path,
-            websocket=request.websocket,
-            only=one.task.capabilities,
-        )
-        wide = match.capability
+        wide = one.role.match(request, only=one.task.capabilities).capability
         why = "does not cover the request" if wide is None else _bound(wide, capability)
         if wide is not None and wide.name in snapshot.revoked.capabilities:
             why = f"has it by capability {wide.name}, which was revoked"

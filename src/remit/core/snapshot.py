@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from remit.core.budget import Budget
-from remit.core.capability import Capability, Index
+from remit.core.capability import Capability, Index, Match
 from remit.core.credential import Credential
 from remit.core.grant import Grant
+from remit.core.request import Request
 from remit.core.task import Task
 
 
@@ -47,6 +48,18 @@ class Role:
     max_depth: int = 1
     """How many levels of tasks there may be below one of its."""
     index: Index = field(default_factory=lambda: Index(()), compare=False)
+
+    def match(self, request: Request, *, only: frozenset[str] | None) -> Match:
+        """The first of its capabilities that covers `request`, of those in `only` (None: of all)."""
+        return self.index.match(
+            protocol=request.protocol,
+            host=request.host,
+            port=request.port,
+            method=request.method,
+            path=request.path,
+            websocket=request.websocket,
+            only=only,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

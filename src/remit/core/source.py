@@ -1,4 +1,4 @@
-"""Where a secret comes from, when it is not the sealed store of the node: an OpenBao (or Vault) server.
+"""Where a secret comes from: kept here, or, when it is not the sealed store of the node, an OpenBao (or Vault) server.
 
 `Kv` is something that is stored there and read; `Lease` is something that is made for one task, ends by itself, and is
 taken back when the task ends.
@@ -7,6 +7,9 @@ taken back when the task ends.
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+MAX_KEPT_BYTES = 32 << 10
+"""Of a secret that is given to Remit to keep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,13 +8,13 @@ halves, because policies are evaluated elsewhere: `begin`, then whoever can be k
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from remit.core import approval, budget, decision, delegation, flow, names, request
+from remit.core import approval, bounds, budget, decision, delegation, flow, names, request
 from remit.core.capability import DEFAULT_PORT, UNREAD, Protocol
 from remit.core.claims import Claims
 from remit.core.decision import Candidate, Opinion
@@ -94,15 +94,7 @@ def _above(snapshot: Snapshot, task: Task, asked: Request) -> tuple[Mapping[str,
 
 def _says(one: Above, asked: Request) -> Mapping[str, Any]:
     """What `one` has for the request."""
-    match = one.role.index.match(
-        protocol=asked.protocol,
-        host=asked.host,
-        port=asked.port,
-        method=asked.method,
-        path=asked.path,
-        websocket=asked.websocket,
-        only=one.task.capabilities,
-    )
+    match = one.role.match(asked, only=one.task.capabilities)
     found = match.capability
     kept = found is not None and one.role.own is not None and found.name not in one.role.own
     only = " (it may only hand it on)" if kept else ""
@@ -120,16 +112,8 @@ def _says(one: Above, asked: Request) -> Mapping[str, Any]:
 def with_usage(candidate: Candidate, known: Sequence[Mapping[str, Any]] | None) -> Candidate:
     """`candidate` with the use of the budgets that would apply to it. What is a task's own is unused by a new task."""
     by_name = {str(one["budget"]): one for one in known or ()}
-    own = Above(task=candidate.task, role=candidate.role, capability=candidate.capability)
-    lines = dict.fromkeys(line for one in (own, *candidate.above) for line in _lines(one))
+    lines = bounds.of_request(candidate)
     return replace(candidate, usage=tuple(by_name.get(line.account) or _unused(line) for line in lines))
-
-
-def _lines(one: Above) -> Iterable[budget.Line]:
-    owned = [(f"task/{one.task.id}", one.task.budgets), (f"role/{one.role.name}", one.role.budgets)]
-    if one.capability is not None:
-        owned.append((f"capability/{one.capability.name}", one.capability.budgets))
-    return budget.applying(owned, one.task.id)
 
 
 def _unused(line: budget.Line) -> Mapping[str, Any]:

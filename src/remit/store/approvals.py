@@ -9,12 +9,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from remit.core import grant as granting
+from remit.core import prefixes
 from remit.core.approval import Approval, State
-from remit.core.errors import Conflict, NotFound
 from remit.core.grant import Grant
 from remit.store import tables
-
-PREFIX_MAX = 32
 
 
 class Approvals:
@@ -27,21 +25,13 @@ class Approvals:
         self._connection.execute(insert(tables.approvals).values(**_row(approval)))
 
     def get(self, prefix: str) -> Approval:
-        t = tables.approvals
-        wanted = prefix if prefix.startswith("a-") else f"a-{prefix}"
-        plain = wanted[2:].isalnum() and wanted.isascii() and len(wanted) <= PREFIX_MAX
-        found = self._rows(select(t).where(t.c.id.like(f"{wanted}%")).limit(2)) if plain else []
-        if not found:
-            raise _no_approval(prefix)
-        if len(found) > 1:
-            raise Conflict(f"several approvals start with {wanted}", hint="give more letters")
-        return found[0]
+        return _approval(tables.only(self._connection, tables.approvals, prefixes.APPROVAL, prefix))
 
     def save(self, approval: Approval) -> None:
         t = tables.approvals
         changed = self._connection.execute(update(t).where(t.c.id == approval.id).values(**_row(approval))).rowcount
         if not changed:
-            raise _no_approval(approval.id)
+            raise prefixes.APPROVAL.missing(approval.id)
 
     def latest(self, fingerprint: str) -> Approval | None:
         t = tables.approvals
@@ -77,14 +67,14 @@ class Grants:
         t = tables.grants
         row = self._connection.execute(select(t).where(t.c.id == identity)).one_or_none()
         if row is None:
-            raise _no_grant(identity)
+            raise prefixes.GRANT.missing(identity)
         return granting.from_json(row.document)
 
     def save(self, grant: Grant) -> None:
         t = tables.grants
         values = {"state": grant.state.value, "document": granting.as_json(grant)}
         if not self._connection.execute(update(t).where(t.c.id == grant.id).values(**values)).rowcount:
-            raise _no_grant(grant.id)
+            raise prefixes.GRANT.missing(grant.id)
 
     def active(self) -> Sequence[Grant]:
         t = tables.grants
@@ -123,11 +113,3 @@ def _approval(row: Row[Any]) -> Approval:
         author=row.author,
         note=row.note,
     )
-
-
-def _no_approval(prefix: str) -> NotFound:
-    return NotFound(f"no approval {ascii(prefix[:PREFIX_MAX])[1:-1]}", hint="remit approvals list --all")
-
-
-def _no_grant(identity: str) -> NotFound:
-    return NotFound(f"no grant {ascii(identity[:PREFIX_MAX])[1:-1]}", hint="remit approvals grants")

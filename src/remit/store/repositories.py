@@ -11,8 +11,8 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
 from remit.control.ports_control import AuditKey, Document, Head, Revocation, RevocationKind, SealedSecret
-from remit.core import budget
-from remit.core.errors import Conflict, NotFound
+from remit.core import budget, prefixes
+from remit.core.errors import Conflict
 from remit.core.expiry import Nearness
 from remit.core.flow import MAX_CELL
 from remit.core.task import ALIVE, TRANSITIONS, State, Task
@@ -22,7 +22,6 @@ from remit.store.operators import Operators
 
 HEADS_KEPT = 10_000
 """One a second while the log grows: about three hours of a busy node, a kilobyte each at most."""
-PREFIX_MAX = 32
 
 
 class Documents:
@@ -61,23 +60,13 @@ class Tasks:
             raise Conflict(f"task {task.id} or its cell {task.cell} exists already") from error
 
     def get(self, prefix: str) -> Task:
-        t = tables.tasks
-        short = prefix[:PREFIX_MAX].replace("\\", "").replace("%", "").replace("_", "")
-        wanted = short if short.startswith("t-") else f"t-{short}"
-        if short != prefix or wanted == "t-":
-            raise _no_task(prefix)
-        rows = self._connection.execute(select(t).where(t.c.id.like(f"{wanted}%")).limit(2)).all()
-        if not rows:
-            raise _no_task(prefix)
-        if len(rows) > 1:
-            raise Conflict(f"several tasks start with {wanted}", hint="give more letters; remit ps --all")
-        return _task(rows[0])
+        return _task(tables.only(self._connection, tables.tasks, prefixes.TASK, prefix))
 
     def save(self, task: Task) -> None:
         t = tables.tasks
         changed = self._connection.execute(update(t).where(t.c.id == task.id).values(**_task_row(task))).rowcount
         if not changed:
-            raise _no_task(task.id)
+            raise prefixes.TASK.missing(task.id)
 
     def all(self, *, alive_only: bool = False) -> Sequence[Task]:
         t = tables.tasks
@@ -281,7 +270,3 @@ def _secret(row: Row[Any]) -> SealedSecret:
 
 def _head(row: Row[Any]) -> Head:
     return Head(seq=row.seq, hash=row.hash, received=row.received, fields=row.fields)
-
-
-def _no_task(prefix: str) -> NotFound:
-    return NotFound(f"no task {ascii(prefix[:PREFIX_MAX])[1:-1]}", hint="remit ps --all")

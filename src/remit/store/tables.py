@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import JSON, Boolean, Column, Dialect, Index, Integer, LargeBinary, MetaData, String, Table, text
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Connection,
+    Dialect,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    String,
+    Table,
+    select,
+    text,
+)
 from sqlalchemy.types import TypeDecorator
 
 from remit.core.expiry import Nearness
+from remit.core.prefixes import Noun
 from remit.core.task import State
 
 metadata = MetaData()
@@ -164,3 +181,10 @@ grants = Table(
     Column("document", JSON, nullable=False),
 )
 Index("grants_state", grants.c.state)
+
+
+def only(connection: Connection, table: Table, noun: Noun, prefix: str) -> Row[Any]:
+    """The one row whose id begins with `prefix`. `NotFound`, or `Conflict` for several."""
+    start = noun.start(prefix)
+    query = select(table).where(table.c.id.like(f"{start}%")).limit(2)
+    return noun.only(prefix, connection.execute(query).all() if start is not None else ())

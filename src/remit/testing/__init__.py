@@ -24,9 +24,9 @@ from remit.control.ports_control import (
     RevocationKind,
     SealedSecret,
 )
-from remit.core import names
+from remit.core import names, prefixes
 from remit.core.claims import Claims
-from remit.core.errors import Conflict, NotFound, Unavailable
+from remit.core.errors import Conflict, Unavailable
 from remit.core.flow import MAX_CELL
 from remit.core.names import Address
 from remit.core.task import ALIVE, TRANSITIONS, Task
@@ -108,17 +108,13 @@ class MemoryTasks:
         self._rows[task.id] = task
 
     def get(self, prefix: str) -> Task:
-        wanted = prefix if prefix.startswith("t-") else f"t-{prefix}"
-        found = [task for key, task in self._rows.items() if key.startswith(wanted)]
-        if wanted == "t-" or not found:
-            raise NotFound(f"no task {ascii(prefix[:32])[1:-1]}", hint="remit ps --all")
-        if len(found) > 1:
-            raise Conflict(f"several tasks start with {wanted}", hint="give more letters; remit ps --all")
-        return found[0]
+        start = prefixes.TASK.start(prefix)
+        found = [task for key, task in self._rows.items() if start is not None and key.startswith(start)]
+        return prefixes.TASK.only(prefix, found)
 
     def save(self, task: Task) -> None:
         if task.id not in self._rows:
-            raise NotFound(f"no task {task.id}", hint="remit ps --all")
+            raise prefixes.TASK.missing(task.id)
         self._rows[task.id] = task
 
     def all(self, *, alive_only: bool = False) -> Sequence[Task]:

@@ -8,8 +8,9 @@ from datetime import datetime
 
 from remit.control.ports_approvals import Answered, Ending, Notice, Word
 from remit.core import grant as granting
+from remit.core import prefixes
 from remit.core.approval import Approval, State
-from remit.core.errors import Conflict, NotFound, Unavailable
+from remit.core.errors import NotFound, Unavailable
 from remit.core.grant import Grant, Question
 
 
@@ -35,17 +36,13 @@ class MemoryApprovals:
         self._rows[approval.id] = approval
 
     def get(self, prefix: str) -> Approval:
-        wanted = prefix if prefix.startswith("a-") else f"a-{prefix}"
-        found = [one for one in self._sorted() if one.id.startswith(wanted)]
-        if wanted == "a-" or not found:
-            raise NotFound(f"no approval {ascii(prefix[:32])[1:-1]}", hint="remit approvals list --all")
-        if len(found) > 1:
-            raise Conflict(f"several approvals start with {wanted}", hint="give more letters")
-        return found[0]
+        start = prefixes.APPROVAL.start(prefix)
+        found = [one for one in self._sorted() if start is not None and one.id.startswith(start)]
+        return prefixes.APPROVAL.only(prefix, found)
 
     def save(self, approval: Approval) -> None:
         if approval.id not in self._rows:
-            raise NotFound(f"no approval {approval.id}", hint="remit approvals list --all")
+            raise prefixes.APPROVAL.missing(approval.id)
         self._rows[approval.id] = approval
 
     def latest(self, fingerprint: str) -> Approval | None:
