@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -142,6 +143,37 @@ async def test_a_service_that_does_not_answer_fails_the_query_in_time(
     await service.asked.get()
     _ask(relay)
     assert (await _now(silent))[3] & 0xF == SERVFAIL
+
+
+async def test_a_query_that_nobody_answers_fails_though_nothing_more_is_asked(
+    relay: Relay, service: _Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dns_relay, "ANSWER_TIMEOUT_S", 0.0)
+    assert (await _now(_ask(relay)))[3] & 0xF == SERVFAIL
+
+
+async def test_what_a_cell_sends_beyond_its_number_is_not_read_until_there_is_room(
+    relay: Relay, service: _Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dns_relay, "MAX_PENDING", 2)
+    kind = socket.AF_INET, socket.SOCK_DGRAM
+    with socket.socket(*kind) as theirs, socket.socket(*kind) as ours:
+        ours.bind(("127.0.0.1", 0))
+        theirs.connect(ours.getsockname())
+        theirs.setblocking(False)
+        port = dns_relay.UdpPort(7, ours, relay)
+        for _ in range(5):
+            theirs.send(QUERY)
+        waiting = [await asyncio.wait_for(service.asked.get(), 60) for _ in range(2)]
+        marker = _ask(relay, 8)
+        assert (await asyncio.wait_for(service.asked.get(), 60))[0] == 8, "no third one of cell 7 stands before it"
+        marker.cancel()
+        for more in (True, True, True, False, False):
+            cell, number, _ = waiting.pop(0)
+            service.answer(cell, number, b"fine")
+            assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(theirs, 100), 60) == b"fine"
+            waiting += [await asyncio.wait_for(service.asked.get(), 60)] if more else []
+        port.close()
 
 
 @pytest.mark.parametrize(

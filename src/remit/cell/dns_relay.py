@@ -2,7 +2,8 @@
 
 No query of an agent may leave the node, so nothing here resolves. Framing on the one pipelined connection, both ways:
 4 bytes length of what follows, 4 bytes cell, 4 bytes query id, the DNS message (RFC 1035 §4.1); an empty answer means
-drop. Without the decision service a query is answered SERVFAIL. Each cell has a bounded number of queries in flight.
+drop. Without the decision service a query is answered SERVFAIL. Each cell has a bounded number of queries in flight;
+what it sends beyond that over UDP stays in the buffer of its own socket, and the kernel drops what does not fit there.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ MAX_TCP = 64
 """Open TCP connections of one cell."""
 MAX_UNSENT_BYTES = 1 << 20
 ANSWER_TIMEOUT_S = 5.0
+"""Less than resolvers in a cell wait in all (`machine`), so that they are told and do not only give up."""
+SWEEP_S = 1.0
 TCP_IDLE_S = 10.0
 DOOR = 1 << 31
 """In the place of the cell's number: a question for a door, not for a name (`node.dns_server`)."""
@@ -51,6 +54,7 @@ class Relay:
         self._writer: asyncio.StreamWriter | None = None
         self._pending: dict[int, tuple[float, int, bytes, Reply]] = {}
         self._load: dict[int, int] = {}
+        self._full: dict[int, set[Callable[[], None]]] = {}
         self._next = 0
 
     async def run(self) -> None:
@@ -59,9 +63,11 @@ class Relay:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 reader, self._writer = await asyncio.open_unix_connection(str(self._path))
                 failures = 0
+                sweeping = asyncio.ensure_future(self._sweep())
                 try:
                     await self._read(reader)
                 finally:
+                    sweeping.cancel()
                     self._writer.close()
                     self._writer = None
                     self._expire(everything=True)
@@ -79,6 +85,19 @@ class Relay:
             entry = self._take(int.from_bytes(head[8:], "big"))
             if entry is not None and entry[1] == int.from_bytes(head[4:8], "big") and (answer or entry[1] & DOOR):
                 entry[3](answer)
+
+    async def _sweep(self) -> None:
+        """Nobody may ask anything more, and what waits is told all the same."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self._expire()
+
+    def full(self, cell: int, room: Callable[[], None]) -> bool:
+        """Whether `cell` has as many queries in flight as it may; if so, `room` is called when it has fewer."""
+        if self._writer is None or self._load.get(cell, 0) < MAX_PENDING:
+            return False
+        self._full.setdefault(cell, set()).add(room)
+        return True
 
     def ask(self, cell: int, query: bytes, reply: Reply) -> None:
         """Send `query`; `reply` is called at most once, with the answer."""
@@ -116,6 +135,8 @@ class Relay:
                 self._load[entry[1]] = left
             else:
                 del self._load[entry[1]]
+            for room in self._full.pop(entry[1], ()):
+                asyncio.get_running_loop().call_soon(room)
         return entry
 
     def _expire(self, *, everything: bool = False) -> None:
@@ -136,10 +157,17 @@ class UdpPort:
     def __init__(self, cell: int, sock: socket.socket, relay: Relay) -> None:
         self._cell, self._sock, self._relay = cell, sock, relay
         sock.setblocking(False)
-        asyncio.get_running_loop().add_reader(sock.fileno(), self._readable)
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._sock.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(self._sock.fileno(), self._readable)
 
     def _readable(self) -> None:
         for _ in range(_BATCH):
+            if self._relay.full(self._cell, self._listen):
+                asyncio.get_running_loop().remove_reader(self._sock.fileno())
+                return
             try:
                 query, peer = self._sock.recvfrom(MAX_QUERY + 1)
             except OSError:

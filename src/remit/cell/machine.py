@@ -116,7 +116,8 @@ def _files(search: Sequence[str]) -> dict[str, str]:
         "group": f"root:x:0:\ntty:x:5:\n{group}:x:{gid}:\nnogroup:x:65534:\n",
         "hosts": f"127.0.0.1 localhost {sandbox.HOSTNAME}\n::1 localhost ip6-localhost ip6-loopback\n",
         "hostname": f"{sandbox.HOSTNAME}\n",
-        "resolv.conf": f"nameserver {network.RESOLVER}\noptions timeout:2 attempts:2\n"
+        # Nothing is lost on the way, but on a crowded node an answer may be late: no reason to give up soon.
+        "resolv.conf": f"nameserver {network.RESOLVER}\noptions timeout:2 attempts:4\n"
         + (f"search {' '.join(search)}\n" if search else ""),
         "nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"
         "networks: files\nprotocols: files\nservices: files\nethers: files\nrpc: files\n",

@@ -139,19 +139,24 @@ def _answered(asked: dns.message.Message, admit: Admit, hidden: Callable[[str], 
     if question.rdclass != dns.rdataclass.IN:
         response.set_rcode(dns.rcode.REFUSED)
         return Reply(message=response.to_wire(), fate=Fate.UNREADABLE, kind=kind)
-    name = _canonical(question.name)
-    if name is None or hidden(name):
-        response.set_rcode(dns.rcode.NXDOMAIN)
-        return Reply(message=response.to_wire(), fate=Fate.ABSENT, name=name or "", kind=kind)
-    if not (is_local(name) or admit(name)):
-        response.set_rcode(dns.rcode.SERVFAIL)
-        return Reply(message=response.to_wire(), fate=Fate.REFUSED, name=name, kind=kind)
+    name = _canonical(question.name) or ""
+    found = fate(name, admit, hidden)
+    if found is not Fate.ANSWERED:
+        response.set_rcode(dns.rcode.NXDOMAIN if found is Fate.ABSENT else dns.rcode.SERVFAIL)
+        return Reply(message=response.to_wire(), fate=found, name=name, kind=kind)
     four, six = ("127.0.0.1", "::1") if is_local(name) else flow.virtual(name)
     if question.rdtype == dns.rdatatype.A:
         response.answer.append(dns.rrset.from_text(question.name, TTL_S, "IN", "A", four))
     elif question.rdtype == dns.rdatatype.AAAA:
         response.answer.append(dns.rrset.from_text(question.name, TTL_S, "IN", "AAAA", six))
     return Reply(message=response.to_wire(), fate=Fate.ANSWERED, name=name, kind=kind)
+
+
+def fate(name: str, admit: Admit, hidden: Callable[[str], bool]) -> Fate:
+    """Of a question that can be read, by its canonical name (empty: it has none)."""
+    if not name or hidden(name):
+        return Fate.ABSENT
+    return Fate.ANSWERED if is_local(name) or admit(name) else Fate.REFUSED
 
 
 def _canonical(asked: dns.name.Name) -> str | None:

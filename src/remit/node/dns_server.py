@@ -22,6 +22,7 @@ from remit.core import flow
 from remit.core.reason import Reason
 from remit.node import dns
 from remit.node.dns_ledger import Ledger, Refused
+from remit.node.dns_memory import Memory
 from remit.node.dns_turns import Turns
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class Desk:
     """What a question is answered, and which refused names are to be written down."""
 
     def __init__(self, knows: Knows, quota: dns.Quota, door: Door, search: Sequence[str]) -> None:
+        self._memory = Memory()
         self._search = tuple(f".{domain}" for domain in search)
         self._door = door
         self._knows = knows
@@ -97,7 +99,8 @@ class Desk:
         return self.door(cell ^ DOOR, frame[8:]) if cell & DOOR else self.answer(cell, frame[8:], now)
 
     def answer(self, cell: int, query: bytes, now: float) -> bytes:
-        reply = dns.answer(
+        reply = self._memory.answer(
+            cell,
             query,
             lambda name: self._quota.admit(cell, name),
             lambda name: name.endswith(self._search) and not self._knows(cell, name),
