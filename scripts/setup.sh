@@ -18,7 +18,7 @@ needed=(bwrap:bubblewrap nft:nftables ip:iproute2 curl:curl)
 [ "$kind" = dev ] && needed+=(
   wrk:wrk h2load:nghttp2-client psql:postgresql-client
   pg_ctlcluster:postgresql redis-server:redis-server sshd:openssh-server ssh:openssh-client
-  node:nodejs npm:npm javac:default-jdk-headless mvn:maven gh:gh  # clients that tests run in cells
+  node:nodejs npm:npm javac:default-jdk-headless mvn:maven gh:gh skopeo:skopeo  # clients that tests run in cells
 )
 missing=()
 for pair in "${needed[@]}"; do

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import secrets
 import ssl
@@ -36,6 +37,8 @@ NAMES = (
     "registry",
     "keys",
     "maven",
+    "maps",
+    "panel",
 )
 HOSTS = tuple(f"{name}.sdk.example" for name in NAMES)
 
@@ -83,6 +86,8 @@ class Services:
     """The only refresh token that is good now."""
     refreshes: list[str] = field(default_factory=list)
     refresh_dead: bool = False
+    together: threading.Barrier | None = None
+    """Where so many requests meet before any is answered."""
 
     def __post_init__(self) -> None:
         self.authority = TestAuthority(self.directory, "SDK CA")
@@ -132,10 +137,14 @@ class Services:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 128  # 50 clients come at once
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*self.authority.pair(*HOSTS))
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        # The handshake is the handler's: in the loop that accepts, one client would hold up all others.
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -253,12 +262,45 @@ class Services:
         return self._token(refresh_token=self.refresh)
 
     def _crm(self, asked: Asked) -> Said:
+        if self.together is not None:
+            self.together.wait(20)
         token = asked.headers.get("authorization", "").removeprefix("Bearer ")
         if asked.path.endswith("/echo"):
             return 200, json.dumps({"you sent": asked.headers, "token": token}).encode(), {"x-echo": token}
         return (200, b'{"contacts": ["a"]}', {}) if token in self.tokens else (401, b"{}", {})
 
-    _registry = _crm
+    def _registry(self, asked: Asked) -> Said:
+        """The distribution protocol's reading half (OCI Distribution Specification)."""
+        token = asked.headers.get("authorization", "").removeprefix("Bearer ")
+        realm = f'Bearer realm="https://auth.sdk.example:{self.port}/registry",service="registry.sdk.example"'
+        if token not in self.tokens:
+            return 401, b"{}", {"www-authenticate": realm}
+        layer, config = b"a layer", b'{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers"}}'
+        blobs = {"sha256:" + hashlib.sha256(blob).hexdigest(): blob for blob in (layer, config)}
+        what, _, digest = asked.path.removeprefix("/v2/team/image/").partition("/")
+        if what == "blobs":
+            return (
+                (200, blobs[digest], {"content-type": "application/octet-stream"})
+                if digest in blobs
+                else (404, b"", {})
+            )
+        media = "application/vnd.oci.image."
+        parts = [{"digest": name, "size": len(blob)} for name, blob in blobs.items()]
+        manifest = {
+            "schemaVersion": 2, "mediaType": media + "manifest.v1+json",
+            "config": {"mediaType": media + "config.v1+json", **parts[1]},
+            "layers": [{"mediaType": media + "layer.v1.tar", **parts[0]}],
+        }  # fmt: skip
+        body = json.dumps(manifest).encode() if what == "manifests" else b"{}"
+        return 200, body, {"content-type": media + "manifest.v1+json"}
+
+    def _maps(self, asked: Asked) -> Said:
+        keys = parse_qs(urlsplit(asked.target).query).get("key")
+        return (200, b'{"place": "x"}', {}) if keys == [self.real["maps"]] else (401, b"{}", {})
+
+    def _panel(self, asked: Asked) -> Said:
+        good = asked.headers.get("cookie") == f"theme=dark; session={self.real['panel']}"
+        return (200, b'{"panel": 1}', {}) if good else (401, asked.headers.get("cookie", "").encode(), {})
 
     def _github(self, asked: Asked) -> Said:
         token = asked.headers.get("authorization", "").removeprefix("Bearer ")

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ MANIFESTS = """
 apiVersion: remit.dev/v1alpha1
 kind: Role
 metadata: {{name: agent}}
-spec: {{capabilities: [aws, openai, anthropic, crm, account, github, git, npm, registry, keys, tokens, maven, login]}}
+spec: {{capabilities: [aws, openai, anthropic, crm, account, github, git, npm, registry, keys, tokens, maven, login, maps,
+  panel]}}
 ---
 apiVersion: remit.dev/v1alpha1
 kind: Credential
@@ -147,6 +149,16 @@ spec: {{hosts: [maven.sdk.example], inject: {{basic: {{username: writer}}}}, pla
 ---
 apiVersion: remit.dev/v1alpha1
 kind: Credential
+metadata: {{name: maps}}
+spec: {{hosts: [maps.sdk.example], inject: {{query: {{parameter: key}}}}, placeholder: {{env: MAPS_KEY}}}}
+---
+apiVersion: remit.dev/v1alpha1
+kind: Credential
+metadata: {{name: panel}}
+spec: {{hosts: [panel.sdk.example], inject: {{cookie: {{name: session}}}}, placeholder: {{env: PANEL_SESSION}}}}
+---
+apiVersion: remit.dev/v1alpha1
+kind: Credential
 metadata: {{name: keys}}
 spec:
   hosts: [keys.sdk.example]
@@ -169,6 +181,8 @@ CAPABILITIES = {
     "keys": ("[keys.sdk.example]", "credential: keys"),
     "maven": ("[maven.sdk.example]", "credentials: [maven, maven-other]"),
     "login": ("[crm.sdk.example]", "credential: login, paths: [/login/**]"),
+    "maps": ("[maps.sdk.example]", "credential: maps"),
+    "panel": ("[panel.sdk.example]", "credential: panel"),
     "tokens": ("[auth.sdk.example]", "methods: [POST]"),
 }
 
@@ -199,7 +213,10 @@ def instance(services: Services) -> Iterator[Instance]:
         key, secret, session = services.aws
         stored = {
             "aws": json.dumps({"accessKeyId": key, "secretAccessKey": secret, "sessionToken": session}),
-            **{name: services.real[name] for name in ("openai", "anthropic", "git", "npm", "registry", "maven")},
+            **{
+                name: services.real[name]
+                for name in ("openai", "anthropic", "git", "npm", "registry", "maven", "maps", "panel")
+            },
             "crm": services.real["auth"],
             "robot": services.pem,
             "login": services.refresh,
@@ -243,6 +260,19 @@ def aws():
     other = boto3.client("sts", endpoint_url=url("sts"), region_name="us-east-1", config=Config(retries={"total_max_attempts": 1}))
     try: other.get_caller_identity()
     except Exception as error: found["other region"] = str(error)
+    put = lambda **how: boto3.client("s3", endpoint_url=url("s3"), **region, config=Config(
+        s3={"addressing_style": "path", **how}, request_checksum_calculation="when_required")).put_object
+    put(payload_signing_enabled=False)(Bucket="bucket", Key="unsigned", Body=b"unsigned")
+    put(payload_signing_enabled=True)(Bucket="bucket", Key="signed", Body=b"signed")
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+    import requests
+    class Chunks(S3SigV4Auth):  # as SDKs sign uploads that they cannot rewind
+        def payload(self, request): return "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
+    asked = AWSRequest("PUT", url("s3", "/bucket/chunks"), data=b"4;chunk-signature=" + b"0" * 64 + b"\\r\\ndata\\r\\n")
+    Chunks(Credentials(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]), "s3", "eu-central-1").add_auth(asked)
+    found["chunks"] = requests.put(asked.url, data=asked.data, headers=dict(asked.headers), timeout=20).text
     return found
 
 def openai():
@@ -304,6 +334,17 @@ def registry():
     import requests
     return [requests.get(url("registry", path), timeout=20).status_code for path in ("/v2/", "/v2/team/image/manifests/latest")]
 
+def skopeo():
+    image = f"registry.sdk.example:{PORT}/team/image:latest"
+    return run("skopeo", "--insecure-policy", "copy", "docker://" + image, "dir:/tmp/image")
+
+def curl():
+    ask = lambda *argv: run("curl", "-sS", *argv)["out"]
+    return [
+        ask(url("maps", "/place?key=" + os.environ["MAPS_KEY"] + "&q=x")),
+        ask("-b", "theme=dark; session=" + os.environ["PANEL_SESSION"], url("panel", "/")),
+    ]
+
 def keys():
     import requests
     return requests.get(url("keys", "/"), headers={"X-App-Id": "mine", "X-Api-Key": "mine", "Authorization": "Bearer mine"}, timeout=20).json()
@@ -324,7 +365,8 @@ TRIED = [
     "git",
     "registry",
     "keys",
-    *(one for one in ("npm", "gh", "mvn") if shutil.which(one)),
+    "curl",
+    *(one for one in ("npm", "gh", "mvn", "skopeo") if shutil.which(one)),
 ]
 
 
@@ -350,6 +392,9 @@ def said(instance: Instance, services: Services, tmp_path_factory: pytest.TempPa
 
 def test_boto3_puts_gets_lists_and_asks_who_it_is(said: dict[str, Any], services: Services) -> None:
     assert "signed for region us-east-1; the credential is for eu-central-1" in said["aws"].pop("other region")
+    chunks = json.loads(said["aws"].pop("chunks"))
+    assert chunks["reason"] == "signature_refused" and "payload_signing_enabled" in json.dumps(chunks), chunks
+    assert "chunks" not in services.objects
     assert said["aws"] == {
         "get": "data",
         "list": ["a b/c~\u00e9+1.txt", "large"],
@@ -358,6 +403,9 @@ def test_boto3_puts_gets_lists_and_asks_who_it_is(said: dict[str, Any], services
         "item": {"id": {"S": "1"}, "n": {"N": "5"}},
     }, services.wrong
     assert services.objects["large"] == b"x" * 300_000
+    declared = {a.path: a.headers["x-amz-content-sha256"] for a in services.asked if a.method == "PUT"}
+    assert (services.objects["unsigned"], declared["/bucket/unsigned"]) == (b"unsigned", "UNSIGNED-PAYLOAD")
+    assert services.objects["signed"] == b"signed" and len(declared["/bucket/signed"]) == 64
 
 
 def test_the_sdks_of_model_providers(said: dict[str, Any], services: Services) -> None:
@@ -407,6 +455,16 @@ def test_maven_reads_a_private_repository(said: dict[str, Any], services: Servic
 
 def test_a_container_registry_never_has_to_challenge(said: dict[str, Any], services: Services) -> None:
     assert said["registry"] == [200, 200], services.wrong
+
+
+@pytest.mark.skipif(not shutil.which("skopeo"), reason="no skopeo on this machine")
+def test_a_container_client_pulls_an_image(said: dict[str, Any], services: Services) -> None:
+    assert said["skopeo"]["code"] == 0, (said["skopeo"], services.wrong)
+    assert {"manifests", "blobs"} <= {a.path.split("/")[4] for a in services.asked if a.path.count("/") > 3}
+
+
+def test_a_parameter_of_the_query_and_a_cookie(said: dict[str, Any], services: Services) -> None:
+    assert said["curl"] == ['{"place": "x"}', '{"panel": 1}'], services.wrong
 
 
 def test_two_headers_replace_the_agents_own(said: dict[str, Any], services: Services) -> None:
@@ -460,13 +518,47 @@ def test_after_a_401_the_next_request_has_a_new_token(
     assert services.given == before + 1
 
 
+FIFTY = """
+import concurrent.futures, sys, urllib.error, urllib.request
+def ask(_):
+    try: return urllib.request.urlopen(sys.argv[1], timeout=60).status
+    except urllib.error.HTTPError as error: return error.code
+with concurrent.futures.ThreadPoolExecutor(50) as pool:
+    for line in sys.stdin: print(*sorted(pool.map(ask, range(50))), flush=True)
+"""
+
+
+def test_fifty_401s_at_once_make_one_new_token(instance: Instance, services: Services) -> None:
+    url = f"https://crm.sdk.example:{services.port}/login/contacts"
+    with instance.running("agent", sys.executable, "-c", FIFTY, url) as process:
+
+        def fifty() -> set[str]:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            return set(process.stdout.readline().split())
+
+        first = fifty()
+        assert first == {"200"}, [r for r in instance.audit(host="crm.sdk.example") if r.get("decision") != "permit"][
+            :3
+        ]
+        before = len(services.refreshes)
+        services.tokens.clear()
+        services.together = threading.Barrier(50)  # all of them are on their way with the token that has ended
+        assert fifty() == {"401"}
+        services.together = None
+        assert wait_for(lambda: fifty() == {"200"}, "a new token for all of them")
+    assert (len(services.refreshes), services.refresh_dead) == (before + 1, False)
+
+
 def test_a_refresh_token_that_is_good_once_outlives_kills_of_the_decision_service(
     instance: Instance, services: Services
 ) -> None:
     with asking(instance, f"https://crm.sdk.example:{services.port}/login/contacts") as ask:
-        for turn in range(1, 4):
+        before = len(services.refreshes)
+        for turn in range(3):
             assert wait_for(lambda: ask() == "200", "a request with a token"), services.wrong
-            assert (len(services.refreshes), services.refresh_dead) == (turn, False)
+            assert (len(services.refreshes), services.refresh_dead) == (before + turn, False)
             killed = instance.pids()["decide"]
             os.kill(killed, signal.SIGKILL)
             wait_for(
