@@ -20,6 +20,7 @@ from remit.app.plane import Outside
 from remit.control.ports_control import Store
 from remit.control.publish import Publisher
 from remit.control.questions import Questions
+from remit.control.retiring import Bounds
 from remit.identity.issuer import Issuer
 
 API = "remit.dev/v1alpha1"
@@ -84,6 +85,7 @@ def build(directory: Path, store: Store | None = None) -> Plane:
             tell=told.notify,
             warn=told.warn,
             trust_domain="remit.local",
+            audit_bounds=Bounds(),
             token_ttl_s=600,
             version="0.0.test",
         )

@@ -100,6 +100,12 @@ class Settings:
         "", "File with the URL of a Slack-compatible incoming webhook that is told of every approval."
     )
     audit_segment_bytes: int = _described(64 << 20, "Size of one audit segment.")
+    audit_keep_s: float = _described(
+        0.0, "Age at which audit records leave the log by themselves once an export was acknowledged; 0: none does."
+    )
+    audit_keep_bytes: int = _described(
+        0, "Size of the audit log above which the oldest acknowledged records leave it by themselves; 0: none does."
+    )
 
     @property
     def control_socket(self) -> Path:
@@ -305,6 +311,9 @@ def load(flags: Mapping[str, object] | None = None) -> Settings:
     return _in_range(Settings(**{name: _typed(name, value) for name, value in values.items()}))
 
 
+_ZERO_IS_NONE = frozenset({"api_port", "audit_keep_s", "audit_keep_bytes"})
+
+
 def _in_range(settings: Settings) -> Settings:
     if not 0 <= settings.api_port <= 65535:
         raise Invalid(f"setting api_port: {settings.api_port} is no port", hint="0 (none) to 65535")
@@ -322,7 +331,9 @@ def _in_range(settings: Settings) -> Settings:
             raise Invalid(f"setting search_domains: {domain[:80]!a} cannot be searched", hint=hint)
     for item in fields(Settings):
         value = getattr(settings, item.name)
-        if item.name != "api_port" and isinstance(value, int | float) and not 0 < value < float("inf"):
+        if not isinstance(value, int | float) or 0 < value < float("inf"):
+            continue
+        if value != 0 or item.name not in _ZERO_IS_NONE:
             raise Invalid(f"setting {item.name}: {value} is not more than 0", hint="docs/reference/settings.md")
     return settings
 

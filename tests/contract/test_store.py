@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from remit.control.ports_control import AuditKey, Head, Revocation, RevocationKind, SealedSecret, Store
+from remit.control.ports_control import Acknowledged, AuditKey, Head, Revocation, RevocationKind, SealedSecret, Store
 from remit.core.approval import Approval
 from remit.core.approval import State as ApprovalState
 from remit.core.errors import Conflict, NotFound
@@ -349,6 +349,21 @@ def test_saving_an_approval_or_a_grant_that_is_not_there_is_not_found(store: Sto
         with pytest.raises(NotFound, match="no grant g-zzzzzzzzzz"):
             unit.grants.save(grant("zzzzzzzzzz"))
         assert (unit.approvals.pending(), unit.grants.active()) == ([], [])
+
+
+def test_the_latest_acknowledgement_is_kept(store: Store) -> None:
+    first = Acknowledged(last=7, digest="a" * 64, sha256="b" * 64, operator="ann", record="r-1")
+    with store.unit() as unit:
+        assert unit.acknowledgements.get() is None
+        unit.acknowledgements.put(first)
+    with store.unit() as unit:
+        assert unit.acknowledgements.get() == first
+        unit.acknowledgements.put(replace(first, last=9))
+    with pytest.raises(RuntimeError), store.unit() as unit:
+        unit.acknowledgements.put(replace(first, last=11))
+        raise RuntimeError
+    with store.unit() as unit:
+        assert unit.acknowledgements.get() == replace(first, last=9)
 
 
 def test_audit_keys_are_added_and_replaced(store: Store) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import asked
 import pytest
-from instance import Instance
+from instance import Instance, wait_for
 from upstreams import Upstreams
 
 pytestmark = pytest.mark.xdist_group("audit-retention")
@@ -88,3 +88,42 @@ def test_a_log_is_exported_whole_and_shortened_and_nothing_else_is_lost(
     requests(remit, upstreams, 20)
     assert json.loads(remit.cli("audit", "verify", "--json").stdout)["ok"]
     assert exported(remit, tmp_path / "rest.jsonl", "--whole")["first"]["seq"] == done["seq"] + 1
+
+
+def test_what_was_acknowledged_leaves_the_log_by_itself_and_nothing_else_does(
+    remit: Instance, upstreams: Upstreams, tmp_path: Path
+) -> None:
+    remit.cli("down")
+    remit.environment["REMIT_AUDIT_KEEP_BYTES"] = "65536"
+    remit.up()
+    requests(remit, upstreams, REQUESTS)
+    told = json.loads(remit.cli("audit", "retention", "--json").stdout)
+    assert told == {"keep_s": None, "keep_bytes": 65536, "acknowledged": None}
+
+    whole = tmp_path / "whole.jsonl"
+    exported = json.loads(remit.cli("audit", "export", "--whole", "--out", str(whole), "--json").stdout)
+    requests(remit, upstreams, REQUESTS)
+    retired = remit.audit(kind="operator")
+    before = used(remit)
+    acknowledged = json.loads(remit.cli("audit", "acknowledge", str(whole), "--json").stdout)
+    assert acknowledged["last"] == exported["last"]["seq"]
+    again = remit.cli("audit", "acknowledge", str(whole), check=False)
+    assert (again.returncode, "are acknowledged already" in again.stderr) == (5, True)
+
+    def gone() -> list[dict[str, Any]]:
+        known = {one["id"] for one in retired}
+        return [
+            one for one in remit.audit(kind="operator") if one["action"] == "audit.retire" and one["id"] not in known
+        ]
+
+    (record,) = wait_for(gone, "a retirement by itself", 120)
+    assert record["operator"] == "remit"
+    assert record["export_sha256"] == exported["sha256"]
+    assert acknowledged["record"] in record["detail"]
+    assert record["through"] <= exported["last"]["seq"], "what no export has stays, however large the log is"
+    lines = {json.loads(line)["seq"]: line for line in whole.read_bytes().splitlines()}
+    assert hashlib.sha256(lines[record["through"]]).hexdigest() == record["through_hash"]
+    verified = json.loads(remit.cli("audit", "verify", "--json").stdout)
+    assert (verified["ok"], verified["retired"]) == (True, record["through"]), verified
+    assert used(remit) == before
+    assert remit.audit()[0]["seq"] > record["through"]

@@ -214,3 +214,103 @@ def test_who_stands_above_is_known_for_as_long_as_there_are_records_of_a_task(tm
     assert blocks.below(top, ()) == {top, child, fresh}
     assert blocks.below(top, {(child, "t-eeeeeeeeee")}) == {top, child, fresh, "t-eeeeeeeeee"}
     blocks.close()
+
+
+class Log:
+    """A log in segments, each with a checkpoint, and what an export of its first records would say."""
+
+    def __init__(self, directory: Path) -> None:
+        self.audit = directory / "audit"
+        self.numbers = segments.numbers(self.audit)
+
+    def lines(self) -> list[bytes]:
+        return [
+            line
+            for number in self.numbers
+            for _, found in segments.blocks(segments.path(self.audit, number))
+            for line in found
+        ]
+
+    def end(self, segment: int) -> dict[str, Any]:
+        return ending(self.audit.parent, segment)
+
+    def expendable(self, through: int, **bounds: Any) -> Any:
+        wanted = {"before": None, "keep_bytes": None, **bounds}
+        if "digest" not in bounds:
+            wanted["digest"] = record.digest(self.lines()[through - 1])
+        return retire.expendable(self.audit, through=through, **wanted)
+
+    def size(self, first: int) -> int:
+        return sum(segments.path(self.audit, number).stat().st_size for number in self.numbers if number >= first)
+
+
+TOMORROW, LONG_AGO = datetime(2100, 1, 1, tzinfo=UTC), datetime(2000, 1, 1, tzinfo=UTC)
+
+
+async def test_what_was_acknowledged_and_is_old_or_too_much_is_expendable_and_nothing_else(tmp_path: Path) -> None:
+    await written(tmp_path)
+    log = Log(tmp_path)
+    third, every = log.end(3), len(log.lines())
+    last = log.numbers[-1]
+    assert log.expendable(every) is None, "no bound"
+    assert log.expendable(every, before=LONG_AGO, keep_bytes=1 << 30) is None, "within both"
+    assert log.expendable(third["through"], before=TOMORROW).segment == 3
+    assert log.expendable(third["through"], before=TOMORROW).hash == third["through_hash"]
+    assert log.expendable(third["through"], keep_bytes=1).seq == third["through"], "however large what is left"
+    assert log.expendable(third["through"] - 1, before=TOMORROW).segment == 2, "never what was not acknowledged"
+    assert log.expendable(3, before=TOMORROW, keep_bytes=0) is None
+    assert log.expendable(every, keep_bytes=log.size(3)).segment == 2, "as much as is needed"
+    assert log.expendable(every, keep_bytes=log.size(1)) is None
+    assert log.expendable(every, before=TOMORROW).segment == last - 1, "never the one that is written to"
+    with pytest.raises(Conflict, match="is not the one in the log"):
+        log.expendable(third["through"], before=TOMORROW, digest="0" * 64)
+    with pytest.raises(Conflict, match="is not the one in the log"):
+        log.expendable(every + 7, before=TOMORROW, digest="0" * 64)
+
+
+async def test_what_budgets_are_added_up_from_is_not_expendable(tmp_path: Path) -> None:
+    await written(tmp_path, checkpoints=False)
+    log = Log(tmp_path)
+    assert log.expendable(len(log.lines()), before=TOMORROW, keep_bytes=0) is None
+
+
+async def test_the_node_agrees_to_what_is_expendable(tmp_path: Path) -> None:
+    await written(tmp_path)
+    log = Log(tmp_path)
+    going = log.expendable(len(log.lines()), keep_bytes=log.size(4))
+    fields = {"segment": going.segment, "through": going.seq, "through_hash": going.hash}
+    remove = planned(tmp_path, fields)
+    signed = await written(tmp_path, 1, action=retire.ACTION, **fields)
+    remove()
+    assert segments.numbers(tmp_path / "audit")[0] == 4
+    assert verify.verify(tmp_path / "audit", [signed]).ok
+
+
+async def test_an_empty_log_has_nothing_to_give(tmp_path: Path) -> None:
+    (tmp_path / "audit").mkdir()
+    assert retire.expendable(tmp_path / "audit", through=5, digest="0" * 64, before=TOMORROW, keep_bytes=0) is None
+
+
+async def test_an_export_leaves_no_gap_behind_what_was_acknowledged(tmp_path: Path) -> None:
+    await written(tmp_path)
+    log = Log(tmp_path)
+    lines = log.lines()
+
+    def continues(first: int, last: int, since: int, digest: str = "") -> None:
+        found = digest or record.digest(lines[last - 1])
+        retire.continues(log.audit, first=first, last=last, digest=found, since=since)
+
+    continues(1, 9, 0)
+    continues(10, 20, 9)
+    continues(5, 20, 9)
+    with pytest.raises(Conflict, match="records 10 to 10 are in none"):
+        continues(11, 20, 9)
+    with pytest.raises(Conflict, match="records 1 to 1 are in none"):
+        continues(2, 20, 0)
+    with pytest.raises(Conflict, match="is not the one in the log"):
+        continues(1, 20, 0, digest="0" * 64)
+    end = log.end(2)["through"]
+    await retired(tmp_path, 2)
+    continues(end + 1, end + 5, 0)
+    with pytest.raises(Conflict, match="are in none"):
+        continues(end + 2, end + 5, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -145,7 +145,7 @@ class Trust(BaseModel):
     key: str = Field(min_length=4, max_length=64, description="A refused key, or enough of its beginning.")
 
 
-class Retire(BaseModel):
+class Whole(BaseModel):
     """What an export with `whole` said at its end."""
 
     model_config = ConfigDict(extra="forbid")
@@ -154,6 +154,12 @@ class Retire(BaseModel):
     last: int = Field(ge=1)
     hash: str = Field(pattern="^[0-9a-f]{64}$", description="Of its last record.")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Of all rows, each with its newline.")
+
+    def exported(self) -> Exported:
+        return Exported(first=self.first, last=self.last, digest=self.hash, sha256=self.sha256)
+
+
+class Retire(Whole):
     before: datetime | None = Field(default=None, description="Only segments that end earlier. RFC 3339, with offset.")
 
 
@@ -165,9 +171,28 @@ async def retired(
     chain goes on to verify."""
     if body.before is not None and body.before.tzinfo is None:
         raise Invalid("before needs an offset, such as 2026-01-31T12:00:00Z")
-    exported = Exported(first=body.first, last=body.last, digest=body.hash, sha256=body.sha256)
-    going, record = await found.retiring.retire(exported, before=body.before, operator=who)
+    going, record = await found.retiring.retire(body.exported(), before=body.before, operator=who)
     return {"segment": going.segment, "seq": going.seq, "hash": going.hash, "record": record}
+
+
+@router.post("/acknowledge", summary="Acknowledge that an export is kept elsewhere")
+async def acknowledged(
+    body: Whole, who: Annotated[str, Depends(operator)], found: Annotated[Services, Depends(services)]
+) -> dict[str, Any]:
+    """What it has leaves the log by itself where the settings `audit_keep_s` and `audit_keep_bytes` say so. It must
+    begin where the log begins, or leave no gap behind the one before. It is recorded."""
+    return asdict(await found.retiring.acknowledge(body.exported(), operator=who))
+
+
+@router.get("/retention", summary="Show what may leave the audit log by itself")
+async def retention(found: Annotated[Services, Depends(services)]) -> dict[str, Any]:
+    """`keep_s` and `keep_bytes`: null where the log is not bounded. `acknowledged`: null where nothing is."""
+    bounds, kept = found.retiring.bounds, found.retiring.acknowledged()
+    return {
+        "keep_s": bounds.age_s,
+        "keep_bytes": bounds.size_bytes,
+        "acknowledged": asdict(kept) if kept is not None else None,
+    }
 
 
 @router.get("/keys", summary="List audit keys")

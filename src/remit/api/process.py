@@ -14,6 +14,7 @@ from remit.control.approvals import Approvals
 from remit.control.expiring import Expiring
 from remit.control.ports_control import Cells
 from remit.control.publish import Publisher
+from remit.control.retiring import Retiring
 from remit.control.revocation import Revoking
 from remit.control.tasks import Lifecycle
 from remit.core.errors import Unavailable
@@ -24,6 +25,7 @@ RECONCILE_S = 10.0
 SETTLE_S = 1.0
 SWEEP_S = 2.0
 EXPIRY_S = 30.0
+BOUND_S = 30.0
 RETRY_S = 0.5
 """While `cells` does not answer: after a start, what it no longer runs must not keep its authority for long."""
 
@@ -48,6 +50,7 @@ async def serve(
         group.create_task(_sweep(services.approvals))
         group.create_task(_look(services.expiring))
         group.create_task(services.audit.keep_up())
+        group.create_task(_bound(services.retiring))
         await server.serve(services, control_socket=control_socket, port=api_port, token_file=token_file, ready=ready)
 
 
@@ -69,6 +72,17 @@ async def _look(expiring: Expiring) -> None:
         except Unavailable as error:
             log.warning("the ends of secrets could not be looked at: %s", error)
         await asyncio.sleep(EXPIRY_S)
+
+
+async def _bound(retiring: Retiring) -> None:
+    """The audit log is kept within its bounds, by what was acknowledged to be elsewhere."""
+    while True:
+        try:
+            while going := await retiring.bound():
+                log.info("audit records up to %d are retired", going.seq)
+        except Unavailable as error:
+            log.warning("the audit log could not be kept within its bounds: %s", error.detail)
+        await asyncio.sleep(BOUND_S)
 
 
 async def _reconcile(tasks: Lifecycle, cells: Cells, publisher: Publisher) -> None:

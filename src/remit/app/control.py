@@ -17,6 +17,7 @@ from remit.app import policies as engines
 from remit.app.clock import SystemClock
 from remit.app.plane import Outside, Plane
 from remit.audit.reader import Reader
+from remit.control.retiring import Bounds
 from remit.control.telling import Telling
 from remit.identity.issuer import Issuer
 from remit.node import privilege
@@ -55,6 +56,7 @@ def build(settings: Settings) -> tuple[Plane, NodeLink]:
             tell=telling.tell,
             warn=telling.warn,
             trust_domain=settings.trust_domain,
+            audit_bounds=Bounds(age_s=settings.audit_keep_s or None, size_bytes=settings.audit_keep_bytes or None),
             token_ttl_s=settings.token_ttl_s,
             version=__version__,
         )

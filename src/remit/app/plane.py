@@ -27,7 +27,7 @@ from remit.control.publish import Publisher
 from remit.control.questions import Questions, Tell
 from remit.control.reaching import Reaching
 from remit.control.recording import Recorder
-from remit.control.retiring import Retiring
+from remit.control.retiring import Bounds, Retiring
 from remit.control.revocation import Revoking
 from remit.control.secrets import Secrets
 from remit.control.spending import Spending
@@ -55,6 +55,7 @@ class Outside:
     tell: Tell
     warn: Callable[[Ending], Awaitable[None]]
     trust_domain: str
+    audit_bounds: Bounds
     token_ttl_s: float
     version: str
 
@@ -127,7 +128,9 @@ def over(outside: Outside) -> Plane:
         operating=Operating(store=store, recorder=recorder, clock=clock),
         audit=outside.audit,
         decisions=outside.decisions,
-        retiring=Retiring(audit=outside.audit, recorder=recorder),
+        retiring=Retiring(
+            audit=outside.audit, recorder=recorder, store=store, clock=clock, bounds=outside.audit_bounds
+        ),
         audit_keys=AuditKeys(store=store, recorder=recorder, clock=clock),
         store=store,
         version=outside.version,

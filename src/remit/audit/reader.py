@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from remit.audit import export, retire, verify
 from remit.audit.index import Index
@@ -29,6 +30,7 @@ CATCH_UP_S = 10.0
 """A question waits this long for the index where it is behind, as after it had to be built anew."""
 KEEP_UP_S = 1.0
 PROGRESS_S = 0.5
+_Found = TypeVar("_Found")
 
 
 class Reader:
@@ -75,6 +77,18 @@ class Reader:
 
     async def get(self, prefix: str) -> Mapping[str, Any]:
         return await asyncio.to_thread(self._get, prefix)
+
+    async def continues(self, *, first: int, last: int, digest: str, since: int) -> None:
+        check = partial(retire.continues, self._directory, first=first, last=last, digest=digest, since=since)
+        await asyncio.to_thread(_read, check)
+
+    async def expendable(
+        self, *, through: int, digest: str, before: datetime | None, keep_bytes: int | None
+    ) -> Retirable | None:
+        find = partial(
+            retire.expendable, self._directory, through=through, digest=digest, before=before, keep_bytes=keep_bytes
+        )
+        return await asyncio.to_thread(_read, find)
 
     async def retirable(self, *, first: int, last: int, digest: str, before: datetime | None) -> Retirable:
         return await asyncio.to_thread(self._retirable, first, last, digest, before)
@@ -164,6 +178,13 @@ def _for_a_while(walking: Generator[int, None, verify.Report]) -> int | verify.R
     except StopIteration as done:
         report: verify.Report = done.value
         return report
+    except OSError as error:
+        raise Unavailable(f"the audit log cannot be read: {error}", hint="remit doctor; check the disk") from error
+
+
+def _read(look: Callable[[], _Found]) -> _Found:
+    try:
+        return look()
     except OSError as error:
         raise Unavailable(f"the audit log cannot be read: {error}", hint="remit doctor; check the disk") from error
 

@@ -9,6 +9,7 @@ start. What budgets are added up from never goes: a segment behind it must begin
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -105,6 +106,76 @@ def covered(directory: Path, *, first: int, last: int, digest: str, before: date
     if ends is None:
         raise NotFound("no whole segment of the log is in the export and old enough", hint=_WHOLE)
     return ends
+
+
+def continues(directory: Path, *, first: int, last: int, digest: str, since: int) -> None:
+    """Nothing, where an export of records `first` to `last` has all that comes behind `since`, or all there is.
+
+    `Conflict`: there is a gap, or the record `last` (of hash `digest`) is not the one in the log.
+    """
+    begins_at = _firsts(directory)
+    oldest = min(begins_at.values(), default=1)
+    if first > max(oldest, since + 1):
+        gap = f"the export begins with record {first}: records {max(oldest, since + 1)} to {first - 1} are in none"
+        raise Conflict(gap, hint=_WHOLE)
+    _stands(directory, begins_at, last, digest)
+
+
+def expendable(
+    directory: Path, *, through: int, digest: str, before: datetime | None, keep_bytes: int | None
+) -> Retirable | None:
+    """See `control.ports_audit.Audit.expendable`. Reads whole only the segment that ends it. `OSError` passes.
+
+    A segment has ended when the next one has begun, so the time of its last record is at most that of the next one's
+    first.
+    """
+    begins_at = _firsts(directory)
+    numbers = sorted(begins_at)
+    needed = replay.begins(directory) if numbers else None
+    late = None if before is None else record.stamp(before.astimezone(UTC))
+    left = sum(segments.path(directory, number).stat().st_size for number in numbers)
+    going = 0
+    for number, following in itertools.pairwise(numbers):
+        old = late is not None and _time(directory, following) < late
+        large = keep_bytes is not None and left > keep_bytes
+        if needed is None or number >= needed or begins_at[following] - 1 > through or not (old or large):
+            break
+        left -= segments.path(directory, number).stat().st_size
+        going = number
+    if not going:
+        return None
+    _stands(directory, begins_at, through, digest)
+    last = b""
+    for _, lines in segments.blocks(segments.path(directory, going)):
+        last = lines[-1]
+    return Retirable(segment=going, seq=record.seq_of(last) or 0, hash=record.digest(last))
+
+
+def _stands(directory: Path, begins_at: Mapping[int, int], seq: int, digest: str) -> None:
+    """`Conflict`: record `seq` of the log has another hash, or is not there."""
+    number = max((number for number, first in begins_at.items() if first <= seq), default=None)
+    for _, lines in segments.blocks(segments.path(directory, number)) if number is not None else ():
+        first = record.seq_of(lines[0]) or 0
+        if first <= seq < first + len(lines):
+            if record.digest(lines[seq - first]) == digest:
+                return
+            break
+    raise Conflict(f"record {seq} of the export is not the one in the log", hint=_WHOLE)
+
+
+def _firsts(directory: Path) -> dict[int, int]:
+    """The sequence number of its first record, by segment; one that is being begun is left out."""
+    found = {number: record.seq_of(_first(directory, number)) for number in segments.numbers(directory)}
+    return {number: seq for number, seq in found.items() if seq is not None}
+
+
+def _first(directory: Path, number: int) -> bytes:
+    with segments.path(directory, number).open("rb") as stream:
+        return stream.read(record.MAX_LINE + 1).partition(b"\n")[0]
+
+
+def _time(directory: Path, number: int) -> str:
+    return str(json.loads(_first(directory, number))["time"])
 
 
 def vouches(line: bytes) -> tuple[int, int, str] | None:

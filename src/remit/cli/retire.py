@@ -1,4 +1,4 @@
-"""`audit retire`: what an export has may leave the log.
+"""`audit retire|acknowledge|retention`: what an export has may leave the log, at once or by itself.
 
 The export is read before anything is asked: it must be one unbroken chain, so that its last hash stands for every
 record in it. The control plane holds that against the log, and the node does so once more.
@@ -20,8 +20,11 @@ from remit.core.errors import Conflict, Invalid, NotFound
 _HINT = "remit audit export --whole --out FILE"
 
 
+_Export = Annotated[Path, typer.Argument(metavar="EXPORT", help="What `audit export --whole --out` wrote.")]
+
+
 def retire(
-    export: Annotated[Path, typer.Argument(metavar="EXPORT", help="What `audit export --whole --out` wrote.")],
+    export: _Export,
     keep: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Keep what is younger: 90d, or a time. Default: only what must stay."),
@@ -36,6 +39,35 @@ def retire(
         output.line(done)
     else:
         output.text(f"records up to {done['seq']} left the log (record {done['record']}); keep {export}")
+
+
+def acknowledge(export: _Export, as_json: options.Json = False) -> None:
+    """Say that EXPORT is kept elsewhere: what it has may leave the log by itself (settings audit_keep_*). Recorded."""
+    with client.connected() as api:
+        done = api.post("/v1/audit/acknowledge", _proof(export))
+    if as_json:
+        output.line(done)
+    else:
+        output.text(f"records up to {done['last']} are acknowledged (record {done['record']}); keep {export}")
+
+
+def retention(as_json: options.Json = False) -> None:
+    """Show what may leave the log by itself: within which bounds, and what was acknowledged to be elsewhere."""
+    with client.connected() as api:
+        found = api.get("/v1/audit/retention")
+    if as_json:
+        output.line(found)
+        return
+    kept = found["acknowledged"]
+    bounds = {"records older than (s)": found["keep_s"], "log larger than (bytes)": found["keep_bytes"]}
+    if not any(bounds.values()):
+        output.text("nothing leaves the log by itself: set audit_keep_s or audit_keep_bytes")
+    else:
+        output.fields(bounds)
+    if kept is None:
+        output.text("no export was acknowledged: remit audit acknowledge EXPORT")
+    else:
+        output.text(f"{kept['operator']} keeps an export up to record {kept['last']} (record {kept['record']})")
 
 
 def _proof(path: Path) -> dict[str, Any]:

@@ -78,6 +78,20 @@ class Audit(Protocol):
         """The record whose id starts with `prefix`, joined with its completion. `NotFound`, or `Conflict`."""
         ...
 
+    async def continues(self, *, first: int, last: int, digest: str, since: int) -> None:
+        """Nothing, where an export of records `first` to `last` (of hash `digest`) leaves no gap behind record `since`
+        or before the log's own beginning. `Conflict`: it does, or it is no export of this log."""
+        ...
+
+    async def expendable(
+        self, *, through: int, digest: str, before: datetime | None, keep_bytes: int | None
+    ) -> Retirable | None:
+        """The segments that may go, of those whose records are all among the first `through`, the last of which has
+        this hash: those that end before a time, and the oldest while the log takes more than `keep_bytes`; None where
+        there are none. What budgets are added up from is never among them. `Conflict`: that record is of another log.
+        """
+        ...
+
     async def retirable(self, *, first: int, last: int, digest: str, before: datetime | None) -> Retirable:
         """Whole segments that end before a time and are in an export of records `first` to `last` (of hash `digest`).
 

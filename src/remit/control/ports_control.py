@@ -154,6 +154,26 @@ class AuditKeys(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledged:
+    """What an operator said is kept elsewhere: the audit log up to record `last`, whose hash is `digest`. `sha256` is
+    of the rows of the export that says so, `record` the audit record of the operator's word."""
+
+    last: int
+    digest: str
+    sha256: str
+    operator: str
+    record: str
+
+
+class Acknowledgements(Protocol):
+    """One, the latest."""
+
+    def get(self) -> Acknowledged | None: ...
+
+    def put(self, acknowledged: Acknowledged) -> None: ...
+
+
 class Unit(Protocol):
     """One transaction: everything in it happens, or nothing does."""
 
@@ -174,6 +194,9 @@ class Unit(Protocol):
 
     @property
     def audit_keys(self) -> AuditKeys: ...
+
+    @property
+    def acknowledgements(self) -> Acknowledgements: ...
 
     @property
     def operators(self) -> Operators: ...

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, delete, insert, or_
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
-from remit.control.ports_control import AuditKey, Document, Head, Revocation, RevocationKind, SealedSecret
+from remit.control.ports_control import Acknowledged, AuditKey, Document, Head, Revocation, RevocationKind, SealedSecret
 from remit.core import budget, prefixes
 from remit.core.errors import Conflict
 from remit.core.expiry import Nearness
@@ -22,6 +24,7 @@ from remit.store.operators import Operators
 
 HEADS_KEPT = 10_000
 """One a second while the log grows: about three hours of a busy node, a kilobyte each at most."""
+_ACKNOWLEDGED = "audit-acknowledged"
 
 
 class Documents:
@@ -172,6 +175,21 @@ class AuditKeys:
         self._connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_=row))
 
 
+class Acknowledgements:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def get(self) -> Acknowledged | None:
+        t = tables.meta
+        value = self._connection.scalar(select(t.c.value).where(t.c.key == _ACKNOWLEDGED))
+        return Acknowledged(**json.loads(value)) if value is not None else None
+
+    def put(self, acknowledged: Acknowledged) -> None:
+        value = json.dumps(asdict(acknowledged))
+        statement = upsert(tables.meta).values(key=_ACKNOWLEDGED, value=value)
+        self._connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
+
+
 class Unit:
     """Implements `control.ports_control.Unit` on one connection in a transaction."""
 
@@ -183,6 +201,7 @@ class Unit:
         self.secrets = SealedSecrets(connection)
         self.heads = Heads(connection)
         self.audit_keys = AuditKeys(connection)
+        self.acknowledgements = Acknowledgements(connection)
         self.operators = Operators(connection)
         self.approvals = Approvals(connection)
         self.grants = Grants(connection)

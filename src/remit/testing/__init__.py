@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from remit.control.ports_control import (
+    Acknowledged,
     AuditKey,
     Document,
     Flows,
@@ -33,6 +34,7 @@ from remit.core.task import ALIVE, TRANSITIONS, Task
 from remit.testing.approvals import ApprovalRows, MemoryApprovals, MemoryGrants
 from remit.testing.approvals import MemoryDesk as MemoryDesk
 from remit.testing.approvals import MemoryNotifier as MemoryNotifier
+from remit.testing.audit import MemoryAcknowledgements
 from remit.testing.audit import MemoryAudit as MemoryAudit
 from remit.testing.audit import MemoryDecisions as MemoryDecisions
 from remit.testing.deciding import DirectPolicies as DirectPolicies
@@ -77,6 +79,7 @@ class _Tables:
     audit_keys: dict[str, AuditKey] = field(default_factory=dict)
     operators: OperatorRows = field(default_factory=OperatorRows)
     approvals: ApprovalRows = field(default_factory=ApprovalRows)
+    acknowledged: list[Acknowledged] = field(default_factory=list)
     epoch: int = 0
     cell: int = 0
 
@@ -196,6 +199,7 @@ class MemoryUnit:
         self.secrets = MemorySealedSecrets(tables.secrets)
         self.heads = MemoryHeads(tables.heads)
         self.audit_keys = MemoryAuditKeys(tables.audit_keys)
+        self.acknowledgements = MemoryAcknowledgements(tables.acknowledged)
         self.operators = MemoryOperators(tables.operators)
         self.approvals = MemoryApprovals(tables.approvals)
         self.grants = MemoryGrants(tables.approvals)
@@ -240,6 +244,7 @@ class MemoryStore:
             heads=list(now.heads),
             operators=now.operators.copy(),
             approvals=now.approvals.copy(),
+            acknowledged=list(now.acknowledged),
         )
         yield MemoryUnit(draft)
         self._tables = draft

@@ -11,17 +11,20 @@ from datetime import datetime
 from typing import Any
 
 from remit.control.ports_audit import AUDIT_FILTERS, Audit, AuditFilter, AuditPage, Retirable
-from remit.control.ports_control import AuditKey, Head
+from remit.control.ports_control import Acknowledged, AuditKey, Head
 from remit.control.ports_decisions import Decisions
 from remit.core.errors import Conflict, NotFound
 
 
 class MemoryAudit:
-    """Implements `control.ports_audit.Audit` over `records`, oldest first, each with an `id` and a `seq`."""
+    """Implements `control.ports_audit.Audit` over `records`, oldest first, each with an `id` and a `seq`. `going`:
+    what is beyond any bounds; `elsewhere`: no export is of this log."""
 
     def __init__(self, records: Sequence[Mapping[str, Any]] = ()) -> None:
         self.records = list(records)
         self._news = asyncio.Condition()
+        self.going: Retirable | None = None
+        self.elsewhere = False
 
     async def add(self, record: Mapping[str, Any]) -> None:
         async with self._news:
@@ -64,6 +67,17 @@ class MemoryAudit:
             raise Conflict(f"several records start with {prefix}", hint="give more letters")
         return found[0]
 
+    async def continues(self, *, first: int, last: int, digest: str, since: int) -> None:
+        if first > since + 1:
+            raise Conflict(f"records {since + 1} to {first - 1} are in none", hint="remit audit export --whole")
+
+    async def expendable(
+        self, *, through: int, digest: str, before: datetime | None, keep_bytes: int | None
+    ) -> Retirable | None:
+        if self.elsewhere:
+            raise Conflict(f"record {through} of the export is not the one in the log")
+        return self.going if self.going is not None and self.going.seq <= through else None
+
     async def retirable(self, *, first: int, last: int, digest: str, before: datetime | None) -> Retirable:
         if first > 1:
             raise Conflict(f"the export begins with record {first}, the log with 1", hint="remit audit export --whole")
@@ -83,6 +97,19 @@ class MemoryAudit:
             seen = len(self.records)
             for record in fresh:
                 yield record
+
+
+class MemoryAcknowledgements:
+    """Implements `control.ports_control.Acknowledgements`."""
+
+    def __init__(self, rows: list[Acknowledged]) -> None:
+        self._rows = rows
+
+    def get(self) -> Acknowledged | None:
+        return self._rows[-1] if self._rows else None
+
+    def put(self, acknowledged: Acknowledged) -> None:
+        self._rows.append(acknowledged)
 
 
 class MemoryDecisions:
