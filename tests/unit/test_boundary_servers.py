@@ -86,6 +86,26 @@ async def test_requests_of_one_connection_are_answered_in_turn(tmp_path: Path) -
     assert not path.exists()
 
 
+async def test_a_decision_whose_wait_was_cancelled_is_a_denial_and_takes_no_place(tmp_path: Path) -> None:
+    path, waits = tmp_path / "c", list[asyncio.Future[Permitted]]()
+
+    async def decide(evidence: Evidence) -> Permitted | Denied:
+        waits.append(asyncio.get_running_loop().create_future())
+        return await waits[-1]
+
+    async with serving(path, serve_check(path, decide, Refusals(), 1)):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        for _ in range(3):
+            writer.write(asked())
+            async with asyncio.timeout(60):
+                while not (waits and not waits[-1].done()):
+                    await asyncio.sleep(0.005)
+            waits[-1].cancel()
+            status, body = await answer(reader)
+            assert (status, json.loads(body)["reason"]) == (473, Reason.NOT_READY.value)
+        writer.close()
+
+
 async def test_a_request_for_a_websocket_leaves_the_connection_usable(tmp_path: Path) -> None:
     path, upgrades = tmp_path / "c", list[str | None]()
 

@@ -6,6 +6,7 @@ time-out), but without a reason.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class _Desk(check_wire.Desk):
     async def _answer(self, method: bytes, target: bytes, raw: Lines, answer: Callable[[bytes], None]) -> None:
         try:
             said = self._render(await self._decided(method, target, raw))
-        except Exception:
+        except (Exception, asyncio.CancelledError):  # nobody cancels a decision: what it waits for was (`eager`)
             said = self._render(check_wire.failed("the check failed"))
         answer(said)
 

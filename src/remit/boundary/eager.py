@@ -3,7 +3,8 @@
 Nearly every decision has everything at hand and waits for one thing only, its record. A task costs two turns of the
 event loop and as much time as a third of the decision; so a coroutine is run here where it is made, until it waits for
 a future, and goes on when that is done. What is lost: there is no current task inside, so `asyncio.timeout` and
-cancellation do not work in what runs here. Code that may take long makes a task of itself and is waited for.
+cancellation do not work in what runs here. Code that may take long makes a task of itself and is waited for. A
+`CancelledError` in here says that what was waited for was cancelled, and is an error like any other.
 """
 
 from __future__ import annotations
@@ -32,8 +33,14 @@ class Steps:
         self._coroutine.close()
 
     def _resume(self, _: asyncio.Future[Any]) -> None:
-        if self in self._under_way and not self._waits():
-            self._under_way.discard(self)
+        if self not in self._under_way:
+            return
+        waits = False
+        try:
+            waits = self._waits()
+        finally:  # whatever comes out of it, its place is free again
+            if not waits:
+                self._under_way.discard(self)
 
     def _waits(self) -> bool:
         """Run up to the next thing that is not there yet; whether there was one."""
