@@ -205,18 +205,24 @@ def test_a_refused_ssh_client_is_told_why(site: Site) -> None:
 
 
 REFUSED = """
-import ftplib, smtplib
-for connect in (lambda: smtplib.SMTP("mail.up.example", 25, timeout=10), lambda: ftplib.FTP("mail.up.example", timeout=10)):
+import ftplib, imaplib, smtplib, ssl
+for connect in (
+    lambda: smtplib.SMTP("mail.up.example", 25, timeout=10),
+    lambda: ftplib.FTP("mail.up.example", timeout=10),
+    lambda: smtplib.SMTP_SSL("mail.up.example", 465, timeout=10),
+    lambda: imaplib.IMAP4_SSL("mail.up.example", 993, timeout=10),
+):
     try: connect()
-    except (smtplib.SMTPException, ftplib.Error) as error: print(error)
+    except (smtplib.SMTPException, ftplib.Error, ssl.SSLError) as error: print(error)
 """
 
 
 def test_a_client_that_waits_for_its_server_is_told_why(site: Site) -> None:
     done = site.remit.run("nothing", sys.executable, "-c", REFUSED)
-    smtp, ftp = done.stdout.splitlines()
+    smtp, ftp, *within_tls = done.stdout.splitlines()
     assert "554" in smtp and "(reason no_capability, record r-" in smtp
-    assert ftp.startswith("421 remit: No capability")
+    assert ftp.startswith("530 remit: No capability")
+    assert len(within_tls) == 2 and all("ACCESS_DENIED" in said for said in within_tls), done.stdout + done.stderr
 
 
 def test_open_connections_are_cut_and_others_go_on(site: Site) -> None:

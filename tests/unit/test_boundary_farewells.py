@@ -22,7 +22,7 @@ def said(protocol: str, denied: Denied = DENIED) -> bytes:
 
 @pytest.mark.parametrize(
     ("protocol", "begins"),
-    [("smtp", b"554 5.7.1 "), ("ftp", b"421 "), ("pop3", b"-ERR "), ("imap", b"* BYE "), ("redis", b"-ERR ")],
+    [("smtp", b"554 5.7.1 "), ("ftp", b"530 "), ("pop3", b"-ERR "), ("imap", b"* BYE "), ("redis", b"-ERR ")],
 )
 def test_line_protocols_are_told_one_printable_line(protocol: str, begins: bytes) -> None:
     text = said(protocol)
@@ -43,12 +43,16 @@ def test_an_ssh_client_is_told_in_one_whole_packet(size: int) -> None:
     assert payload == b"\x01" + b"\0\0\0\x01" + size.to_bytes(4, "big") + b"x" * size + b"\0\0\0\0"
 
 
+def test_a_tls_client_is_told_by_an_alert() -> None:
+    assert said("tls") == b"\x15\x03\x03\0\2" + bytes([2, 49]), "fatal, access_denied"
+
+
 def test_mysql_is_told_in_a_packet_of_its_length() -> None:
     mysql = said("mysql")
     assert int.from_bytes(mysql[:3], "little") == len(mysql) - 4
     assert mysql[3:7] == b"\0\xff" + (1130).to_bytes(2, "little")
 
 
-@pytest.mark.parametrize("protocol", ["tcp", "tls", "http/2", "kafka", "postgresql"])
+@pytest.mark.parametrize("protocol", ["tcp", "http/2", "kafka", "postgresql"])
 def test_a_protocol_without_a_place_for_words_is_told_nothing(protocol: str) -> None:
     assert said(protocol) == b""

@@ -286,7 +286,7 @@ async def test_a_redis_client_reads_why_it_was_refused(tmp_path: Path) -> None:
         (b"SSH-2.0-x\r\n", 22, b"SSH-2.0-remit\r\n"),
         (b"", 25, b"554 "),
         (b"EHLO me\r\n", 25, b"554 "),
-        (b"", 21, b"421 "),
+        (b"", 21, b"530 "),
         (b"", 110, b"-ERR "),
         (b"", 143, b"* BYE "),
         (b"", 3306, b""),

@@ -2,8 +2,8 @@
 
 A closed socket tells an agent nothing, so it retries. Each protocol here lets a server say something before it closes;
 what is said is one line of text without control characters. Protocols without such a place get nothing.
-Sources: RFC 4253 §4.2, §6, §11.1 (SSH); RFC 5321 §3.1 (SMTP); RFC 959 §5.4 (FTP); RFC 1939 §3 (POP3); RFC 3501 §7.1.5
-(IMAP); MySQL "ERR_Packet"; PostgreSQL 17 "ErrorResponse"; Redis RESP ("simple errors").
+Sources: RFC 8446 §6.2 (TLS); RFC 4253 §4.2, §6, §11.1 (SSH); RFC 5321 §3.1 (SMTP); RFC 959 §4.2 (FTP); RFC 1939 §3
+(POP3); RFC 3501 §7.1.5 (IMAP); MySQL "ERR_Packet"; PostgreSQL 17 "ErrorResponse"; Redis RESP ("simple errors").
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from remit.control.decide import Denied
 
 TEXT_MAX = 400
 """What OpenSSH shows of a message, and well below what a line of SMTP may have (512)."""
+TLS_ALERT = b"\x15\x03\x03\x00\x02\x02\x31"
+"""A record with a fatal alert: access_denied, "the sender decided not to proceed with negotiation"."""
 FEATURE_NOT_SUPPORTED = "0A000"
 HOST_NOT_ALLOWED = 1
 """SSH_DISCONNECT_HOST_NOT_ALLOWED_TO_CONNECT"""
@@ -66,9 +68,10 @@ def _line(text: str) -> bytes:
 _WORDS: Mapping[str, Callable[[bytes], bytes]] = {
     "redis": lambda text: b"-ERR " + text + b"\r\n",
     "ssh": ssh_disconnect,
+    "tls": lambda text: TLS_ALERT,
     "mysql": mysql_error,
     "smtp": lambda text: b"554 5.7.1 " + text + b"\r\n",
-    "ftp": lambda text: b"421 " + text + b"\r\n",
+    "ftp": lambda text: b"530 " + text + b"\r\n",
     "pop3": lambda text: b"-ERR " + text + b"\r\n",
     "imap": lambda text: b"* BYE " + text + b"\r\n",
 }

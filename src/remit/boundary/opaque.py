@@ -15,8 +15,8 @@ CANCEL_REQUEST = 80877102
 STARTUP_MAX = 10_000
 """PostgreSQL's own MAX_STARTUP_PACKET_LENGTH."""
 NO = b"N"
-SERVER_FIRST_PORTS = (21, 25, 110, 143, 587, 3306, 5900)
-"""FTP, SMTP, POP3, IMAP, submission, MySQL, VNC: their clients wait for the server."""
+SERVER_FIRST_PORTS = (21, 25, 110, 143, 465, 587, 993, 995, 3306, 5900)
+"""FTP, mail (465, 993 and 995 within TLS), MySQL, VNC: their clients wait for the server."""
 POSTGRESQL_PORTS = frozenset({5432, 6432})
 _PROTOCOL_3 = 3
 _ASKS_MAX = 2
