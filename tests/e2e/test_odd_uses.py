@@ -84,6 +84,13 @@ def test_an_unknown_role_is_answered_with_a_hint_that_works(remit: Instance) -> 
     assert remit.cli(*hint).stdout
 
 
+def test_a_directory_to_start_in_that_is_not_there_is_named(remit: Instance, tmp_path: Path) -> None:
+    refused(
+        remit, 4, "--cwd nope: the workspace has no such directory",
+        command=f"run --role agent --workspace {tmp_path} --cwd nope -- true",
+    )  # fmt: skip
+
+
 def test_a_malformed_manifest_is_named_by_line_and_changes_nothing(remit: Instance, tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text("apiVersion: remit.dev/v1alpha1\nkind: Role\nmetadata: {name: bad}\nspec: {capabilitys: []}\n")

@@ -224,6 +224,17 @@ def test_why_tells_the_story_of_a_record_or_of_the_last_denial(plane: Plane, rem
     assert records(remit("why", "--json")[1])[0]["record"] == RECORD
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "meant"), [("--decision", "denied", "deny"), ("--reason", "no_capabilty", "no_capability")]
+)
+def test_a_filter_that_no_record_can_have_is_a_mistake(
+    plane: Plane, remit: Remit, option: str, value: str, meant: str
+) -> None:
+    code, out, said = remit("audit", "list", option, value)
+    assert (code, out) == (2, "")
+    assert f"did you mean {meant}?" in said and "hint: one of: " in said
+
+
 def test_why_prefers_a_refused_request_to_the_refused_lookup_of_its_name(plane: Plane, remit: Remit) -> None:
     lookup = {**RECORD, "id": "r-0000000002", "seq": 2, "kind": "dns"}
     plane.audit.records.append(lookup)

@@ -45,6 +45,39 @@ def test_the_fast_commands_are_in_the_help(name: str) -> None:
     assert any(line.split()[:1] == [name] for line in done.stdout.splitlines())
 
 
+@pytest.mark.parametrize("command", ["schema", "run --help"])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_alphabet_without_a_character_shows_its_escape(command: str, encoding: str) -> None:
+    done = python("from remit.cli.main import main; main()", *command.split(), PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_output_that_cannot_be_written_is_one_error() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", "from remit.cli.main import main; main()", "schema"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: standard output cannot be written\ncause: No space left on device\nhint: ")
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "where"), [("version", "remit.cli.commands.invoke"), ("run", "remit.cli.run.main")]
+)
+def test_a_fault_of_ours_is_one_error_without_a_traceback(command: str, where: str) -> None:
+    module, _, name = where.rpartition(".")
+    code = f"import {module} as m\ndef broken(_): raise KeyError('headers')\nm.{name} = broken\n"
+    done = python(code + "from remit.cli.main import main; main()", command)
+    assert done.returncode == 1
+    assert re.match(r"error: a fault of remit itself \(KeyError: 'headers'\)\nhint: .*\n$", done.stderr), done.stderr
+
+
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     read, write = os.pipe()
     os.close(read)

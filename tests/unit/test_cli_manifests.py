@@ -92,3 +92,17 @@ def test_what_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(Invalid, match="not UTF-8"):
         reading.read([str(tmp_path)])
+
+
+def test_what_the_control_plane_refuses_is_told_with_file_and_line(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    role = "apiVersion: remit.dev/v1alpha1\nkind: Role\nmetadata: {{name: {}}}\nspec:\n  capabilities: [x]\n"
+    first.write_text(role.format("a"))
+    second.write_text(role.format("b"))
+    documents = reading.read([str(first), str(second)])
+    told = "document[1]: spec.capabilities[0]: expected a name\ndocument[0]: no more\ndocument[7]: none"
+    assert reading.located(told, documents).splitlines() == [
+        f"{second}:5: spec.capabilities[0]: expected a name",
+        f"{first}:1: no more",
+        "document[7]: none",
+    ]

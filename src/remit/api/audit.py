@@ -18,7 +18,9 @@ from remit.control.ports_audit import AuditFilter
 from remit.control.ports_control import AuditKey
 from remit.control.retiring import Exported
 from remit.core.errors import Invalid, NotFound, RemitError
+from remit.core.reason import Reason
 from remit.core.task import TASK_ID
+from remit.policy import manifests
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
 
@@ -42,6 +44,8 @@ def wanted(
     until: Annotated[datetime | None, Query(description="RFC 3339, with offset.")] = None,
 ) -> AuditFilter:
     """What a list and an export can be narrowed by."""
+    _known("decision", decision, ("permit", "deny", "hold"))
+    _known("reason", reason, [one.value for one in Reason])
     for bound in (since, until):
         if bound is not None and bound.tzinfo is None:
             raise Invalid("since and until need an offset, such as 2026-01-31T12:00:00Z")
@@ -68,6 +72,13 @@ def _named(found: Services, task: str | None) -> str | None:
         if task is not None and TASK_ID.fullmatch(task):
             return task
         raise
+
+
+def _known(name: str, value: str | None, values: Sequence[str]) -> None:
+    """A misspelt filter would find nothing, which reads like good news."""
+    if value is not None and value not in values:
+        found = f"{value[:64]!a} is no {name} of a record{manifests.nearest(value, values)}"
+        raise Invalid(found, hint=f"one of: {', '.join(values)}")
 
 
 Wanted = Annotated[AuditFilter, Depends(wanted)]

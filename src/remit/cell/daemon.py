@@ -141,6 +141,10 @@ class Daemon:
         if len(self._running) + self._starting >= MAX_CELLS:
             raise Unavailable(f"{MAX_CELLS} cells run already", hint="remit ps; remit stop TASK")
         path = workspace.checked(asked.workspace, self._site.cells) if asked.workspace is not None else None
+        if path is not None and not (path / asked.cwd).is_dir():
+            raise NotFound(
+                f"--cwd {asked.cwd}: the workspace has no such directory", hint="make it, or leave --cwd out"
+            )
         key = object()
         self._reserve(key, path if asked.bind else None)
         self._starting += 1

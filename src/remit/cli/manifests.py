@@ -8,7 +8,9 @@ lines of everything else still count.
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,7 +41,10 @@ def apply(
     documents = read(files)
     body = {"documents": [dict(document.raw) for document in documents], "dry_run": dry_run}
     with client.connected() as api:
-        answer = api.post("/v1/apply", body)
+        try:
+            answer = api.post("/v1/apply", body)
+        except Invalid as error:
+            raise Invalid(located(error.detail, documents), hint=error.hint) from None
     if as_json:
         output.line(answer)
         return
@@ -110,6 +115,21 @@ def read(files: list[str]) -> list[manifests.Document]:
     return documents
 
 
+def located(detail: str, documents: Sequence[manifests.Document]) -> str:
+    """The control plane's words on `documents[n].field`, with the file and the line where a person wrote it."""
+
+    def where(found: re.Match[str]) -> str:
+        n, field = int(found[1]), found[2] or ""
+        if n >= len(documents):
+            return found[0]
+        lines = {manifests.dotted(path): line for path, line in documents[n].positions.items()}
+        line = lines.get(field) or lines.get(field.partition("[")[0]) or lines.get("kind", 0)
+        place = f"{documents[n].source}:{line}" if line else documents[n].source
+        return f"{place}: {field}: " if field else f"{place}: "
+
+    return re.sub(r"^document\[(\d+)\]: (?:([A-Za-z0-9_.\[\]-]+): )?", where, detail, flags=re.MULTILINE)
+
+
 def _sources(files: list[str]) -> list[str]:
     found: list[str] = []
     for name in files:
@@ -130,11 +150,13 @@ def text_of(path: Path) -> str:
 
 def _decoded(data: bytes, source: str) -> str:
     if len(data) > MAX_BYTES:
-        raise Invalid(f"{source} is larger than {MAX_BYTES} bytes")
+        raise Invalid(f"{source} is larger than {MAX_BYTES} bytes", hint="give several files, or a directory of them")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise Invalid(f"{source} is not UTF-8 text") from error
+        raise Invalid(
+            f"{source} is not UTF-8 text", hint="manifests are YAML in UTF-8; remit schema shows one"
+        ) from error
 
 
 def _text(source: str) -> str:

@@ -29,6 +29,8 @@ class Failure(Exception):
 
 
 def main(arguments: list[str]) -> int:
+    if arguments[:1] in (["-h"], ["--help"], ["help"]):
+        arguments = ["delegate", "--help"]
     if not arguments or arguments[0] != "delegate":
         what = f"no command {arguments[0]!r} in a cell" if arguments else "which command?"
         raise Failure(2, what, "in a cell there is: remit delegate --role ROLE -- COMMAND")
