@@ -30,7 +30,7 @@ from remit.audit import segments
 SAMPLE_S = 5.0
 TOLD_S = 30.0
 SETTLE_S = 20.0
-EACH_S = 0.4
+EACH_S = 0.2
 """What starting a cell may take: all of them begin when the last one should be there."""
 LEAST_SHARE = 0.5
 NOISE_MB = 4.0
@@ -132,12 +132,12 @@ def started(
 
 
 def watched(rig: Rig, cells: list[subprocess.Popen[bytes]], seconds: float) -> Memory:
-    """The memory of each part, in MB, at times of a clock that does not step back; for so many seconds."""
+    """The memory of each part in MB (without pages of files), each with its time of a clock that does not step back."""
     memory: Memory = {}
     begun, told = time.monotonic(), 0.0
     while (left := begun + seconds - time.monotonic()) > 0:
         for name, pid in {**rig.pids(), "supervisor": rig.supervisor()}.items():
-            memory.setdefault(name, []).append((time.monotonic(), processes.memory_mb(pid)))
+            memory.setdefault(name, []).append((time.monotonic(), processes.memory_mb(pid, own=True)))
         if time.monotonic() - told >= TOLD_S:
             told = time.monotonic()
             sizes = ", ".join(f"{name} {memory[name][-1][1]:.0f}" for name in PARTS if name in memory)
