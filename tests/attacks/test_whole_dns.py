@@ -212,3 +212,45 @@ with connect("", port, to=to, tls=False) as sock:
         assert found[-1]["role"] == "attacker"
     assert whole.arrived == before
     whole.still_works(cell)
+
+
+def test_questions_without_end_from_one_cell_do_not_stop_another(whole: Whole, neighbour: Attacker) -> None:
+    """More than can be answered, from many sockets at once and each another one; the decision service does it all."""
+    source = """
+import selectors, struct
+ready, socks, asked, answered = selectors.DefaultSelector(), [], 0, 0
+for _ in range(16):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    sock.connect((to, 53))
+    ready.register(sock, selectors.EVENT_READ)
+    socks.append(sock)
+def flood():
+    global asked
+    for sock in socks:
+        for _ in range(64):
+            asked += 1
+            label = b"_%x" % asked
+            try:
+                sock.send(data[:12] + bytes([len(label)]) + label + data[12:])
+            except BlockingIOError:
+                break
+while answered < count:
+    flood()
+    for key, _ in ready.select(0.1):
+        try:
+            while key.fileobj.recv(512):
+                answered += 1
+        except BlockingIOError:
+            pass
+result = asked > answered
+"""
+    port, before = whole.upstreams.https_port, whole.remit.pids()
+    with whole.attacker("attacker") as flooding:
+        flooding.start(source, to=RESOLVER, data=query(b"flood.example"), count=6000)
+        for number in range(20):
+            looked_up = neighbour.do("result = address(host)", host=f"calm-{number}.example")
+            assert looked_up == flow.virtual(f"calm-{number}.example")[0]
+            assert neighbour.ask(API, port, request(API, port, f"/v1/calm-{number}"))["status"] == 200
+        assert flooding.finish()
+    assert whole.remit.pids() == before, "no part was started anew"
