@@ -175,7 +175,7 @@ result = refused
 """
     port = whole.upstreams.https_port
     with whole.attacker("attacker") as flooding:
-        assert flooding.do(source, host=API, port=port, count=16) > 0
+        assert flooding.do(source, host=API, port=port, count=24) > 0
         assert neighbour.ask(API, port, request(API, port, "/v1/beside-streams"))["status"] == 200
         flooding.do("import builtins\nfor sock in builtins.kept: sock.close()\nresult = 0")
         wait_for(

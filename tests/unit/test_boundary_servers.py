@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
@@ -103,6 +104,20 @@ async def test_a_decision_whose_wait_was_cancelled_is_a_denial_and_takes_no_plac
             waits[-1].cancel()
             status, body = await answer(reader)
             assert (status, json.loads(body)["reason"]) == (473, Reason.NOT_READY.value)
+        writer.close()
+
+
+async def test_it_is_told_which_process_asks(tmp_path: Path) -> None:
+    path, met = tmp_path / "c", list[int]()
+
+    async def decide(_: Evidence) -> Permitted | Denied:
+        assert met == [os.getpid()], "before the first decision"
+        return PERMITTED
+
+    async with serving(path, serve_check(path, decide, Refusals(), 10, met=met.append)):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(asked())
+        assert await answer(reader) == (200, b"")
         writer.close()
 
 

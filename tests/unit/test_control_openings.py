@@ -86,6 +86,20 @@ def test_a_task_has_so_many_open_and_no_more_until_some_end(monkeypatch: pytest.
     assert found.using("credential", "k") == {TASK.id: frozenset({1025})}
 
 
+def test_what_one_envoy_carried_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openings, "AT_ONCE", 1)
+    found = opened()
+    found.carried_by(100)
+    found.opened("r-1", flowing("100.64.0.1:1024"))
+    found.carried_by(100)  # one more connection of the same
+    assert found.full(TASK.id)
+    found.carried_by(101)
+    assert not found.full(TASK.id) and found.using("credential", "k") == {}
+    found.ended("r-1")  # read late from the log of the one before
+    found.opened("r-2", flowing("100.64.0.1:1025"))
+    assert found.full(TASK.id)
+
+
 def test_the_end_of_a_task_is_the_end_of_what_it_had_open() -> None:
     found = opened("100.64.0.1:1024")
     over = dataclasses.replace(TASK, state=State.EXITED)

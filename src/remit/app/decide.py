@@ -162,13 +162,24 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
             group.create_task(sds_server.serve_sds(settings.sds_socket, leaves, clock.now))
             group.create_task(
                 check_server.serve_check(
-                    settings.check_socket, decider.check, decider.refuse, settings.check_pending_max
+                    settings.check_socket,
+                    decider.check,
+                    decider.refuse,
+                    settings.check_pending_max,
+                    met=openings.carried_by,
                 )
             )
-            group.create_task(hold_server.serve_hold(settings.hold_socket, holding.check, decider.refuse))
+            group.create_task(
+                hold_server.serve_hold(settings.hold_socket, holding.check, decider.refuse, met=openings.carried_by)
+            )
             group.create_task(
                 tunnel_check.serve_tunnel(
-                    settings.tunnel_socket, decider.check, decider.refuse, meant.names, settings.check_pending_max
+                    settings.tunnel_socket,
+                    decider.check,
+                    decider.refuse,
+                    meant.names,
+                    settings.check_pending_max,
+                    openings.carried_by,
                 )
             )
             group.create_task(refuse.serve_refuse(settings.refuse_socket))

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from remit.boundary import check, check_wire, eager
-from remit.boundary.check_wire import Lines, Refuse
+from remit.boundary.check_wire import Lines, Met, Refuse
 from remit.control.decide import Denied, Held, Permitted
 from remit.core.reason import Reason
 from remit.core.request import Evidence
@@ -21,15 +21,20 @@ Render = Callable[[Permitted | Denied | Held], bytes]
 
 
 async def serve_check(
-    path: Path, decide: Decide, refuse: Refuse, pending_max: int, render: Render = check.render
+    path: Path,
+    decide: Decide,
+    refuse: Refuse,
+    pending_max: int,
+    render: Render = check.render,
+    met: Met = check_wire.nobody_asks,
 ) -> None:
     """Answer Envoy on Unix socket `path` until cancelled. At most `pending_max` decisions wait at once."""
-    await check_wire.serve(path, _Desk(decide, refuse, pending_max, render))
+    await check_wire.serve(path, _Desk(decide, refuse, pending_max, render, met))
 
 
 class _Desk(check_wire.Desk):
-    def __init__(self, decide: Decide, refuse: Refuse, pending_max: int, render: Render) -> None:
-        super().__init__()
+    def __init__(self, decide: Decide, refuse: Refuse, pending_max: int, render: Render, met: Met) -> None:
+        super().__init__(met)
         self._render = render
         self._decide = decide
         self._refuse = refuse
@@ -68,7 +73,7 @@ class _Desk(check_wire.Desk):
 
 class _Connection(check_wire.Connection):
     def __init__(self, desk: _Desk) -> None:
-        super().__init__(desk.connections)
+        super().__init__(desk)
         self._desk = desk
 
     def asked(self, method: bytes, target: bytes, headers: Lines, answer: Callable[[bytes], None]) -> None:

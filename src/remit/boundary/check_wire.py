@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import socket
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 HEAD_MAX = 128 << 10
 """Envoy bounds an agent's head to 60 KiB; ours and joined headers come on top."""
 NO_RECORD = ""
+_CREDENTIALS = struct.Struct("3i")
+"""Process, user and group of whoever connected (unix(7), SO_PEERCRED)."""
 _LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) (/[\x21-\x7e\x80-\xff]*) HTTP/1\.1")
 _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+): ?([\t\x20-\x7e\x80-\xff]*)")
 
@@ -37,11 +41,20 @@ class Refuse(Protocol):
     ) -> Awaitable[Denied]: ...
 
 
+Met = Callable[[int], None]
+"""Told with each connection which process it comes from (`control.openings.Openings.carried_by`)."""
+
+
+def nobody_asks(process: int) -> None:
+    """Stands for a listener that has no use for it."""
+
+
 class Desk(ABC):
     """What the connections share."""
 
-    def __init__(self) -> None:
+    def __init__(self, met: Met) -> None:
         self.connections: set[asyncio.Transport] = set()
+        self.met = met
 
     @abstractmethod
     def connection(self) -> Connection: ...
@@ -100,8 +113,8 @@ class Connection(asyncio.Protocol, ABC):
 
     size_max = HEAD_MAX
 
-    def __init__(self, connections: set[asyncio.Transport]) -> None:
-        self._connections = connections
+    def __init__(self, desk: Desk) -> None:
+        self._connections, self._met = desk.connections, desk.met
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
@@ -116,6 +129,8 @@ class Connection(asyncio.Protocol, ABC):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are not of asyncio's class
         self._connections.add(self._transport)
+        peer = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        self._met(_CREDENTIALS.unpack(peer)[0])
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._transport is not None:

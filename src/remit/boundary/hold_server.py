@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from remit.boundary import check, check_wire
-from remit.boundary.check_wire import Lines, Refuse
+from remit.boundary.check_wire import Lines, Met, Refuse
 from remit.control.decide import Denied, Permitted
 from remit.control.holding import Body
 from remit.core.reason import Reason
@@ -26,14 +26,16 @@ PENDING_MAX = 1024
 Hold = Callable[[Evidence, Body], Awaitable[Permitted | Denied]]
 
 
-async def serve_hold(path: Path, hold: Hold, refuse: Refuse, pending_max: int = PENDING_MAX) -> None:
+async def serve_hold(
+    path: Path, hold: Hold, refuse: Refuse, pending_max: int = PENDING_MAX, met: Met = check_wire.nobody_asks
+) -> None:
     """Answer Envoy on Unix socket `path` until cancelled. At most `pending_max` requests wait at once."""
-    await check_wire.serve(path, _Desk(hold, refuse, pending_max))
+    await check_wire.serve(path, _Desk(hold, refuse, pending_max, met))
 
 
 class _Desk(check_wire.Desk):
-    def __init__(self, hold: Hold, refuse: Refuse, pending_max: int) -> None:
-        super().__init__()
+    def __init__(self, hold: Hold, refuse: Refuse, pending_max: int, met: Met) -> None:
+        super().__init__(met)
         self._hold = hold
         self._refuse = refuse
         self._pending_max = pending_max
@@ -81,7 +83,7 @@ class _Connection(check_wire.Connection):
     size_max = check_wire.HEAD_MAX + BODY_MAX_BYTES
 
     def __init__(self, desk: _Desk) -> None:
-        super().__init__(desk.connections)
+        super().__init__(desk)
         self._desk = desk
         self._waiting: asyncio.Task[None] | None = None
         self._digest, self._bytes = hashlib.sha256(), 0

@@ -13,8 +13,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from remit.boundary import check, check_server
-from remit.boundary.check_wire import Refuse
+from remit.boundary import check, check_server, check_wire
+from remit.boundary.check_wire import Met, Refuse
 from remit.boundary.tunnels import REFUSED, TLS_PATH
 from remit.control.decide import Denied, Held, Permitted
 from remit.core import flow
@@ -27,7 +27,9 @@ Names = Callable[[int, str, int], tuple[str, ...]]
 """The names that a cell may mean by an address and a port (`node.destinations`)."""
 
 
-async def serve_tunnel(path: Path, decide: check_server.Decide, refuse: Refuse, names: Names, most: int) -> None:
+async def serve_tunnel(
+    path: Path, decide: check_server.Decide, refuse: Refuse, names: Names, most: int, met: Met = check_wire.nobody_asks
+) -> None:
     """Answer Envoy on Unix socket `path` (mode 0600) until cancelled. At most `most` decisions wait at once."""
 
     async def decided(evidence: Evidence) -> Permitted | Denied:
@@ -40,7 +42,7 @@ async def serve_tunnel(path: Path, decide: check_server.Decide, refuse: Refuse, 
         facts: dict[str, object] = {"capability": asked.capability, "scheme": asked.protocol, "host": asked.host}
         return await refuse(refusal, token=evidence.token, flow=evidence.peer, **facts, port=asked.port)
 
-    await check_server.serve_check(path, decided, refuse, most, render)
+    await check_server.serve_check(path, decided, refuse, most, render, met)
 
 
 def opened(evidence: Evidence, names: Names) -> Evidence:

@@ -20,7 +20,7 @@ from remit.core.decision import Permit
 from remit.core.snapshot import Snapshot
 from remit.core.task import ALIVE
 
-AT_ONCE = 1024
+AT_ONCE = 2048
 """Requests that one task may have open, whatever carries them: a cell's connections could hold half a million streams,
 and each takes a connection to its upstream, of which a node has some 28,000 to one address (ip_local_port_range)."""
 PER_TASK_MAX = 65_536
@@ -45,6 +45,15 @@ class Openings:
         self._uncounted: set[str] = set()
         self._generation = secrets.token_hex(8)  # pools of an earlier life of this process may still stand in Envoy
         self._seen = Snapshot()
+        self._carrier: int | None = None
+
+    def carried_by(self, process: int) -> None:
+        """Which process asks and carries what is permitted. What another one carried has ended with it, untold."""
+        if process != self._carrier:
+            self._carrier = process
+            self._open.clear()
+            self._count.clear()
+            self._uncounted.clear()
 
     def opened(self, record: str, permit: Permit, grant: str | None = None) -> None:
         """A permit is about to be answered, on the word of a human where `grant` says so."""
