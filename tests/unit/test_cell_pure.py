@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from remit.cell import environment, guard, limits, merge, request, sandbox, seccomp, syscalls, toolchains, workspace
+from remit.cell import (
+    changes,
+    environment,
+    guard,
+    limits,
+    merge,
+    request,
+    sandbox,
+    seccomp,
+    syscalls,
+    toolchains,
+    workspace,
+)
 from remit.core.errors import Invalid, NotFound
 from remit.core.snapshot import Limits
 
@@ -331,3 +344,14 @@ def test_all_processes_of_a_cell_may_open_half_of_what_the_machine_may(
 ) -> None:
     monkeypatch.setattr(Path, "read_text", lambda self: files)
     assert limits.open_files(processes) == each
+
+
+def test_a_directory_above_a_workspace_that_becomes_a_link_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "mine/work").mkdir(parents=True)
+    (tmp_path / "another/work").mkdir(parents=True)
+    path = workspace.checked(str(tmp_path / "mine/work"), tmp_path / "state/cells")
+    os.close(changes.open_workspace(path))
+    (tmp_path / "mine").rename(tmp_path / "away")
+    (tmp_path / "mine").symlink_to(tmp_path / "another")
+    with pytest.raises(OSError, match="has become a link"):
+        changes.open_workspace(path)

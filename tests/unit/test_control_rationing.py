@@ -1,13 +1,26 @@
 """One cell cannot fill the audit log, and what is not recorded one by one is counted."""
 
+import deciding
 import pytest
 
+from remit.control.observing import Observer
 from remit.control.ports import Entry
 from remit.control.rationing import CELLS_MAX, ORDINARY, TOLD_EVERY_S, Exceeded, Rationed
 from remit.testing.deciding import MemoryJournal
 
 FLOW = "100.64.0.1:40000"
 NEXT = "100.64.0.2:40000"
+
+
+def observing(journal: Rationed) -> Observer:
+    made = deciding.World()
+    return Observer(
+        knowledge=made.knowledge,
+        journal=journal,
+        openings=made.openings,
+        budgets=made.budgets,
+        secrets=made.secrets,
+    )
 
 
 class Log:
@@ -67,6 +80,28 @@ async def test_what_was_not_recorded_is_counted_once_a_minute_and_when_the_cell_
     told = [entry.fields for _, entry in log.written.entries if entry.fields["reason"] == "records_exceeded"]
     assert [one["count"] for one in told] == [1, 4]
     assert log.reasons()[-1] == "no_capability"
+
+
+async def test_what_envoy_refuses_by_itself_is_of_the_same_share(caplog: pytest.LogCaptureFixture) -> None:
+    """Malformed requests are records as well, and cost an agent less than any other."""
+    log = Log()
+    observer = observing(log.rationed)
+    ended = {"flow": FLOW, "host": "api.a.com", "path": "/x", "detail": "http1.codec_error", "status": 400}
+    for _ in range(50):
+        await observer.ended(None, ended)
+    assert log.reasons() == ["refused_by_boundary"] * 3 + ["records_exceeded"]
+    assert not caplog.records, "nor does it fill the log of the process"
+    with pytest.raises(Exceeded):
+        await log.append()
+    await log.append(NEXT)
+
+
+@pytest.mark.parametrize("field", ["path", "detail", "host", "sni"])
+async def test_whatever_an_agent_makes_long_costs_what_it_takes(field: str) -> None:
+    log = Log(burst=10)
+    await observing(log.rationed).ended(None, {"flow": FLOW, field: "x" * 10 * ORDINARY})
+    with pytest.raises(Exceeded):
+        await log.append()
 
 
 async def test_a_long_path_costs_what_it_takes() -> None:

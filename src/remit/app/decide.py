@@ -127,6 +127,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
     known = link.cached(settings.decide_dir / "snapshot.json")
     if known is not None:
         knowledge.replace(known)
+    rationed = Rationed(journal, time.monotonic)
     hidden = Hidden(answer_max_s=settings.connection_max_s, monotonic=time.monotonic)
     decider = Decider(
         knowledge=knowledge,
@@ -134,7 +135,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
         policies=policies,
         resolver=resolver,
         secrets=broker,
-        journal=Rationed(journal, time.monotonic),
+        journal=rationed,
         openings=openings,
         budgets=budgets,
         answers=Answers(clock),
@@ -149,7 +150,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
         hold_s=settings.hold_s,
     )
     asking.on_news(holding.ring)
-    observer = Observer(knowledge=knowledge, journal=journal, openings=openings, budgets=budgets, secrets=broker)
+    observer = Observer(knowledge=knowledge, journal=rationed, openings=openings, budgets=budgets, secrets=broker)
 
     async def name_refused(refused: Refused) -> None:
         await observer.name_refused(

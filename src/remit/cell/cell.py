@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from remit.cell import (
+    changes,
     environment,
     kernel,
     limits,
@@ -253,7 +254,7 @@ def _shown(
     shown: list[sandbox.Mount] = []
     layers: Path | None = None
     if path is not None:
-        source = workspaces.open_directory(path)
+        source = changes.open_workspace(path)
         try:
             status = os.fstat(source)
             # The agent gets what belongs to the operator, never what merely lies in a directory that is named.

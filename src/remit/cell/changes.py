@@ -9,6 +9,7 @@ say when they were cut.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import subprocess
@@ -49,6 +50,19 @@ def type_of(mode: int) -> str:
 
 def open_root(path: Path) -> int:
     return os.open(path, _OPEN_DIRECTORY)
+
+
+def open_workspace(path: Path) -> int:
+    """The directory whose real path this was. `OSError`: it is another one by now.
+
+    Whoever owns a directory above it can put a link in its place, to a directory of somebody else's.
+    """
+    number = open_root(path)
+    where = os.readlink(f"/proc/self/fd/{number}")
+    if where != str(path):
+        os.close(number)
+        raise OSError(errno.ESTALE, f"a directory above it has become a link, to {where}", str(path))
+    return number
 
 
 @contextlib.contextmanager
@@ -154,7 +168,7 @@ def read(upper: Path, lower: Path) -> tuple[list[dict[str, Any]], str]:
     with contextlib.ExitStack() as stack:
         above = open_root(upper)
         stack.callback(os.close, above)
-        below = open_root(lower)
+        below = open_workspace(lower)
         stack.callback(os.close, below)
         for change in walk(above, below):
             if len(found) >= MAX_CHANGES:

@@ -40,7 +40,7 @@ def apply(
     with contextlib.ExitStack() as stack:
         above = changes.open_root(upper)
         stack.callback(os.close, above)
-        below = changes.open_root(lower)
+        below = changes.open_workspace(lower)
         stack.callback(os.close, below)
         found, bare = list(changes.walk(above, below)), Bare(above, below)
         # Before anything is merged: what makes a repository does so together.

@@ -191,7 +191,7 @@ def _unmerged(cells: Path, stage: Path, task: str) -> bool:
             layers = stack.enter_context(workspace.reopened(cells / task, stage))
             upper = changes.open_root(layers / "upper")
             stack.callback(os.close, upper)
-            below = changes.open_root(lower)
+            below = changes.open_workspace(lower)
             stack.callback(os.close, below)
             return next(changes.walk(upper, below), None) is not None
     except OSError:

@@ -81,7 +81,7 @@ def look_after(directory: Path) -> str:
         note = json.loads((directory / "task.json").read_text())
         if note.get("mode") != "bind" or marker.exists():
             return ""
-        root = workspace.open_directory(Path(note["workspace"]))
+        root = changes.open_workspace(Path(note["workspace"]))
         try:
             guards = {PurePosixPath(path): bool(writable) for path, writable in note["guards"]}
             found = aftermath.neutralise(root, guards, int(note["started_ns"]))

@@ -69,10 +69,6 @@ def checked(text: object, cells: Path) -> Path:
     return path
 
 
-def open_directory(path: Path) -> int:
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-
 def mount_mapped(source: int, target: Path, owner: Owner) -> None:
     """Show the directory open as `source` at `target`, its owner's files as the agent's."""
     if owner.user == owner.agent:

@@ -13,6 +13,7 @@ from remit.control.budgets import Budgets
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.control.ports import Entry, Journal, Secrets
+from remit.control.rationing import Exceeded
 from remit.core import flow
 from remit.core.errors import Unavailable
 from remit.core.reason import Reason
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 
 
 class Observer:
-    """Attributes what it sees to the task of the cell it comes from."""
+    """Attributes what it sees to the task of the cell it comes from. `journal`: the one that decisions are written to,
+    or a cell would fill the log with what Envoy refuses by itself (`control.rationing`)."""
 
     def __init__(
         self, *, knowledge: Knowledge, journal: Journal, openings: Openings, budgets: Budgets, secrets: Secrets
@@ -80,6 +82,8 @@ class Observer:
     async def _append(self, kind: str, fields: Mapping[str, Any]) -> None:
         try:
             await self._journal.append(self._journal.new_id(), Entry(kind=kind, fields=fields))
+        except Exceeded:
+            return  # counted, and told once a minute
         except Unavailable as error:
             log.error("not recorded (%s): %s", kind, error.detail)
 

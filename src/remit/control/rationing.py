@@ -75,6 +75,7 @@ class Rationed:
                     f"this cell's decisions fill the audit log faster than {self._per_second} bytes a second"
                 )
             share.used += ORDINARY + len(fields.get("path") or "") + len(fields.get("detail") or "")
+            share.used += len(fields.get("host") or "") + len(fields.get("sni") or "")
             if share.untold:
                 await self._tell(share, self.new_id(), fields, now)
         await self._journal.append(record, entry)
