@@ -180,11 +180,11 @@ class Meanwhile(testing.MemoryJournal):
 
 async def test_a_request_that_is_decided_again_is_charged_once_also_in_the_log() -> None:
     journal = Meanwhile()
-    one = World(knowing("[{requests: 5}, {bytesIn: 10Mi}]"), journal, testing.ManualClock(NOW))
-    journal.act = lambda: one.know(knowing("[{requests: 5}, {bytesIn: 10Mi}]", epoch=2))
+    one = World(knowing("[{requests: 5}, {bytesIn: 16Mi}]"), journal, testing.ManualClock(NOW))
+    journal.act = lambda: one.know(knowing("[{requests: 5}, {bytesIn: 16Mi}]", epoch=2))
     assert await one.reason() == "permitted"
     assert one.used() == {"role/r/bytesIn": budget.RESERVE_BYTES, "role/r/requests": 1}
-    again = world(knowing("[{requests: 5}, {bytesIn: 10Mi}]"))
+    again = world(knowing("[{requests: 5}, {bytesIn: 16Mi}]"))
     again.budgets.fold({"id": record, "kind": entry.kind, **entry.fields} for record, entry in journal.entries)
     assert again.used() == one.used()
 
@@ -211,15 +211,28 @@ async def test_a_clock_that_steps_back_returns_nothing() -> None:
     assert await one.reason() == "permitted"
 
 
+@pytest.mark.parametrize("limit", ["1Mi", "100Ki"])
+async def test_a_small_budget_of_bytes_has_room_for_several_requests_at_once(limit: str) -> None:
+    one = world(knowing(f"[{{bytesIn: {limit}}}]"))
+    answers = [await one.ask() for _ in range(3)]
+    assert all(isinstance(answer, Permitted) for answer in answers)
+    for answer in answers:
+        assert isinstance(answer, Permitted)
+        await one.end(answer.record, 0, 1)
+    assert one.used() == {"role/r/bytesIn": 3}
+    assert [entry for _, entry in one.journal.entries if entry.kind == "budget"] == [], "nobody is warned"
+
+
 async def test_a_stream_takes_more_while_there_is_some_and_is_cut_after_that() -> None:
     one = world(knowing("[{bytesIn: 3Mi}]"))
     answer = await one.ask()
     assert isinstance(answer, Permitted)
     moved = {"bytes_out": 0, "flow": "100.64.0.1:1024"}
-    await one.budgets.counted(answer.record, {**moved, "bytes_in": budget.RESERVE_BYTES})
-    assert one.used() == {"role/r/bytesIn": budget.RESERVE_BYTES}
-    await one.budgets.counted(answer.record, {**moved, "bytes_in": budget.RESERVE_BYTES + 1})
-    assert one.used() == {"role/r/bytesIn": 2 * budget.RESERVE_BYTES + 1}
+    first = 3 * budget.RESERVE_BYTES // budget.AT_ONCE
+    await one.budgets.counted(answer.record, {**moved, "bytes_in": first})
+    assert one.used() == {"role/r/bytesIn": first}
+    await one.budgets.counted(answer.record, {**moved, "bytes_in": first + 1})
+    assert one.used() == {"role/r/bytesIn": budget.RESERVE_BYTES + first + 1}
     assert one.cuts == []
     await one.budgets.counted(answer.record, {**moved, "bytes_in": 3 * budget.RESERVE_BYTES + 5})
     assert one.cuts == [(TASK, 1024)]

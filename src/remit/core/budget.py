@@ -19,6 +19,8 @@ SLICES = 60
 """A sliding window moves in steps of a sixtieth of its length; what falls into a step counts until all of it is out."""
 RESERVE_BYTES = 1 << 20
 """What a request of unknown size takes of a budget of bytes before it begins, and again each time it used that up."""
+AT_ONCE = 16
+"""Requests of unknown size that a budget of bytes has room for at once, however small it is: each takes a part."""
 DAY_S = 86400
 MAX_PER_S = 366 * DAY_S
 MAX_AMOUNT = 1 << 53
@@ -146,7 +148,7 @@ def wanted(lines: Sequence[Line], length: int | None) -> Iterator[tuple[Line, in
         elif line.budget.quantity is Quantity.BYTES_OUT and length is not None:
             yield line, length, length
         elif line.budget.quantity in BYTES:
-            yield line, 1, RESERVE_BYTES
+            yield line, 1, min(RESERVE_BYTES, max(1, line.budget.limit // AT_ONCE))
 
 
 def amount(quantity: Quantity, value: int) -> str:
