@@ -194,6 +194,14 @@ def test_audit_records_are_listed_without_control_characters(plane: Plane, remit
     assert remit("audit", "list", "--json", "--decision", "permit")[1] == ""
 
 
+def test_what_an_operator_did_is_listed_with_who_it_was(plane: Plane, remit: Remit) -> None:
+    did = {"kind": "operator", "action": "refused", "operator": "ann", "detail": "POST /v1/apply refused"}
+    plane.audit.records += [{"id": "r-1", "seq": 1, **did}, {"id": "r-2", "seq": 2, **did, "operator": ""}]
+    listed = remit("audit", "list")[1].splitlines()
+    assert listed[1].endswith("  ann: POST /v1/apply refused")
+    assert listed[2].endswith("  POST /v1/apply refused")
+
+
 def test_json_lists_every_record_and_a_limit_the_latest(plane: Plane, remit: Remit) -> None:
     plane.audit.records += [{**RECORD, "id": f"r-{n:010d}", "seq": n} for n in range(1, 2051)]
     assert [r["seq"] for r in records(remit("audit", "list", "--json")[1])] == list(range(1, 2051))

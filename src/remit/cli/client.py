@@ -54,8 +54,10 @@ class Client:
     def get(self, path: str, **query: object) -> Any:
         return self._asked("GET", path, params=_present(query))
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        return self._asked("POST", path, json=dict(body or {}))
+    def post(self, path: str, body: Mapping[str, Any] | None = None, *, patient: bool = False) -> Any:
+        """`patient`: however long it takes."""
+        timeout = httpx.Timeout(TIMEOUT_S, read=None) if patient else httpx.USE_CLIENT_DEFAULT
+        return self._asked("POST", path, json=dict(body or {}), timeout=timeout)
 
     def put(self, path: str, body: Mapping[str, Any]) -> Any:
         return self._asked("PUT", path, json=dict(body))
