@@ -227,16 +227,18 @@ def test_delegating_while_being_ended_leaves_nobody(whole: Whole) -> None:
 
 def test_an_output_without_end_is_cut(whole: Whole, chief: Attacker) -> None:
     source = """
-got, size, end = answer(post(asked)), 0, None
+got, size, first, end = answer(post(asked)), 0, None, None
 for line in got:
     size += len(line)
-    end = line
-result = size, json.loads(end)
+    first, end = first or line, line
+result = size, json.loads(first)["task"], json.loads(end)
 """
     asked = {"role": "deputy", "command": ["sh", "-c", "head -c 40000000 /dev/zero"]}
-    size, end = chief.do(POST + source, asked=asked)
+    size, task, end = chief.do(POST + source, asked=asked)
     assert (16 << 20) < size < (24 << 20), "Base64 of 16 MiB"
     assert (end["event"], end["code"], end["truncated"]) == ("exit", 0, True)
+    kept = sum(log.stat().st_size for log in whole.remit.state.glob(f"cells/{task}/output.log*"))
+    assert 0 < kept <= 1 << 20, "many of them must not fill the node's disk"
 
 
 def test_the_node_is_as_before(whole: Whole, cell: Attacker) -> None:

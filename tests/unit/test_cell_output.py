@@ -14,9 +14,8 @@ from remit.cell import output
 
 
 @pytest.fixture
-def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> output.Log:
-    monkeypatch.setattr(output, "MAX_LOG_BYTES", 40)
-    return output.Log(tmp_path)
+def log(tmp_path: Path) -> output.Log:
+    return output.Log(tmp_path, 40)
 
 
 def kept(directory: Path) -> bytes:

@@ -81,6 +81,20 @@ async def test_a_tree_is_bounded_however_it_branches(plane: Plane) -> None:
             assert reasons(other) == set(), "another tree has room"
 
 
+async def test_a_tree_has_so_many_one_after_the_other(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each leaves something on the node's disk, and a child can ask as its parent can."""
+    monkeypatch.setattr(delegates, "MAX_EVER_IN_TREE", 3)
+    top = await asker(plane)
+    for below in (top, await asker(plane, top.task), await asker(plane, top.task)):
+        async with many(plane, below, 1) as found:
+            assert reasons(found) == set()
+    async with many(plane, await asker(plane, top.task), 1) as found:
+        assert isinstance(found[0], Refused)
+        assert f"have run below task {top.task}" in found[0].refusal.detail
+    async with many(plane, await asker(plane), 1) as found:
+        assert reasons(found) == set(), "another tree has its own"
+
+
 async def test_what_a_task_asks_for_in_a_minute_and_ever_is_bounded(plane: Plane) -> None:
     who, done = await asker(plane), 0
     while done < delegates.MAX_EVER:

@@ -70,6 +70,7 @@ class Wanted:
     cwd: str
     operator: int
     path: str
+    log_bytes: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -209,7 +210,7 @@ def build(wanted: Wanted, site: Site, wire: network.Network) -> Cell:
             stage.scratch(staged / "scratch", owner=(user, group_id), size_bytes=size, mode=0o711)
             stage.terminals(staged / "terminals")
             stage.shared_directories(staged / "scratch", _SCRATCH)
-            log = output.Log(directory)
+            log = output.Log(directory, wanted.log_bytes)
             undo.callback(log.close)
         except OSError as error:
             raise Unavailable(f"the cell cannot be made: {error}", hint="remit doctor") from error

@@ -17,6 +17,8 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 MAX_LOG_BYTES = 64 << 20
+DELEGATED_LOG_BYTES = 1 << 20
+"""Of a task that a task asked for: that one was told what it says, and can ask for a thousand of them."""
 READ_BYTES = 64 << 10
 WATCHER_PATIENCE_S = 10.0
 
@@ -24,9 +26,10 @@ Sink = Callable[[bytes, bytes], Awaitable[None]]
 
 
 class Log:
-    """`output.log` and `output.log.1` in `directory`."""
+    """`output.log` and `output.log.1` in `directory`, together of `most` bytes at most."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, most: int) -> None:
+        self._most = most
         self._path, self._older = directory / "output.log", directory / "output.log.1"
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._size = os.fstat(self._file).st_size
@@ -37,7 +40,7 @@ class Log:
     def write(self, data: bytes) -> None:
         with contextlib.suppress(OSError):
             # A full disk loses the log, not the task.
-            if self._size + len(data) > MAX_LOG_BYTES // 2:
+            if self._size + len(data) > self._most // 2:
                 self._turn()
             self._size += os.write(self._file, data)
         self._tell()

@@ -312,4 +312,5 @@ def _wanted(
         cwd=asked.cwd,
         operator=operator,
         path=asked.command.path,
+        log_bytes=output.DELEGATED_LOG_BYTES if asked.request is not None else output.MAX_LOG_BYTES,
     ), _token(answer)

@@ -33,6 +33,8 @@ MAX_ON_NODE = 128
 """and that there are: a quarter of the cells of a node (`cell.daemon`)."""
 MAX_EVER = 256
 """Children that one task has one after the other."""
+MAX_EVER_IN_TREE = 1024
+"""Children that all tasks below one have one after the other: what is left of each stays on the node's disk a while."""
 MAX_A_MINUTE = 30
 MINUTE = timedelta(minutes=1)
 MAX_REMEMBERED = 4096
@@ -67,6 +69,8 @@ class Delegates:
         self._open: Counter[str] = Counter()
         self._trees: Counter[str] = Counter()
         self._asked: dict[str, _Asked] = {}
+        self._had: Counter[str] = Counter()
+        """By the task at the top of a tree: how many children there have been in it."""
 
     @contextlib.asynccontextmanager
     async def child(self, asker: Asker, wanted: Wanted) -> AsyncIterator[Child | Refused]:
@@ -135,6 +139,8 @@ class Delegates:
             return f"{MAX_ON_NODE} delegated tasks run on this node, which is the most"
         if asked.ever >= MAX_EVER:
             return f"task {task} has had {MAX_EVER} children, which is the most"
+        if self._had[root] >= MAX_EVER_IN_TREE:
+            return f"{MAX_EVER_IN_TREE} tasks have run below task {root}, which is the most"
         if len(asked.lately) >= MAX_A_MINUTE:
             return f"task {task} has asked for {MAX_A_MINUTE} children within a minute, which is the most"
         return None
@@ -143,11 +149,13 @@ class Delegates:
         if len(self._asked) >= MAX_REMEMBERED:
             alive = {one.id for one in self._tasks.all(alive_only=True)}
             self._asked = {name: asked for name, asked in self._asked.items() if name in alive}
+            self._had = Counter({name: had for name, had in self._had.items() if name in alive})
         asked = self._asked.setdefault(task, _Asked())
         asked.ever += 1
         asked.lately.append(self._clock.now())
         self._open[task] += 1
         self._trees[root] += 1
+        self._had[root] += 1
 
     def _leave(self, task: str, root: str) -> None:
         for counted, name in ((self._open, task), (self._trees, root)):
