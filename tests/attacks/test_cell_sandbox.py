@@ -16,6 +16,8 @@ import pytest
 from cells_rig import Rig, until
 from cells_rig import node as node
 
+from remit.cell import limits
+
 _CALL = """
 import ctypes, errno, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -303,6 +305,34 @@ def test_sessions_without_end_take_no_more_of_a_processor_than_one_other_program
     node.ask(op="stop", task=task)
     node.gone(task)
     assert theirs_s < 3 * 0.5, "of half a second; equal parts are fair, forty are not"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root the system may not let us limit the cells")
+def test_all_cells_together_leave_the_node_processes_and_memory(node: Rig) -> None:
+    """Each has its limit, and two hundred times that is more than a machine has."""
+    task = node.detached("--", "sleep", "5151")
+    pid = until(lambda: _running("sleep", "5151"), "the sleeper")[0]
+    files = [group.parent / name for group in _groups(pid) for name in _MOST]
+    found = {file.name: file.read_text().strip() for file in files if file.exists()}
+    node.ask(op="stop", task=task, grace_s=0)
+    node.gone(task)
+    most = limits.together()
+    page = os.sysconf("SC_PAGE_SIZE")
+    assert most.memory_bytes is not None
+    assert found["pids.max"] == str(most.processes)
+    memory = found.get("memory.max", "max")
+    memory = found["memory.limit_in_bytes"] if memory == "max" else memory
+    assert memory == str(most.memory_bytes // page * page)
+
+
+_MOST = ("pids.max", "memory.max", "memory.limit_in_bytes")
+
+
+def _groups(pid: int) -> list[Path]:
+    """The directories of the groups that a process of a cell is in."""
+    where = limits.tree()
+    found = [path for home in (*where.v1.values(), where.v2) if home for path in home.glob("remit-*-cells/*/")]
+    return [path for path in found if str(pid) in (path / "cgroup.procs").read_text().split()]
 
 
 def _ticks(pids: list[int]) -> int:

@@ -296,29 +296,43 @@ def test_one_group_stands_around_all_cells_and_goes_with_them(tmp_path: Path) ->
     tree = limits.Tree(
         v1={name: tmp_path / name for name in ("memory", "pids", "cpu", "cpuset")}, v2=tmp_path / "unified"
     )
-    around = limits.around(tree, "remit-1-")
+    around = limits.around(tree, "remit-1-", Limits(memory_bytes=5 << 30, processes=900))
     assert around.v1 == {name: tmp_path / name / "remit-1-cells" for name in ("memory", "pids", "cpu")}
     assert around.v2 == tmp_path / "unified/remit-1-cells"
+    assert (tmp_path / "memory/remit-1-cells/memory.limit_in_bytes").read_text() == str(5 << 30)
+    assert (tmp_path / "pids/remit-1-cells/pids.max").read_text() == "900"
     group = limits.make(around, "remit-1-t-a", Limits(memory_bytes=None, processes=None))
     assert group.absent == ()
     assert (tmp_path / "cpu/remit-1-cells/remit-1-t-a").is_dir(), "a cell without a limit has its share too"
     (tmp_path / "cpu/remit-1-t-b").mkdir()  # as a daemon of before made them
     (tmp_path / "cpu/remit-2-cells").mkdir()
+    for file in ("memory/remit-1-cells/memory.limit_in_bytes", "pids/remit-1-cells/pids.max"):
+        (tmp_path / file).unlink()  # the kernel's own go with their directory
     assert limits.sweep(tree, "remit-1-") == 2
     assert [path.name for path in (tmp_path / "cpu").iterdir()] == ["remit-2-cells"]
     assert list((tmp_path / "unified").iterdir()) == []
 
 
 def test_the_group_around_gives_its_children_what_it_was_given(tmp_path: Path) -> None:
-    (tmp_path / "remit-1-cells").mkdir()
-    (tmp_path / "remit-1-cells/cgroup.subtree_control").touch()
-    around = limits.around(limits.Tree(v2=tmp_path, v2_controllers=frozenset({"cpu"})), "remit-1-")
-    assert (tmp_path / "remit-1-cells/cgroup.subtree_control").read_text() == "+cpu"  # the kernel would show `cpu`
-    (tmp_path / "remit-1-cells/cgroup.subtree_control").unlink()
-    (tmp_path / "remit-1-cells").rmdir()
-    (tmp_path / "remit-1-cells").touch()  # it cannot be made
-    assert around.v2 == tmp_path / "remit-1-cells"
-    assert limits.around(limits.Tree(v2=tmp_path, v2_controllers=frozenset({"cpu"})), "remit-1-") == limits.Tree()
+    inner = tmp_path / "remit-1-cells"
+    inner.mkdir()
+    (inner / "cgroup.subtree_control").touch()
+    where = limits.Tree(v2=tmp_path, v2_controllers=frozenset({"memory"}))
+    assert limits.around(where, "remit-1-", Limits(memory_bytes=7 << 30)).v2 == inner
+    assert (inner / "cgroup.subtree_control").read_text() == "+memory"  # the kernel would show `memory`
+    assert (inner / "memory.max").read_text() == str(7 << 30)
+    assert not (inner / "pids.max").exists(), "of a controller that is not there"
+    (tmp_path / "remit-2-cells").touch()  # it cannot be made
+    assert limits.around(where, "remit-2-", Limits()) == limits.Tree()
+
+
+def test_all_cells_together_leave_memory_and_process_numbers_to_others() -> None:
+    most = limits.together()
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert most.memory_bytes is not None
+    assert most.processes is not None
+    assert memory // 2 <= most.memory_bytes < memory
+    assert most.processes < int(Path("/proc/sys/kernel/pid_max").read_text())
 
 
 def test_that_nothing_holds_the_cells_share_of_the_processors_is_named(tmp_path: Path) -> None:

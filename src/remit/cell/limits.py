@@ -7,7 +7,8 @@ an earlier one left.
 
 Around the groups of all cells stands one more (`around`), of ordinary weight. The kernel shares busy processors between
 groups (sched(7)), where there are none between sessions, of which an agent can open any number: without it two hundred
-cells that compute leave the boundary one part in two hundred, and it answers none of them.
+cells that compute leave the boundary one part in two hundred, and it answers none of them. Memory and process numbers
+have an end on every machine too, so all cells together leave some of each to the node (`together`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _USUAL_PROCESSES = 512
 _REMOVE_S = 2.0
 _TRY_S = 5.0
 _AROUND = "cells"
+_OTHERS_BYTES = 1 << 30
+"""Of memory, for what is not in a cell; at most half of the machine's. The node with its upstreams takes 400 MB."""
 SHARE = "cpu share"
 """In `absent`: nothing keeps the cells from taking the processors' time from the boundary."""
 
@@ -115,15 +118,31 @@ def _delegated(own: Path, top: Path) -> tuple[Path, frozenset[str]]:
         here = here.parent
 
 
-def around(where: Tree, prefix: str) -> Tree:
+def together() -> Limits:
+    """What all cells of this machine may have of it: a cell's own limit keeps many of them from nothing."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    numbers = min(int(Path(f"/proc/sys/kernel/{name}").read_text()) for name in ("pid_max", "threads-max"))
+    return Limits(memory_bytes=max(memory // 2, memory - _OTHERS_BYTES), processes=numbers * 3 // 4)
+
+
+def around(where: Tree, prefix: str, most: Limits) -> Tree:
     """A group around the groups of all cells, made in every hierarchy, as the place to make them. `sweep` removes it.
 
     It keeps the weight that the kernel gives every group, so all cells together get as much of a busy processor as one
     other group or session, be it that of a single part of the node; inside, each cell gets as much as any other.
+    `most`: memory and processes of all cells together, where the system can hold that.
     """
     name = f"{prefix}{_AROUND}"
     v1 = {controller: made for controller in WANTED & set(where.v1) if (made := _made(where.v1[controller] / name))}
     v2 = _made(where.v2 / name) if where.v2 is not None else None
+    for controller, old, new, value in (
+        ("memory", "memory.limit_in_bytes", "memory.max", most.memory_bytes),
+        ("pids", "pids.max", "pids.max", most.processes),
+    ):
+        home, file = (v2, new) if controller in where.v2_controllers else (v1.get(controller), old)
+        if home is not None:
+            with contextlib.suppress(OSError):  # each cell has its own limit all the same, and says so if it has not
+                (home / file).write_text(str(value))
     if v2 is None:
         return Tree(v1=v1)
     for controller in sorted(where.v2_controllers):

@@ -61,7 +61,7 @@ async def serve(
         site = cells.Site(
             stage=staging,
             etc=etc,
-            tree=limits.around(tree, mark),
+            tree=limits.around(tree, mark, limits.together()),
             mark=mark,
             system=machine.system(),
             cells=cells_dir,
