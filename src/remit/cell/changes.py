@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import stat
 import subprocess
@@ -18,15 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-MAX_CHANGES = 5000
-MAX_PATCH_BYTES = 512 << 10
+MAX_TOLD_BYTES, MAX_PATCH_BYTES = 256 << 10, 512 << 10
+"""Of the list and of the text, as JSON: together less than one frame to the client (`cell.wire`)."""
 MAX_TEXT_BYTES = 1 << 20
 _DIFF_TIMEOUT_S = 5.0
 _MAX_DEPTH = 200
 TOO_DEEP = "directory too deep to be looked into"
 """Stands for everything in it."""
 _NOBODY = 65534
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -49,7 +50,7 @@ def type_of(mode: int) -> str:
 
 
 def open_root(path: Path) -> int:
-    return os.open(path, _OPEN_DIRECTORY)
+    return os.open(path, OPEN_DIRECTORY)
 
 
 def open_workspace(path: Path) -> int:
@@ -67,7 +68,7 @@ def open_workspace(path: Path) -> int:
 
 @contextlib.contextmanager
 def opened(name: str, parent: int) -> Iterator[int]:
-    number = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+    number = os.open(name, OPEN_DIRECTORY, dir_fd=parent)
     try:
         yield number
     finally:
@@ -164,24 +165,30 @@ def read(upper: Path, lower: Path) -> tuple[list[dict[str, Any]], str]:
     """(changes, unified text of the text files among them), both bounded."""
     found: list[dict[str, Any]] = []
     patch: list[str] = []
-    size = 0
+    listed = size = 0
     with contextlib.ExitStack() as stack:
         above = open_root(upper)
         stack.callback(os.close, above)
         below = open_workspace(lower)
         stack.callback(os.close, below)
         for change in walk(above, below):
-            if len(found) >= MAX_CHANGES:
-                found.append(
-                    {"path": "…", "kind": "modified", "type": f"more than {MAX_CHANGES} changes: not all shown"}
-                )
+            told = {"path": str(change.path), "kind": change.kind, "type": change.type}
+            listed += told_bytes(told)
+            if listed > MAX_TOLD_BYTES:
+                more = f"more than {len(found)} changes: not all shown"
+                found.append({"path": "…", "kind": "modified", "type": more})
                 break
-            found.append({"path": str(change.path), "kind": change.kind, "type": change.type})
+            found.append(told)
             if change.type == "file" and size < MAX_PATCH_BYTES:
                 text = _unified(change, above, below)
-                size += len(text)
+                size += told_bytes(text)
                 patch.append(text if size <= MAX_PATCH_BYTES else "(the rest is too long to be shown)\n")
     return found, "".join(patch)
+
+
+def told_bytes(said: object) -> int:
+    """What it takes in a message to the client: an agent may have written what JSON makes six times as long."""
+    return len(json.dumps(said)) + 2
 
 
 def content(path: PurePosixPath, root: int, limit: int) -> bytes | None:

@@ -9,12 +9,14 @@ A socket or FIFO in a bound directory is a wire to whatever listens on it: there
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
+from remit.cell import changes
 from remit.core.errors import Conflict
 
 DIRECTORIES = frozenset(
@@ -40,7 +42,11 @@ _PLACED_DIRECTORIES, _PLACED_FILES = (".git", ".vscode", ".idea", ".husky", ".de
 _GIT_DIRECTORIES, _GIT_FILES = ("hooks", "info"), ("config", "config.worktree")
 _GIT_PRESENT = ("modules", "worktrees")
 MAX_ENTRIES = 2_000_000
+MAX_DEPTH = 200
+"""What is deeper is not looked into, by anybody who looks through a workspace: so nothing is there."""
 _MAX_GUARDS = 512
+_VANISHED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""Entries come, go and change while the operator works."""
 _NAMED = 10
 
 
@@ -80,16 +86,33 @@ class Prepared:
 
 
 def prepare(root: int, owner: tuple[int, int]) -> Prepared:
-    """Guards for the directory open as `root`. `Conflict`: it holds sockets, FIFOs or devices (named), or too much."""
-    base = Path(f"/proc/self/fd/{root}")
+    """Guards for the directory open as `root`. `Conflict`: it holds sockets, FIFOs or devices (named), or too much.
+
+    What it placed before it failed is removed again.
+    """
+    guards, missing = _guards(root, _looked(root))
+    placed: list[tuple[PurePosixPath, bool, int]] = []
+    try:
+        for path, directory in missing:
+            inode = _placed(root, path, directory, owner)
+            if inode is not None:
+                placed.append((path, directory, inode))
+    except BaseException:
+        _removed(root, placed)
+        raise
+    return Prepared(guards=guards, placed=tuple(placed))
+
+
+def _looked(root: int) -> list[PurePosixPath]:
+    """What is to be guarded of what is there."""
     special: list[str] = []
     found: list[PurePosixPath] = []
-    for count, (path, entry) in enumerate(_walk(base)):
+    for count, (path, mode) in enumerate(_walk(root, PurePosixPath(), 0)):
         if count >= MAX_ENTRIES or len(found) > _MAX_GUARDS:
             raise Conflict("the workspace is too large to be bound directly", hint="leave --bind out")
-        if entry.name == ".git" or (guarded(path) and not guarded(path.parent)):
+        if path.name == ".git" or (guarded(path) and not guarded(path.parent)):
             found.append(path)
-        elif not (entry.is_dir(follow_symlinks=False) or entry.is_file(follow_symlinks=False) or entry.is_symlink()):
+        elif not (stat.S_ISDIR(mode) or stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
             special.append(str(path))
     if special:
         named = ", ".join(ascii(item)[1:-1] for item in sorted(special)[:_NAMED])
@@ -98,12 +121,16 @@ def prepare(root: int, owner: tuple[int, int]) -> Prepared:
             f"the workspace holds sockets, FIFOs or devices, which lead out of the cell: {named}{more}",
             hint="remove them, or leave --bind out (a copy-on-write view does not show them as they are)",
         )
+    return sorted(found)
+
+
+def _guards(root: int, found: Iterable[PurePosixPath]) -> tuple[tuple[Guard, ...], list[tuple[PurePosixPath, bool]]]:
+    """(every guard, parents first; which of them have to be placed, and whether as directories)"""
     guards: dict[PurePosixPath, Guard] = {}
-    placed: list[tuple[PurePosixPath, bool, int]] = []
     wanted = [(PurePosixPath(n), True) for n in _PLACED_DIRECTORIES] + [
         (PurePosixPath(n), False) for n in _PLACED_FILES
     ]
-    for path in sorted(found):
+    for path in found:
         kind = _kind(root, path)
         if kind not in ("directory", "file"):
             raise Conflict(f"{str(path)!a} in the workspace is a link and cannot be guarded", hint="leave --bind out")
@@ -113,30 +140,34 @@ def prepare(root: int, owner: tuple[int, int]) -> Prepared:
             wanted += [(path / n, True) for n in _GIT_DIRECTORIES] + [(path / n, False) for n in _GIT_FILES]
             present = [path / n for n in _GIT_PRESENT if _kind(root, path / n) == "directory"]
             guards |= {here: Guard(path=here) for here in present}
-    for path, directory in wanted:
-        if path not in guards:
-            inode = _placed(root, path, directory, owner)
-            if inode is not None:
-                placed.append((path, directory, inode))
-            guards[path] = Guard(path=path)
+    missing = [(path, directory) for path, directory in wanted if path not in guards]
+    guards |= {path: Guard(path=path) for path, _ in missing}
     for path in list(guards):
         for parent in path.parents[:-1]:
             # A mount point cannot be renamed, but a directory above it can, and the guard would go along.
             guards.setdefault(parent, Guard(path=parent, writable=True))
-    return Prepared(guards=tuple(sorted(guards.values(), key=lambda g: g.path.parts)), placed=tuple(placed))
+    return tuple(sorted(guards.values(), key=lambda g: g.path.parts)), missing
 
 
-def _walk(base: Path) -> Iterator[tuple[PurePosixPath, os.DirEntry[str]]]:
-    waiting = [PurePosixPath()]
-    while waiting:
-        here = waiting.pop()
-        # Entries vanish while the operator works.
-        with contextlib.suppress(OSError), os.scandir(base / here) as entries:
-            for entry in entries:
-                path = here / entry.name
-                yield path, entry
-                if entry.is_dir(follow_symlinks=False) and not (entry.name == "objects" and here.name == ".git"):
-                    waiting.append(path)
+def _walk(here: int, path: PurePosixPath, depth: int) -> Iterator[tuple[PurePosixPath, int]]:
+    """(path, mode) of everything in the directory open as `here`, which is `path`; no link is followed."""
+    if depth > MAX_DEPTH:
+        raise Conflict(f"the workspace is more than {MAX_DEPTH} directories deep", hint="leave --bind out")
+    for name in os.listdir(here):
+        found = changes.status(name, here)
+        if found is None:
+            continue
+        yield path / name, found.st_mode
+        if not stat.S_ISDIR(found.st_mode) or (name == "objects" and path.name == ".git"):
+            continue
+        try:
+            with changes.opened(name, here) as inner:
+                yield from _walk(inner, path / name, depth + 1)
+        except OSError as error:
+            theirs = error.errno in (errno.EACCES, errno.EPERM) and found.st_uid != os.geteuid()
+            if not theirs and error.errno not in _VANISHED:
+                where = f"{str(path / name)[:200]!a} in the workspace cannot be looked into"
+                raise Conflict(f"{where}: {os.strerror(error.errno or 0)}", hint="leave --bind out") from error
 
 
 @contextlib.contextmanager
@@ -172,13 +203,22 @@ def _placed(root: int, path: PurePosixPath, directory: bool, owner: tuple[int, i
                 os.close(os.open(path.name, flags, 0o644, dir_fd=parent))
         except FileExistsError:
             return None
-        os.chown(path.name, *owner, dir_fd=parent, follow_symlinks=False)
-        return os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_ino
+        inode = os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_ino
+        try:
+            os.chown(path.name, *owner, dir_fd=parent, follow_symlinks=False)
+        except OSError:
+            _removed(root, [(path, directory, inode)])
+            raise
+        return inode
 
 
 def clear(root: int, prepared: Prepared) -> None:
     """Remove what `prepare` placed, where it is still that and still empty."""
-    for path, directory, inode in reversed(prepared.placed):
+    _removed(root, prepared.placed)
+
+
+def _removed(root: int, placed: Sequence[tuple[PurePosixPath, bool, int]]) -> None:
+    for path, directory, inode in reversed(placed):
         with contextlib.suppress(OSError), _parent(root, path) as parent:
             status = os.stat(path.name, dir_fd=parent, follow_symlinks=False)
             if status.st_ino != inode:

@@ -15,11 +15,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from remit.cell import changes, guard
+from remit.cell import changes, guard, trees
 from remit.cell.bare import Bare
 from remit.cell.changes import Change
+from remit.core.errors import Conflict
 
 MAX_TARGET = 4096
+MAX_HELD_BYTES = 64 << 20
+"""Of memory, for changes that wait to be merged: about 150,000 ordinary ones."""
+CHANGE_BYTES, PART_BYTES = 300, 80
+"""About what a change takes besides its path as text, and what each name in its path does."""
 _TEMPORARY = ".remit-merge-"
 
 
@@ -32,34 +37,78 @@ def apply(
 ) -> dict[str, Any]:
     """Merge all changes, or those at or below `paths`. `force` takes the task's side where both changed.
 
-    A guarded path needs both: to be named in `paths`, and `force`. `{"paths": [...], "refused": [{"path", "why"}]}`.
+    A guarded path needs both: to be named in `paths`, and `force`. `{"paths": [...], "refused": [{"path", "why"}]}`;
+    `untold`: how many more there are than fit into an answer. `Conflict`: too many at once; nothing was merged.
     """
     named = None if paths is None else [PurePosixPath(path) for path in paths]
-    merged: list[str] = []
-    refused: list[dict[str, str]] = []
+    outcome = _Outcome()
     with contextlib.ExitStack() as stack:
         above = changes.open_root(upper)
         stack.callback(os.close, above)
         below = changes.open_workspace(lower)
         stack.callback(os.close, below)
-        found, bare = list(changes.walk(above, below)), Bare(above, below)
+        found, bare = _held(changes.walk(above, below), named), Bare(above, below)
         # Before anything is merged: what makes a repository does so together.
         risky = {change.path for change in found if _runs_later(change, bare)}
         for change in found:
-            if named is not None and not _within(change.path, named):
-                continue
             try:
                 explicit = named is not None and any(
                     guard.guarded(path) or path in risky for path in named if _within(change.path, [path])
                 )
                 _judge(change, change.path in risky and not (explicit and force))
                 _Merger(above, below, started_ns, owner, force).merge(change)
-                merged.append(str(change.path))
+                outcome.merged(change)
             except _Refused as error:
-                refused.append({"path": str(change.path), "why": str(error)})
+                outcome.refused(change, str(error))
             except OSError as error:
-                refused.append({"path": str(change.path), "why": f"{os.strerror(error.errno or 0)}"})
-    return {"paths": merged, "refused": refused}
+                outcome.refused(change, os.strerror(error.errno or 0))
+    return outcome.told
+
+
+class _Outcome:
+    """What an answer to the client can say of a merge."""
+
+    def __init__(self) -> None:
+        self._paths: list[str] = []
+        self._refused: list[dict[str, str]] = []
+        self._room = {"paths": changes.MAX_TOLD_BYTES, "refused": changes.MAX_PATCH_BYTES}
+        self._untold = 0
+
+    def merged(self, change: Change) -> None:
+        path = str(change.path)
+        if self._fits("paths", path):
+            self._paths.append(path)
+
+    def refused(self, change: Change, why: str) -> None:
+        entry = {"path": str(change.path), "why": why}
+        if self._fits("refused", entry):
+            self._refused.append(entry)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        return {"paths": self._paths, "refused": self._refused, "untold": self._untold}
+
+    def _fits(self, which: str, entry: object) -> bool:
+        self._room[which] -= changes.told_bytes(entry)
+        fits = self._room[which] >= 0
+        self._untold += not fits
+        return fits
+
+
+def _held(found: Iterable[Change], named: list[PurePosixPath] | None) -> list[Change]:
+    """The changes that are meant, all of them before the first is merged: some are only judged together."""
+    held, size = list[Change](), 0
+    for change in found:
+        if named is not None and not _within(change.path, named):
+            continue
+        held.append(change)
+        size += CHANGE_BYTES + len(str(change.path)) + PART_BYTES * len(change.path.parts)
+        if size > MAX_HELD_BYTES:
+            raise Conflict(
+                f"more than {len(held) - 1} changes, which are too many to be merged at once",
+                hint="remit merge TASK PATH..., some of them at a time",
+            )
+    return held
 
 
 def _within(path: PurePosixPath, roots: Iterable[PurePosixPath]) -> bool:
@@ -97,13 +146,13 @@ class _Merger:
             name = change.path.name
             self._unchanged(name, target, change)
             if change.kind == "deleted":
-                _remove(name, target)
+                trees.remove(name, target)
                 return
             assert source is not None
             if change.kind == "modified":
                 now = changes.status(name, target)
                 if now is not None and stat.S_ISDIR(now.st_mode):
-                    _remove(name, target)
+                    trees.remove(name, target)
             if change.type == "directory":
                 self._make_directory(name, source, target)
             elif change.type == "link":
@@ -120,7 +169,7 @@ class _Merger:
             raise _Refused("a file of that name appeared in the workspace meanwhile")
         if max(now.st_ctime_ns, now.st_mtime_ns) > self._started:
             raise _Refused("it changed in the workspace meanwhile")
-        if stat.S_ISDIR(now.st_mode) and _newest(name, target) > self._started:
+        if stat.S_ISDIR(now.st_mode) and trees.newest_ns(name, target) > self._started:
             raise _Refused("something in it changed in the workspace meanwhile")
 
     def _make_directory(self, name: str, source: int, target: int) -> None:
@@ -201,28 +250,3 @@ def _inside(path: PurePosixPath, where: str) -> bool:
         up += 1
     ups = parts[:up].count("..")
     return ".." not in parts[up:] and ups <= len(path.parts) - 1 and ".git" not in parts
-
-
-def _newest(name: str, parent: int, depth: int = 0) -> int:
-    found = changes.status(name, parent)
-    if found is None:
-        return 0
-    newest = max(found.st_ctime_ns, found.st_mtime_ns)
-    if stat.S_ISDIR(found.st_mode) and depth < 200:
-        with changes.opened(name, parent) as inner:
-            for child in os.listdir(inner):
-                newest = max(newest, _newest(child, inner, depth + 1))
-    return newest
-
-
-def _remove(name: str, parent: int) -> None:
-    found = changes.status(name, parent)
-    if found is None:
-        return
-    if not stat.S_ISDIR(found.st_mode):
-        os.unlink(name, dir_fd=parent)
-        return
-    with changes.opened(name, parent) as inner:
-        for child in os.listdir(inner):
-            _remove(child, inner)
-    os.rmdir(name, dir_fd=parent)

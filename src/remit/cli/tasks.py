@@ -100,13 +100,15 @@ def merge(
     answer = cells.ask(request, timeout_s=300.0)
     merged, refused = answer.get("paths", []), answer.get("refused", [])
     if as_json:
-        output.line({"paths": merged, "refused": refused})
+        output.line({"paths": merged, "refused": refused, "untold": answer.get("untold", 0)})
     else:
         output.table(
             ("path", "outcome"),
             [*((path, "merged") for path in merged), *((r.get("path"), f"refused: {r.get('why')}") for r in refused)],
             empty="nothing to merge",
         )
+    if answer.get("untold"):
+        output.say(f"and {answer['untold']} more, merged or refused: remit diff {task} shows what is left")
     if refused:
         if not force:
             output.say(f"hint: remit diff {task}; remit merge --force {task} takes these too where that is safe")
