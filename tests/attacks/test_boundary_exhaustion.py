@@ -193,6 +193,17 @@ def test_a_head_that_is_too_large_is_refused_and_recorded(boundary: Boundary) ->
     assert boundary.seen == []
 
 
+def test_a_long_path_takes_little_of_the_spool(boundary: Boundary) -> None:
+    """A path may have 60 KB, of which a record keeps little; a cell must not write megabytes a second for nothing."""
+    boundary.script = boundary.deny
+    path = "/a-long-path/" + "x" * 50_000
+    boundary.ask(path)
+    found = until(
+        lambda: [line for line in boundary.lines() if str(line.get("path")).startswith(path[:20])], "the line of it"
+    )
+    assert len(json.dumps(found[0])) < 3000
+
+
 def test_answers_that_nobody_reads_hold_little_of_envoys_memory(boundary: Boundary) -> None:
     """Else a thousand connections of one cell, which it may have, take all there is, and no cell is served."""
     connections, stuck = 200, 0

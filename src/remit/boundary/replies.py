@@ -23,6 +23,9 @@ INTERIM_S = 0.05
 METERED, METERED_VALUE = "x-remit-metered", "yes"
 """Header of the check's answer to a request whose bytes are counted."""
 
+TEXT_MAX = 1024
+"""Bytes of what an agent wrote: it may write 60 KB, of which a record keeps no more than this."""
+
 _LINE: Json = {
     "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
     "type": "%ACCESS_LOG_TYPE%",
@@ -32,8 +35,8 @@ _LINE: Json = {
     "sni": "%REQUESTED_SERVER_NAME%",
     "method": "%REQ(:METHOD)%",
     "scheme": "%REQ(:SCHEME)%",
-    "authority": "%REQ(:AUTHORITY)%",
-    "path": "%PATH(NQ:PATH)%",
+    "authority": f"%REQ(:AUTHORITY):{TEXT_MAX}%",
+    "path": f"%PATH(NQ:PATH):{TEXT_MAX}%",
     "protocol": "%PROTOCOL%",
     "status": "%RESPONSE_CODE%",
     "details": "%RESPONSE_CODE_DETAILS%",
