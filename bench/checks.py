@@ -22,13 +22,9 @@ from remit.audit.journal import Journal
 from remit.boundary import check_server
 from remit.broker import sealed
 from remit.broker.secrets import Broker
-from remit.control.budgets import Budgets
-from remit.control.decide import Decider
-from remit.control.hearing import Answers
-from remit.control.hidden import Hidden
+from remit.control import deciding
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
-from remit.control.rationing import Rationed
 from remit.core import flow
 from remit.core.claims import Claims
 from remit.core.snapshot import Snapshot
@@ -91,8 +87,26 @@ async def _measured(directory: Path, seconds: float, rules: str, secret: bytes) 
     knowledge = Knowledge(lease_s=3600, monotonic=time.monotonic)
     policies = Worker(timeout_s=0.2)
     broker = Broker(opener, time.monotonic)
-    for listener in (policies.update, broker.update):
-        knowledge.on_change(listener)
+    clock = SystemClock()
+    journal = Journal(
+        directory / "audit", segment_bytes=64 << 20, signer=head.Signer(directory / "head.key"), now=clock.now
+    )
+    verifier = Verifier(trust_domain="remit.local", clock=clock, connection_max_s=3600)
+    made = deciding.over(
+        knowledge=knowledge,
+        clock=clock,
+        monotonic=time.monotonic,
+        journal=journal,
+        openings=Openings(longest_s=3600, monotonic=time.monotonic),
+        cut=_nothing_to_cut,
+        verifier=verifier,
+        policies=policies,
+        resolver=Resolver(_Nowhere(), {HOST: "127.0.0.1"}, time.monotonic),
+        secrets=broker,
+        answer_max_s=60,
+    )
+    decider = made.decider
+    knowledge.on_change(broker.update)
     knowledge.replace(
         Snapshot(
             version="1",
@@ -103,12 +117,6 @@ async def _measured(directory: Path, seconds: float, rules: str, secret: bytes) 
         )
     )
     knowledge.heard()
-    clock = SystemClock()
-    journal = Journal(
-        directory / "audit", segment_bytes=64 << 20, signer=head.Signer(directory / "head.key"), now=clock.now
-    )
-    budgets = Budgets(clock=clock, journal=journal, cut=_nothing_to_cut)
-    knowledge.on_change(budgets.update)
     claims = Claims(
         trust_domain="remit.local",
         role="bench",
@@ -117,22 +125,9 @@ async def _measured(directory: Path, seconds: float, rules: str, secret: bytes) 
         issued=int(time.time()),
         expires=int(time.time()) + 3600,
     )
-    verifier = Verifier(trust_domain="remit.local", clock=clock, connection_max_s=3600)
     issuer = Issuer(directory=directory / "issuer", clock=clock, retain_s=3600)
     verifier.replace_keys(issuer.public_keys())
     token = issuer.mint(claims)
-    decider = Decider(
-        knowledge=knowledge,
-        verifier=verifier,
-        policies=policies,
-        resolver=Resolver(_Nowhere(), {HOST: "127.0.0.1"}, time.monotonic),
-        secrets=broker,
-        journal=Rationed(journal, time.monotonic),
-        openings=Openings(longest_s=3600, monotonic=time.monotonic),
-        budgets=budgets,
-        answers=Answers(clock),
-        hidden=Hidden(answer_max_s=60, monotonic=lambda: 0.0),
-    )
     path = directory / "check.sock"
     serving = asyncio.ensure_future(check_server.serve_check(path, decider.check, decider.refuse, 4096))
     while not path.exists() or not path.stat().st_mode & 0o600:  # noqa: ASYNC110

@@ -8,10 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from remit import testing
-from remit.control.budgets import Budgets
-from remit.control.decide import Decider
-from remit.control.hearing import Answers
-from remit.control.hidden import Hidden
+from remit.control import deciding as control_deciding
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.control.ports import Entry
@@ -85,34 +82,30 @@ class World:
     ) -> None:
         self.time = 0.0
         self.knowledge = Knowledge(lease_s=30, monotonic=lambda: self.time)
-        if snapshot is not None:
-            self.knowledge.replace(snapshot)
-            self.knowledge.heard()
         self.journal = Journal()
         self.clock = testing.ManualClock(NOW)
-        self.budgets = Budgets(clock=self.clock, journal=self.journal, cut=lambda task, port: None)
-        self.knowledge.on_change(self.budgets.update)
-        if snapshot is not None:
-            self.budgets.update(snapshot)
         self.openings = Openings(longest_s=3600, monotonic=lambda: self.time)
-        self.knowledge.on_change(self.openings.update)
         task = snapshot.tasks.get(TASK) if snapshot is not None else None
         above = task.parent if task is not None else None
         claims = Claims(trust_domain="remit.local", role="r", task=TASK, jti="j", issued=0, expires=9, parent=above)
-        self.hidden = Hidden(answer_max_s=60, monotonic=lambda: self.time)
         self.secrets = testing.MemorySecrets({"k": b"s3cret"} if secrets is None else secrets)
-        self.decider = Decider(
-            answers=Answers(self.clock),
-            hidden=self.hidden,
+        made = control_deciding.over(
             knowledge=self.knowledge,
+            clock=self.clock,
+            monotonic=lambda: self.time,
+            journal=self.journal,
+            openings=self.openings,
+            cut=lambda task, port: None,
             verifier=testing.StaticVerifier({b"good": claims}),
             policies=testing.StaticPolicies(opinion),
             resolver=testing.StaticResolver({"api.a.com": tuple(map(ipaddress.ip_address, found))}),
             secrets=self.secrets,
-            journal=self.journal,
-            openings=self.openings,
-            budgets=self.budgets,
+            answer_max_s=60,
         )
+        self.decider, self.budgets, self.hidden = made.decider, made.budgets, made.hidden
+        if snapshot is not None:
+            self.knowledge.replace(snapshot)
+            self.knowledge.heard()
 
     def records(self) -> list[dict[str, Any]]:
         return [dict(entry.fields) for _, entry in self.journal.entries]

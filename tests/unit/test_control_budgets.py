@@ -17,10 +17,8 @@ import pytest
 from remit import testing
 from remit.audit import head, record, replay, segments, verify
 from remit.audit.journal import Journal
-from remit.control.budgets import Budgets
-from remit.control.decide import Decider, Denied, Permitted
-from remit.control.hearing import Answers
-from remit.control.hidden import Hidden
+from remit.control import deciding
+from remit.control.decide import Denied, Permitted
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.control.ports import Entry
@@ -68,23 +66,23 @@ class World:
         self.cuts: list[tuple[str, int | None]] = []
         self.clock, self.journal = clock, journal
         self.knowledge = Knowledge(lease_s=30, monotonic=lambda: 0.0)
-        self.budgets = Budgets(clock=clock, journal=journal, cut=lambda task, port: self.cuts.append((task, port)))
-        self.knowledge.on_change(self.budgets.update)
-        self.know(snapshot)
         above = snapshot.tasks[TASK].parent
         claims = Claims(trust_domain="remit.local", role="r", task=TASK, jti="j", issued=0, expires=9, parent=above)
-        self.decider = Decider(
-            answers=Answers(self.clock),
-            hidden=Hidden(answer_max_s=60, monotonic=lambda: 0.0),
+        made = deciding.over(
             knowledge=self.knowledge,
+            clock=clock,
+            monotonic=lambda: 0.0,
+            journal=journal,
+            openings=Openings(longest_s=3600, monotonic=lambda: 0.0),
+            cut=lambda task, port: self.cuts.append((task, port)),
             verifier=testing.StaticVerifier({b"good": claims}),
             policies=testing.StaticPolicies(),
             resolver=testing.StaticResolver({HOST: (ipaddress.ip_address("8.8.8.8"),)}),
             secrets=testing.MemorySecrets(),
-            journal=journal,
-            openings=Openings(longest_s=3600, monotonic=lambda: 0.0),
-            budgets=self.budgets,
+            answer_max_s=60,
         )
+        self.decider, self.budgets = made.decider, made.budgets
+        self.know(snapshot)
 
     def know(self, snapshot: Snapshot) -> None:
         self.knowledge.replace(snapshot)
