@@ -353,10 +353,12 @@ def test_the_operators_own_repository_is_left_as_it_is(node: Rig, workspace: Pat
     for name in (".", "vendor/lib"):
         subprocess.run(["git", "init", "-q", str(workspace / name)], check=True)
     subprocess.run(["git", "init", "-q", "--bare", str(workspace / "bare")], check=True)
+    (workspace / ".git/rebase-merge").mkdir()
+    (workspace / ".git/rebase-merge/git-rebase-todo").write_text("exec make\n")
     time.sleep(1.1)  # more than the clocks of two file systems differ: what follows is newer
     told = _bound(node, workspace, "git add -A . 2>/dev/null; echo x > new.txt")
     assert "put aside" not in told
-    for name in (".git/HEAD", ".git/config", "vendor/lib/.git/HEAD", "bare/HEAD"):
+    for name in (".git/HEAD", ".git/config", ".git/rebase-merge/git-rebase-todo", "vendor/lib/.git/HEAD", "bare/HEAD"):
         assert (workspace / name).exists(), name
 
 
@@ -439,11 +441,15 @@ def _no_repository(place: Path, workspace: Path) -> bool:
     return asked.returncode != 0
 
 
-STEPS = ("rebase-merge/git-rebase-todo", "rebase-apply/next", "sequencer/todo")
+STEPS = (
+    *("rebase-merge/git-rebase-todo", "rebase-apply/next", "sequencer/todo"),
+    *("remotes/origin", "branches/upstream"),
+)
 
 
 def test_steps_that_git_would_go_on_with_are_merged_only_by_name_and_force(node: Rig, workspace: Path) -> None:
-    """`exec` in a list of steps runs when the operator says `git rebase --continue`, as `git status` advises."""
+    """`exec` in a list of steps runs when the operator says `git rebase --continue`, as `git status` advises. Where a
+    push goes is no less theirs to say."""
     subprocess.run(["git", "init", "-q", str(workspace)], check=True)
     script = "; ".join(f"mkdir -p .git/$(dirname {step}); echo 'exec evil' > .git/{step}" for step in STEPS)
     task = _worked(node, workspace, script)

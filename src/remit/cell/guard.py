@@ -30,17 +30,17 @@ FILES = frozenset(
 )
 GIT = frozenset(
     ("hooks", "config", "config.worktree", "commondir", "gitdir", "info", "modules", "worktrees")
-    + ("rebase-merge", "rebase-apply", "sequencer")
+    + ("rebase-merge", "rebase-apply", "sequencer", "remotes", "branches")
 )
 """In a `.git`: what makes git run or read something else. `commondir` names another repository, with its own config; in
-what a rebase still has to do stands `exec`."""
+what a rebase still has to do stands `exec`; `remotes` and `branches` say where to push (gitrepository-layout(5))."""
 _MERCURIAL = frozenset(("hgrc", "hgrc-not-shared", "config", "sharedpath"))
 REPOSITORIES: Mapping[str, frozenset[str]] = {".git": GIT, ".hg": _MERCURIAL, ".sl": _MERCURIAL}
 BARE = frozenset(("HEAD", "commondir", "objects", "refs"))
 """By which git takes a directory of any name for a repository (`repository`)."""
 _PLACED_DIRECTORIES, _PLACED_FILES = (".git", ".vscode", ".idea", ".husky", ".devcontainer"), (".envrc", ".mcp.json")
 _GIT_DIRECTORIES, _GIT_FILES = ("hooks", "info"), ("config", "config.worktree")
-_GIT_PRESENT = ("modules", "worktrees")
+_GIT_PRESENT = ("modules", "worktrees", "rebase-merge", "rebase-apply", "sequencer", "remotes", "branches")
 MAX_ENTRIES = 2_000_000
 MAX_DEPTH = 200
 """What is deeper is not looked into, by anybody who looks through a workspace: so nothing is there."""
