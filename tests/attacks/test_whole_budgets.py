@@ -201,6 +201,9 @@ def test_a_stream_is_cut_when_the_time_of_its_task_is_over(budgeted: Whole) -> N
     assert (status, problem["reason"]) == (429, "budget_exhausted")
     assert problem["budget"].startswith("role/timed/task/t-")
     assert "retry-after" not in headers
+    (warning,) = [one for one in budgeted.audit(kind="budget") if one["role"] == "timed"]
+    assert (warning["event"], warning["budget"], warning["limit"]) == ("warning", problem["budget"], 4)
+    assert warning["time"] < budgeted.remit.record_of(json.dumps(problem))["time"]
 
 
 def test_a_stream_is_cut_when_its_bytes_are_used_up_and_what_it_moved_is_charged(budgeted: Whole) -> None:

@@ -289,6 +289,46 @@ async def test_a_warning_is_written_once_when_four_fifths_are_used() -> None:
     assert [(warning["event"], warning["used"]) for warning in warnings] == [("warning", 8)]
 
 
+def warnings(one: World) -> list[tuple[object, ...]]:
+    told = [entry.fields for _, entry in one.journal.entries if entry.kind == "budget"]
+    return [(fields["task"], fields["budget"], fields["used"], fields["limit"]) for fields in told]
+
+
+async def test_time_that_runs_out_is_told_once_while_nobody_asks_and_again_after_a_raise() -> None:
+    one = world(knowing("[{time: 100s}]"))
+    account = f"role/r/task/{TASK}/time"
+    one.clock.advance(79)
+    await one.budgets.warn()
+    assert warnings(one) == []
+    one.clock.advance(1)
+    for _ in range(3):
+        await one.budgets.warn()
+    assert warnings(one) == [(TASK, account, 80, 100)]
+    one.budgets.raised("r-1", {"budget": account, "by": 100})
+    await one.budgets.warn()
+    one.clock.advance(80)
+    await one.budgets.warn()
+    assert warnings(one)[1:] == [(TASK, account, 160, 200)]
+
+
+async def test_bytes_of_a_stream_that_runs_out_are_told_once() -> None:
+    one = world(knowing("[{bytesIn: 100Mi}]"))
+    answer = await one.ask()
+    assert isinstance(answer, Permitted)
+    moved = {"bytes_out": 0, "flow": "100.64.0.1:1024"}
+    for megabytes in (60, 85, 90):
+        await one.budgets.counted(answer.record, {**moved, "bytes_in": megabytes << 20})
+        await one.budgets.warn()
+    ((task, account, used, limit),) = warnings(one)
+    assert (task, account, limit) == (None, "role/r/bytesIn", 100 << 20)
+    assert isinstance(used, int)
+    assert used >= 85 << 20
+    await one.end(answer.record, 0, 90 << 20)
+    assert await one.reason() == "permitted"
+    await one.budgets.warn()
+    assert len(warnings(one)) == 1
+
+
 async def test_lives_and_segments_add_up_to_one_ledger(tmp_path: Path) -> None:
     clock = testing.ManualClock(NOW)
     snapshot = knowing("[{requests: 100}, {bytesIn: 1Gi, per: 1h}, {requests: 90, per: 1d}]")

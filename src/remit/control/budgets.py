@@ -52,13 +52,16 @@ class Budgets:
         self._snapshot = Snapshot()
         self._over: dict[tuple[str, str], int] = {}
         """By (task, account): how often its time has been found to be over."""
-        self._timed: dict[str, tuple[Line, ...]] = {}
+        self._moving: dict[str, tuple[Line, ...]] = {}
+        """By task: its budgets of what goes on while nobody asks, time and bytes."""
+        self._warned: set[str] = set()
+        """Accounts of which four fifths are used, as was told."""
         self._applying: dict[tuple[str, ...], tuple[Role, Capability, Task, tuple[Line, ...]]] = {}
 
     def update(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._applying.clear()
-        self._timed.clear()
+        self._moving.clear()
         self._ledger.now(self._now())
         self._ledger.forget(task.id for task in snapshot.tasks.values() if task.state in ALIVE)
 
@@ -88,13 +91,9 @@ class Budgets:
         """The record of `charge` is durable."""
         self._ledger.confirm(charge.record)
         for crossed in charge.crossed:
-            detail = (
-                f"{crossed.line.account}: {budgets.amount(crossed.line.budget.quantity, crossed.used)} of "
-                f"{crossed.limit} used"
-            )
-            fields = {"event": "warning", "budget": crossed.line.account, "used": crossed.used, "limit": crossed.limit}
+            self._warned.add(crossed.line.account)
             whose = {"task": candidate.task.id, "role": candidate.role.name, "record": charge.record}
-            await self._write(KIND, {**whose, **fields, "detail": detail})
+            await self._warn(crossed.line, crossed.used, crossed.limit, whose)
 
     def give_back(self, charge: Charge) -> Mapping[str, Any]:
         """Undo a charge whose request is not let through. What to write into the next record about it."""
@@ -143,15 +142,39 @@ class Budgets:
         for task in self._snapshot.tasks.values():
             if task.state not in ALIVE:
                 continue
-            if task.id not in self._timed:
-                lines = (line for line in bounds.of_task(self._snapshot, task) if line.budget.quantity is Quantity.TIME)
-                self._timed[task.id] = tuple(lines)
-            for line in self._timed[task.id]:
+            for line in self._watched(task):
                 if self._late(task, (line,)) is not None:
                     done = over[task.id, line.account] = self._over.get((task.id, line.account), 0) + 1
                     if done <= CUTS_OF_TASK:
                         self._cut(task.id, None)
         self._over = over
+
+    async def warn(self) -> None:
+        """Tell once of every budget of time or bytes of which four fifths are used. To be called every second."""
+        now, near, before = self._ledger.now(self._now()), set[str](), set(self._warned)
+        for task in self._snapshot.tasks.values():
+            for line in self._watched(task) if task.state in ALIVE else ():
+                view = {} if line.account in near else self._view(line, task, now)
+                if not view or view["used"] * 5 < view["limit"] * 4:
+                    continue
+                near.add(line.account)
+                if line.account not in self._warned:
+                    self._warned.add(line.account)
+                    own = budgets.owner_task(line.account) is not None
+                    whose = {"task": task.id if own else None, "role": task.role if own else None}
+                    await self._warn(line, int(view["used"]), int(view["limit"]), whose)
+        self._warned -= before - near
+
+    def _watched(self, task: Task) -> tuple[Line, ...]:
+        if task.id not in self._moving:
+            lines = bounds.of_task(self._snapshot, task)
+            self._moving[task.id] = tuple(line for line in lines if line.budget.quantity is not Quantity.REQUESTS)
+        return self._moving[task.id]
+
+    async def _warn(self, line: Line, used: int, limit: int, whose: Mapping[str, Any]) -> None:
+        detail = f"{line.account}: {budgets.amount(line.budget.quantity, used)} of {limit} used"
+        fields = {"event": "warning", "budget": line.account, "used": used, "limit": limit}
+        await self._write(KIND, {**whose, **fields, "detail": detail})
 
     # -- operators ---------------------------------------------------------------------------------------------------
 
@@ -191,6 +214,7 @@ class Budgets:
         while True:
             await asyncio.sleep(SWEEP_S)
             self.sweep()
+            await self.warn()
 
     # -- the log -----------------------------------------------------------------------------------------------------
 
