@@ -197,9 +197,12 @@ def test_audit_records_are_listed_without_control_characters(plane: Plane, remit
 def test_what_an_operator_did_is_listed_with_who_it_was(plane: Plane, remit: Remit) -> None:
     did = {"kind": "operator", "action": "refused", "operator": "ann", "detail": "POST /v1/apply refused"}
     plane.audit.records += [{"id": "r-1", "seq": 1, **did}, {"id": "r-2", "seq": 2, **did, "operator": ""}]
+    answered = {"kind": "approval", "action": "approval.approve", "method": "GET", "scheme": "https", "host": "a.com"}
+    plane.audit.records.append({"id": "r-3", "seq": 3, **answered, "operator": "bob", "path": "/x"})
     listed = remit("audit", "list")[1].splitlines()
     assert listed[1].endswith("  ann: POST /v1/apply refused")
     assert listed[2].endswith("  POST /v1/apply refused")
+    assert listed[3].endswith("  bob: GET https://a.com/x")
 
 
 def test_json_lists_every_record_and_a_limit_the_latest(plane: Plane, remit: Remit) -> None:

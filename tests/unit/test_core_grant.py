@@ -101,6 +101,23 @@ def test_fewer_reasons_than_were_shown_are_covered() -> None:
     assert grant(Scope.PREFIX).covers(replace(ASKED, reasons=ASKED.reasons[:1]), NOW)
 
 
+@pytest.mark.parametrize(
+    ("scope", "uses", "expires", "said"),
+    [
+        (Scope.ONCE, 1, NOW, ", this once"),
+        (Scope.REQUEST, 3, None, " with these very headers and body, 3 times, until the task ends"),
+        (Scope.REQUEST, 1, NOW, f" with these very headers and body, once, until {NOW:%Y-%m-%d %H:%M:%SZ}"),
+        (Scope.PREFIX, None, NOW, f" and below, any query, headers and body, until {NOW:%Y-%m-%d %H:%M:%SZ}"),
+    ],
+)
+def test_it_says_what_it_allows_as_narrow_as_it_was_made(
+    scope: Scope, uses: int | None, expires: datetime | None, said: str
+) -> None:
+    told = grant(scope, uses=uses, expires=expires).allows()
+    assert told.startswith(f"{ASKED.method} {ASKED.protocol}://{ASKED.host}:{ASKED.port}/")
+    assert told.endswith(said)
+
+
 def test_it_covers_nothing_after_its_time() -> None:
     assert not grant(Scope.PREFIX).covers(ASKED, NOW + timedelta(hours=1))
 

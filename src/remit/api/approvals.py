@@ -111,4 +111,4 @@ def view(approval: Approval) -> dict[str, Any]:
 
 
 def grant_view(grant: Grant) -> dict[str, Any]:
-    return {**granting.as_json(grant), "task": grant.task, "allows": grant.question.offer(grant.scope)}
+    return {**granting.as_json(grant), "task": grant.task, "allows": grant.allows()}

@@ -230,13 +230,13 @@ def _row(record: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _request(record: Mapping[str, Any]) -> str:
+    by = f"{record['operator']}: " if record.get("operator") else ""
     if record.get("host") is None:
-        by = f"{record['operator']}: " if record.get("operator") else ""
         return f"{by}{record.get('detail') or '-'}"
     usual = {"https": 443, "http": 80}.get(str(record.get("scheme")))
     port = f":{record['port']}" if record.get("port") not in (None, usual) else ""
     where = f"{record.get('scheme') or 'tcp'}://{record['host']}{port}{record.get('path') or ''}"
-    return f"{record.get('method') or record.get('kind')} {where}"
+    return f"{by}{record.get('method') or record.get('kind')} {where}"
 
 
 def moment(text: str | None) -> str | None:

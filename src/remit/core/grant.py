@@ -79,16 +79,26 @@ class Question:
 
     def offer(self, scope: Scope) -> str:
         """What `scope` would allow, in words. The path is the agent's text: whoever shows it escapes it."""
-        here = f"{self.method} {self.protocol}://{self.host}:{self.port}"
         match scope:
             case Scope.ONCE:
-                return f"{here}{self.target}, this once"
+                return f"{self.within(scope)}, this once"
             case Scope.REQUEST:
-                return f"{here}{self.target} with these very headers and body, until the task ends"
+                return f"{self.within(scope)}, until the task ends"
             case Scope.PREFIX:
-                return f"{here}{self.path} and below, any query, headers and body, for an hour"
+                return f"{self.within(scope)}, for an hour"
             case Scope.ALWAYS:
-                return f"{here}{self.target}, this once; a capability for it is proposed"
+                return f"{self.within(scope)}, this once; a capability for it is proposed"
+
+    def within(self, scope: Scope) -> str:
+        """Which requests `scope` has, in words."""
+        here = f"{self.method} {self.protocol}://{self.host}:{self.port}"
+        match scope:
+            case Scope.REQUEST:
+                return f"{here}{self.target} with these very headers and body"
+            case Scope.PREFIX:
+                return f"{here}{self.path} and below, any query, headers and body"
+            case _:
+                return f"{here}{self.target}"
 
 
 class State(StrEnum):
@@ -140,6 +150,14 @@ class Grant:
     @property
     def task(self) -> str:
         return self.question.task
+
+    def allows(self) -> str:
+        """In words, as narrow as it was made: which requests, how often, until when."""
+        if self.scope is Scope.ONCE:
+            return self.question.offer(self.scope)
+        often = f", {self.uses} times" if self.uses is not None and self.uses > 1 else ", once" if self.uses else ""
+        until = f"{self.expires:%Y-%m-%d %H:%M:%SZ}" if self.expires is not None else "the task ends"
+        return f"{self.question.within(self.scope)}{often}, until {until}"
 
     @property
     def standing(self) -> bool:
