@@ -163,7 +163,9 @@ def agent(instance: Instance, upstreams: Upstreams, role: str = "asker") -> Iter
 
 
 def approvals(instance: Instance, *options: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in instance.cli("approvals", "list", "--json", *options).stdout.splitlines()]
+    """All that `remit approvals list --json` gives; the only option is `--all`."""
+    found: list[dict[str, Any]] = instance.get("/v1/approvals", all="true" if "--all" in options else "false")["items"]
+    return found
 
 
 def waiting(instance: Instance, path: str) -> dict[str, Any]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,10 +88,24 @@ class Instance:
             process.kill()
             process.communicate()
 
+    def get(self, path: str, **query: str) -> Any:
+        """What the API answers; `OSError` where it does not. Without a process, unlike `cli`."""
+        with contextlib.closing(_Connection(self.run_dir / "control/control.sock")) as connection:
+            connection.request("GET", f"{path}?{urllib.parse.urlencode(query)}")
+            answer = connection.getresponse()
+            body = answer.read()
+        assert answer.status == 200, body
+        return json.loads(body)
+
     def audit(self, **filters: str) -> list[dict[str, Any]]:
-        arguments = [part for name, value in filters.items() for part in (f"--{name.replace('_', '-')}", value)]
-        done = self.cli("audit", "list", "--json", "--limit", "100000", *arguments)
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        """All that `remit audit list --json` gives with these filters."""
+        found: list[dict[str, Any]] = []
+        after: str | None = "0"
+        while after is not None:
+            page = self.get("/v1/audit", **filters, limit="1000", after=after)
+            found += page["records"]
+            after = page["next"] if len(page["records"]) == 1000 else None
+        return found
 
     def record_of(self, body: str) -> dict[str, Any]:
         """The record that the problem in a denial's body names."""
@@ -106,7 +123,22 @@ class Instance:
         return max((task for task in self.tasks() if task["state"] == "running"), key=lambda task: task["created"])
 
     def tasks(self, *options: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.cli("ps", "--json", *options).stdout.splitlines()]
+        """All that `remit ps --json` gives; the only option is `--all`."""
+        found: list[dict[str, Any]] = self.get("/v1/tasks", all="true" if "--all" in options else "false")["items"]
+        return found
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=COMMAND_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
 def refused(instance: Instance, code: int, *said: str, command: str = "up --detach") -> None:

@@ -5,6 +5,7 @@ Where a step is stopped: the agent says no more, the DNS server of the node does
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 from dataclasses import dataclass, field
@@ -133,19 +134,20 @@ def ordinary(whole: Whole, cell: Attacker, path: str) -> int:
 
 def permitted(whole: Whole) -> set[str]:
     """The paths of all requests that the log says were permitted, once the control plane answers."""
-    options = ("--json", "--limit", "100000", "--decision", "permit")
     tried: list[str] = []
 
-    def listed() -> str:
-        done = whole.remit.cli("audit", "list", *options, check=False)
-        tried.append(done.stderr)
-        return done.stdout
+    def listed() -> list[dict[str, Any]]:
+        try:
+            return whole.remit.audit(decision="permit")
+        except (OSError, http.client.HTTPException, AssertionError) as error:
+            tried.append(repr(error))
+            return []
 
     try:
-        lines = wait_for(listed, "the log", 40).splitlines()
+        records = wait_for(listed, "the log", 40)
     except AssertionError as error:
-        raise AssertionError(f"{error}: {tried[-1]}") from error
-    return {str(json.loads(line).get("path")) for line in lines}
+        raise AssertionError(f"{error}: {tried}") from error
+    return {str(record.get("path")) for record in records}
 
 
 def arrived(whole: Whole, since: int) -> set[str]:

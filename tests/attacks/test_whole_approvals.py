@@ -248,6 +248,8 @@ def test_what_an_agent_writes_never_reaches_a_terminal_raw(remit: Instance, agen
         printed = remit.cli(*command).stdout
         assert printed.replace("\n", "").isprintable()
         assert printed.isascii()
+    listed = remit.cli("approvals", "list", "--json").stdout.splitlines()
+    assert [json.loads(line) for line in listed] == asked.approvals(remit)
     remit.cli("approvals", "deny", shown["id"])
     assert agent.answer(number).reason == "approval_denied"
 
