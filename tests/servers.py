@@ -104,13 +104,15 @@ def ssh(directory: Path) -> Iterator[tuple[int, str]]:
 
 
 class Greeter:
-    """Speaks first and says nothing more until it is spoken to, as MySQL and SMTP do; counts who came."""
+    """Speaks first and says nothing more until it is spoken to, as MySQL and SMTP do, and the last word too; counts who came."""
 
     def __init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self.listener.getsockname()[1])
         self.connections = 0
         self.heard: list[bytes] = []
+        self.ended = threading.Semaphore(0)
+        """One for each connection that is over."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -126,3 +128,5 @@ class Greeter:
             while data := sock.recv(65536):
                 self.heard.append(data)
                 sock.sendall(data.upper())
+            sock.sendall(b"BYE")
+        self.ended.release()

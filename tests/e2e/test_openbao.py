@@ -5,12 +5,11 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from bao import Bao, Postgres
+from bao import Bao, Postgres, working_with
 from instance import Instance, asking, wait_for
-from upstreams import NAMES, Upstreams
+from upstreams import Upstreams
 
 pytestmark = pytest.mark.xdist_group("openbao")
 
@@ -71,14 +70,8 @@ def bao(postgres: Postgres) -> Iterator[Bao]:
 
 @pytest.fixture(scope="module")
 def instance(upstreams: Upstreams, bao: Bao) -> Iterator[Instance]:
-    found = Instance(hosts=dict.fromkeys(NAMES, "127.0.0.1"), ca=upstreams.ca)
-    found.environment["REMIT_OPENBAO_FILE"] = str(bao.file(Path(found.directory)))
-    try:
-        found.up()
-        found.apply(MANIFESTS.format(https=upstreams.https_port))
+    with working_with(bao, upstreams, MANIFESTS) as found:
         yield found
-    finally:
-        found.down()
 
 
 def sent(upstreams: Upstreams, path: str) -> str:

@@ -7,12 +7,11 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from bao import Bao
+from bao import Bao, working_with
 from instance import Instance, wait_for
-from upstreams import NAMES, Upstreams
+from upstreams import Upstreams
 
 pytestmark = pytest.mark.xdist_group("openbao")
 
@@ -69,14 +68,8 @@ def bao() -> Iterator[Bao]:
 
 @pytest.fixture(scope="module")
 def instance(upstreams: Upstreams, bao: Bao) -> Iterator[Instance]:
-    found = Instance(hosts=dict.fromkeys(NAMES, "127.0.0.1"), ca=upstreams.ca)
-    found.environment["REMIT_OPENBAO_FILE"] = str(bao.file(Path(found.directory)))
-    try:
-        found.up()
-        found.apply(MANIFESTS.format(https=upstreams.https_port))
+    with working_with(bao, upstreams, MANIFESTS) as found:
         yield found
-    finally:
-        found.down()
 
 
 def again(bao: Bao) -> None:

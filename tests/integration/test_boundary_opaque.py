@@ -7,10 +7,10 @@ import shutil
 import socket
 import ssl
 import subprocess
-import threading
 
 import pytest
 from boundary_harness import Boundary, exchange, until
+from servers import Greeter
 
 from remit.control.decide import Denied, Permitted
 from remit.core import flow
@@ -40,34 +40,6 @@ def exactly(sock, size: int) -> bytes:
 def startup(*fields: bytes) -> bytes:
     body = (196608).to_bytes(4, "big") + b"\0".join(fields) + b"\0\0"
     return (len(body) + 4).to_bytes(4, "big") + body
-
-
-class Greeter:
-    """A server that speaks first, then echoes. Counts connections, and what it reads of each."""
-
-    def __init__(self) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.connections = 0
-        self.read: list[bytes] = []
-        self.ended = threading.Semaphore(0)
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                sock, _ = self.listener.accept()
-                self.connections += 1
-                threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
-
-    def _serve(self, sock: socket.socket) -> None:
-        with contextlib.suppress(OSError), sock:
-            sock.sendall(b"220 hello\r\n")
-            while data := sock.recv(65536):
-                self.read.append(data)
-                sock.sendall(data.upper())
-            sock.sendall(b"BYE")
-        self.ended.release()
 
 
 @pytest.fixture

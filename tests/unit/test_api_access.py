@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +11,7 @@ import control_plane
 import httpx
 import pytest
 from control_plane import MANIFESTS, Plane
+from servers import free_port
 
 from remit.api import access
 from remit.api.app import create_app
@@ -162,9 +162,7 @@ async def test_a_cookie_is_no_proof(plane: Plane) -> None:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

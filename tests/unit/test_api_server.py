@@ -14,6 +14,7 @@ import control_plane
 import httpx
 import pytest
 from control_plane import MANIFESTS, Plane
+from servers import free_port
 
 from remit.api import server
 from remit.core.errors import Unavailable
@@ -26,9 +27,7 @@ def plane(tmp_path: Path) -> Plane:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

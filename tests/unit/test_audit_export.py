@@ -5,18 +5,19 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import control_plane
 import pytest
 from audit_log import DECISION, content, filled, journal
+from command_line import Remit, calling
 from control_plane import Plane
 
 from remit.audit import record, segments
 from remit.audit.reader import Reader
-from remit.cli import commands, parquet
+from remit.cli import parquet
 from remit.control.ports import Entry
 from remit.control.ports_audit import AuditFilter
 from remit.core.errors import Conflict, Invalid
@@ -126,9 +127,6 @@ async def test_a_parquet_file_says_everything_that_the_log_says(reader: Reader, 
     assert [hostile[name] for name in ("role", "port", "status", "method", "completed")] == [None] * 5
 
 
-Remit = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
 def plane(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
     with tempfile.TemporaryDirectory(prefix=f"remit-export-{os.getpid()}-") as name:
@@ -142,12 +140,7 @@ def plane(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
 
 @pytest.fixture
 def remit(plane: Plane, capsys: pytest.CaptureFixture[str]) -> Remit:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = commands.invoke(list(arguments))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return calling(capsys)
 
 
 def test_a_file_is_written_and_said_to_be_whole(remit: Remit, plane: Plane, tmp_path: Path) -> None:

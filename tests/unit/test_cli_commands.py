@@ -6,19 +6,19 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import control_plane
 import pytest
+from command_line import Remit
+from command_line import remit as remit
 from control_plane import CAPABILITY, CREDENTIAL, MANIFESTS, ROLE, Plane
 
 from remit.cli import cells, commands, output, tasks
 from remit.control.ports_audit import AuditFilter
 from remit.core.errors import Unavailable
-
-Remit = Callable[..., tuple[int, str, str]]
 
 RECORD = {
     "id": "r-0000000001",
@@ -47,17 +47,6 @@ def plane(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
         plane = control_plane.build(directory)
         with control_plane.served(plane, directory / "control/control.sock"):
             yield plane
-
-
-@pytest.fixture
-def remit(capsys: pytest.CaptureFixture[str]) -> Remit:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = commands.invoke(list(arguments))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-
-from remit.cli import commands
+from command_line import Remit
+from command_line import remit as remit
 
 MANIFESTS = """
 apiVersion: remit.dev/v1alpha1
@@ -34,7 +34,6 @@ kind: Role
 metadata: {name: reader}
 spec: {capabilities: [read, database], policies: [by-day]}
 """
-Remit = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -46,17 +45,6 @@ def pack(tmp_path: Path) -> Callable[[str], str]:
         return str(tmp_path)
 
     return write
-
-
-@pytest.fixture
-def remit(capsys: pytest.CaptureFixture[str]) -> Remit:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = commands.invoke(list(arguments))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 GOOD = """role: reader

@@ -3,15 +3,14 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import control_plane
 import pytest
+from command_line import Remit, calling
 from control_plane import Plane
-
-from remit.cli import commands
 
 IN_FORCE = """
 apiVersion: remit.dev/v1alpha1
@@ -49,7 +48,6 @@ spec:
     import rego.v1
     deny contains {"msg": "not at night"} if time.clock(time.now_ns())[0] < 6
 """
-Remit = Callable[..., tuple[int, str, str]]
 
 
 def record(number: int, path: str, **changes: Any) -> dict[str, Any]:
@@ -89,12 +87,7 @@ def plane(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
 
 @pytest.fixture
 def remit(plane: Plane, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Remit:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = commands.invoke(list(arguments))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
+    run = calling(capsys)
     (tmp_path / "now.yaml").write_text(IN_FORCE)
     assert run("apply", "-f", str(tmp_path / "now.yaml"))[0] == 0
     return run

@@ -4,16 +4,16 @@ import gzip
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import control_plane
 import httpx
 import pytest
+from command_line import Remit, calling
 from control_plane import Plane
 
-from remit.cli import commands
 from remit.core.errors import Invalid
 from remit.policy import bundle, uploads
 from remit.store.decisions import DecisionFiles
@@ -30,7 +30,6 @@ spec:
     obligations := {"audit": {"change": "CHG-1"}} if input.request.method == "POST"
 """
 ZIPPED = {"content-encoding": "gzip", "content-type": "application/json"}
-Remit = Callable[..., tuple[int, str, str]]
 
 
 def event(method: str, result: Any, revision: str, **changes: Any) -> dict[str, Any]:
@@ -101,11 +100,7 @@ def plane(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
 
 @pytest.fixture
 def remit(plane: Plane, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Remit:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = commands.invoke(list(arguments))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
+    run = calling(capsys)
     (tmp_path / "guard.yaml").write_text(GUARD)
     assert run("apply", "-f", str(tmp_path / "guard.yaml"))[0] == 0
     return run
