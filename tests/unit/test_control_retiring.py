@@ -95,7 +95,17 @@ async def test_an_export_of_another_log_removes_nothing_and_is_told_once(
     plane.audit.going = GOING
     retiring = bounded(plane, plane.services.retiring)
     await retiring.acknowledge(EXPORT, operator="ann")
-    plane.audit.elsewhere = True
+    plane.audit.foreign = {EXPORT.digest}
     assert [await retiring.bound(), await retiring.bound()] == [None, None]
     assert caplog.text.count("is of another log") == 1
     assert [one["action"] for one in recorded(plane)] == ["audit.acknowledge"]
+
+
+async def test_what_was_acknowledged_of_another_log_vouches_for_nothing_of_this_one(plane: Plane) -> None:
+    retiring = plane.services.retiring
+    await retiring.acknowledge(EXPORT, operator="ann")
+    plane.audit.foreign = {EXPORT.digest}
+    fresh = replace(EXPORT, digest="d" * 64, last=50)
+    with pytest.raises(Conflict, match="are in none"):
+        await retiring.acknowledge(replace(fresh, first=20), operator="ann")
+    assert (await retiring.acknowledge(fresh, operator="ann")).last == 50

@@ -64,6 +64,8 @@ class Retiring:
         `Conflict`: it is no export of this log, or there is a gap between it and what was acknowledged.
         """
         before = self.acknowledged()
+        if before is not None and not await self._stands(before):
+            before = None
         since = before.last if before is not None else 0
         await self._audit.continues(first=exported.first, last=exported.last, digest=exported.digest, since=since)
         if before is not None and exported.last <= before.last:
@@ -83,6 +85,14 @@ class Retiring:
         with self._store.unit() as unit:
             unit.acknowledgements.put(kept)
         return kept
+
+    async def _stands(self, kept: Acknowledged) -> bool:
+        """Whether it is of this log as it stands, and not of one that was moved away."""
+        try:
+            await self._audit.continues(first=kept.last, last=kept.last, digest=kept.digest, since=kept.last)
+        except Conflict:
+            return False
+        return True
 
     def acknowledged(self) -> Acknowledged | None:
         """The latest; None where there is none."""

@@ -18,13 +18,13 @@ from remit.core.errors import Conflict, NotFound
 
 class MemoryAudit:
     """Implements `control.ports_audit.Audit` over `records`, oldest first, each with an `id` and a `seq`. `going`:
-    what is beyond any bounds; `elsewhere`: no export is of this log."""
+    what is beyond any bounds; `foreign`: hashes of records that are of another log."""
 
     def __init__(self, records: Sequence[Mapping[str, Any]] = ()) -> None:
         self.records = list(records)
         self._news = asyncio.Condition()
         self.going: Retirable | None = None
-        self.elsewhere = False
+        self.foreign: set[str] = set()
 
     async def add(self, record: Mapping[str, Any]) -> None:
         async with self._news:
@@ -68,13 +68,15 @@ class MemoryAudit:
         return found[0]
 
     async def continues(self, *, first: int, last: int, digest: str, since: int) -> None:
+        if digest in self.foreign:
+            raise Conflict(f"record {last} of the export is not the one in the log")
         if first > since + 1:
             raise Conflict(f"records {since + 1} to {first - 1} are in none", hint="remit audit export --whole")
 
     async def expendable(
         self, *, through: int, digest: str, before: datetime | None, keep_bytes: int | None
     ) -> Retirable | None:
-        if self.elsewhere:
+        if digest in self.foreign:
             raise Conflict(f"record {through} of the export is not the one in the log")
         return self.going if self.going is not None and self.going.seq <= through else None
 
