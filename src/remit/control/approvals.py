@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from remit.control import questions, shown
+from remit.control import ids, questions, shown
 from remit.control.catalog import Catalog
 from remit.control.cutting import Cutting
 from remit.control.ends import Ends
@@ -22,6 +22,7 @@ from remit.control.publish import Publisher
 from remit.control.recording import Recorder
 from remit.core import approval as approving
 from remit.core import grant as granting
+from remit.core import prefixes
 from remit.core.approval import Approval
 from remit.core.errors import Conflict, Invalid, Unavailable
 from remit.core.grant import Grant, Scope
@@ -87,7 +88,7 @@ class Approvals:
         grant = granting.narrowed(
             approval.question,
             scope,
-            identity=questions.new_id("g-"),
+            identity=ids.new(prefixes.GRANT),
             approval=approval.id,
             author=who.name,
             now=self._clock.now(),

@@ -6,13 +6,11 @@ task that has too many open gets no more. What is asked is recorded before a hum
 
 from __future__ import annotations
 
-import base64
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from remit.control import shown
+from remit.control import ids, shown
 from remit.control.ends import Ends
 from remit.control.ports import Clock
 from remit.control.ports_approvals import Answered, Notice, Word
@@ -20,6 +18,7 @@ from remit.control.ports_control import Store, Unit
 from remit.control.recording import Recorder
 from remit.core import approval as approving
 from remit.core import grant as granting
+from remit.core import prefixes
 from remit.core.approval import Approval
 from remit.core.errors import Conflict, Invalid, NotFound
 from remit.core.grant import Question
@@ -52,7 +51,7 @@ class Questions:
             if known is not None:
                 return known
         approval = Approval(
-            id=new_id("a-"),
+            id=ids.new(prefixes.APPROVAL),
             question=question,
             state=approving.State.PENDING,
             created=now,
@@ -126,8 +125,3 @@ def asker(unit: Unit, question: Question) -> Task | None:
     except (NotFound, Conflict):
         return None
     return approving.authority(question, task)
-
-
-def new_id(prefix: str) -> str:
-    """A new id that begins with `prefix`."""
-    return prefix + base64.b32encode(secrets.token_bytes(7)).decode().lower()[:10]

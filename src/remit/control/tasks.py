@@ -6,21 +6,19 @@ task whose cell is gone loses its authority even when nobody reported its end (`
 
 from __future__ import annotations
 
-import base64
-import dataclasses
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
-from remit.control import catalog, delegating
+from remit.control import catalog, delegating, ids
 from remit.control.catalog import Catalog
 from remit.control.ports import Clock
 from remit.control.ports_control import Issuer, RevocationKind, Store
 from remit.control.publish import Publisher
 from remit.control.recording import Recorder
-from remit.core import delegation
+from remit.core import delegation, prefixes
 from remit.core.claims import Claims
 from remit.core.errors import Conflict, Invalid, RemitError
 from remit.core.snapshot import Role, Rules
@@ -49,6 +47,17 @@ class Created:
     token: Token
     environment: Mapping[str, str]
     limits: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Basis:
+    """What a task is started on. `chain`: for the record, the tasks that it stands below."""
+
+    rules: Rules
+    role: Role
+    given: frozenset[str] | None
+    parent: str | None = None
+    chain: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Lifecycle:
@@ -93,30 +102,17 @@ class Lifecycle:
         """
         if not command:
             raise Invalid("a task needs a command", hint="remit run --role ROLE -- COMMAND")
-        own = of_task(budgets)
-        with self._store.unit() as unit:
-            rules = self._catalog.rules(unit)
-            revoked = {(r.kind, r.name) for r in unit.revocations.all()}
-            above = unit.tasks.get(parent) if parent is not None else None
-            alive = {task.id: task for task in unit.current_tasks()}
-        role = catalog.role(rules, role_name)
-        if any(kind is RevocationKind.EVERYTHING for kind, _ in revoked):
-            raise Conflict("everything is revoked: no task can start", hint="remit panic --lift --reason WHY")
-        if (RevocationKind.ROLE, role.name) in revoked:
-            raise Conflict(f"role {role.name} is revoked", hint=f"remit restore role {role.name}")
-        if role.invalid is not None:
-            raise Conflict(f"role {role.name} {role.invalid}", hint="fix its manifest and run `remit apply`")
-        given = delegating.given(role, capabilities)
-        task_id = _new_task_id()
-        chain: Mapping[str, Any] = {}
-        if above is not None:
-            gone = frozenset(name for kind, name in revoked if kind is RevocationKind.ROLE)
-            chain = delegating.entrusted(rules, gone, alive, above, role, task_id, given)
+        own, task_id = of_task(budgets), ids.new(prefixes.TASK)
+        basis = self._basis(role_name, capabilities, parent, task_id)
+        role, given = basis.role, basis.given
         asked = f" at the word of task {parent}" if request is not None else ""
         detail = f"task {task_id} created under role {role.name}{asked}"
-        named: dict[str, Any] = {**({"budgets": list(budgets)} if budgets else {}), **chain}
-        named |= {"request": request} if request is not None else {}
-        named |= {"capabilities": sorted(set(capabilities))} if capabilities else {}
+        named: dict[str, Any] = {
+            **({"budgets": list(budgets)} if budgets else {}),
+            **basis.chain,
+            **({"request": request} if request is not None else {}),
+            **({"capabilities": sorted(set(capabilities))} if capabilities else {}),
+        }
         await self._recorder.before("task.create", operator, detail, task=task_id, role=role.name, **named)
         with self._store.unit() as unit:
             now = self._clock.now()
@@ -130,7 +126,7 @@ class Lifecycle:
                 operator=operator,
                 budgets=own,
                 capabilities=given,
-                parent=above.id if above is not None else None,
+                parent=basis.parent,
             )
             token = self._mint(task)
             unit.tasks.add(task)
@@ -143,9 +139,30 @@ class Lifecycle:
         return Created(
             task=task,
             token=token,
-            environment=environment(role, rules, given),
-            limits=dataclasses.asdict(role.limits),
+            environment=environment(role, basis.rules, given),
+            limits=asdict(role.limits),
         )
+
+    def _basis(self, role_name: str, capabilities: Sequence[str], parent: str | None, task_id: str) -> _Basis:
+        """What a task would stand on. `Conflict` or `Invalid` where there is no authority to start it."""
+        with self._store.unit() as unit:
+            rules = self._catalog.rules(unit)
+            revoked = {(r.kind, r.name) for r in unit.revocations.all()}
+            above = unit.tasks.get(parent) if parent is not None else None
+            alive = {task.id: task for task in unit.current_tasks()}
+        role = catalog.role(rules, role_name)
+        if any(kind is RevocationKind.EVERYTHING for kind, _ in revoked):
+            raise Conflict("everything is revoked: no task can start", hint="remit panic --lift --reason WHY")
+        if (RevocationKind.ROLE, role.name) in revoked:
+            raise Conflict(f"role {role.name} is revoked", hint=f"remit restore role {role.name}")
+        if role.invalid is not None:
+            raise Conflict(f"role {role.name} {role.invalid}", hint="fix its manifest and run `remit apply`")
+        given = delegating.given(role, capabilities)
+        if above is None:
+            return _Basis(rules=rules, role=role, given=given)
+        gone = frozenset(name for kind, name in revoked if kind is RevocationKind.ROLE)
+        chain = delegating.entrusted(rules, gone, alive, above, role, task_id, given)
+        return _Basis(rules=rules, role=role, given=given, parent=above.id, chain=chain)
 
     def started(self, task_id: str) -> Task:
         """The command runs. `Conflict` where the task was revoked or ended meanwhile: it must not run on."""
@@ -238,7 +255,7 @@ class Lifecycle:
                 return task
             if event is Event.EXIT and task.state is State.PENDING:
                 task = advance(task, Event.START, self._clock.now())  # it ended before its start was reported
-            task = dataclasses.replace(advance(task, event, self._clock.now()), exit_code=code)
+            task = replace(advance(task, event, self._clock.now()), exit_code=code)
             unit.tasks.save(task)
             unit.advance_epoch(self._clock.now())
             return task
@@ -266,7 +283,3 @@ def environment(role: Role, rules: Rules, given: frozenset[str] | None = None) -
             for placeholder in credential.placeholders if credential is not None else ():
                 variables[placeholder.variable] = placeholder.value
     return {**variables, **role.environment}
-
-
-def _new_task_id() -> str:
-    return "t-" + base64.b32encode(secrets.token_bytes(7)).decode().lower()[:10]
