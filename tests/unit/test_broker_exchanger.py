@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 import pytest
 from permits import credential, permit
 
-from remit.broker import cache, sealed, signing
+from remit.broker import cache, sealed, signing, whole
 from remit.broker.exchanger import Exchanger
 from remit.broker.rotations import Rotations
 from remit.broker.sealed import Opener
@@ -176,7 +176,7 @@ async def test_a_rotated_refresh_token_outlives_a_crash(world: World) -> None:
 
 
 async def test_a_rotated_refresh_token_is_on_disk_before_anything_is_used(world: World) -> None:
-    in_the_way = world.directory / "rotated" / (hashlib.sha256(b"github").hexdigest()[:32] + ".new")
+    in_the_way = whole.fresh(world.directory / "rotated" / (hashlib.sha256(b"github").hexdigest()[:32] + ".sealed"))
     in_the_way.mkdir(parents=True)
     assert "cannot be written" in await world.token()
     in_the_way.rmdir()

@@ -10,7 +10,7 @@ import pytest
 from remit import testing
 from remit.api.link import NodeLink
 from remit.app.sealing import NodeSealer
-from remit.broker import sealed
+from remit.broker import sealed, whole
 from remit.broker.ledger import Ledger
 from remit.broker.openbao import reference
 from remit.broker.rekeying import Rekeying
@@ -106,11 +106,11 @@ def test_a_crash_in_between_loses_nothing_and_the_next_time_goes_on(world: World
 
 def test_what_cannot_be_written_keeps_the_key_before(world: World) -> None:
     (file,) = (world.directory / "rotated").iterdir()
-    file.with_suffix(".new").mkdir()
+    whole.fresh(file).mkdir()
     with pytest.raises(Unavailable, match="cannot be written"):
         world.through()
     assert Opener(world.key).changing
-    file.with_suffix(".new").rmdir()
+    whole.fresh(file).rmdir()
     world.through()
     world.holds()
 
@@ -128,10 +128,10 @@ def test_what_another_store_keeps_stays_as_it_is(world: World) -> None:
 
 async def test_what_is_not_written_yet_is_written_for_the_new_key(world: World) -> None:
     (file,) = (world.directory / "rotated").iterdir()
-    file.with_suffix(".new").mkdir()
+    whole.fresh(file).mkdir()
     with pytest.raises(Unavailable):
         world.rotations.replace("github", b"stored-7", b"successor-8")
-    file.with_suffix(".new").rmdir()
+    whole.fresh(file).rmdir()
     world.through()
     assert Rotations(world.directory / "rotated", Opener(world.key)).current("github", b"stored-7") == b"successor-8"
 

@@ -14,7 +14,7 @@ import secrets
 import threading
 from pathlib import Path
 
-from remit.broker import sealed
+from remit.broker import sealed, whole
 from remit.broker.sealed import Opener
 from remit.core.errors import Unavailable
 
@@ -85,20 +85,9 @@ class Ledger:
         self._lines += 1
 
     def _rewrite(self) -> None:
-        temporary = self._file.with_name(self._file.name + ".new")
+        lines = [json.dumps({"open": entry, "token": blob}) + "\n" for entry, blob in self._open.items()]
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as out:
-                for entry, blob in self._open.items():
-                    out.write(json.dumps({"open": entry, "token": blob}).encode() + b"\n")
-                out.flush()
-                os.fsync(descriptor)
-            temporary.replace(self._file)
-            directory = os.open(self._file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            whole.replace(self._file, "".join(lines).encode())
         except OSError as error:
             raise Unavailable(f"the list of leases cannot be written: {error.strerror}", hint="remit doctor") from error
         self._lines, self._torn = len(self._open), False

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
-from remit.broker import sealed
+from remit.broker import sealed, whole
 from remit.broker.sealed import Opener
 from remit.core.errors import Unavailable
 
@@ -73,18 +72,7 @@ class Rotations:
     def _put(self, file: Path, blob: bytes, shown: str) -> None:
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
-            temporary = file.with_suffix(".new")
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(descriptor, "wb") as out:
-                out.write(blob)
-                out.flush()
-                os.fsync(descriptor)
-            temporary.replace(file)
-            directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            whole.replace(file, blob)
         except OSError as error:
             raise Unavailable(f"the successor of {shown} cannot be written: {error.strerror}") from error
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, PublicKey, SealedBox
 
+from remit.broker import whole
 from remit.core.errors import Conflict, Invalid, Unavailable
 from remit.core.secret import Secret
 from remit.core.source import MAX_KEPT_BYTES
@@ -49,7 +50,7 @@ class Opener:
         self._file, self._old = file, file.with_suffix(".old")
         try:
             if not os.path.lexists(file):
-                _write(file, bytes(PrivateKey.generate()), 0o600)
+                whole.replace(file, bytes(PrivateKey.generate()))
             self._load()
         except OSError as error:
             raise Unavailable(
@@ -118,8 +119,8 @@ class Opener:
                 "the sealing key before this one is still in use", hint="seal every secret anew, then retire it"
             )
         try:
-            _write(self._old, _private(self._file), 0o600)
-            _write(self._file, bytes(PrivateKey.generate()), 0o600)
+            whole.replace(self._old, _private(self._file))
+            whole.replace(self._file, bytes(PrivateKey.generate()))
             self._load()
         except OSError as error:
             raise Unavailable(f"the new sealing key cannot be written: {error.strerror}") from error
@@ -140,7 +141,7 @@ class Opener:
         self.public = bytes(current.public_key)
         public = self._file.with_suffix(".pub")
         if not public.exists() or public.read_bytes() != self.public:
-            _write(public, self.public, 0o644)
+            whole.replace(public, self.public, 0o644)
 
 
 def _named(name: str, plain: bytes) -> Secret | None:
@@ -167,16 +168,3 @@ def _private(file: Path) -> bytes:
     if len(key) != _KEY_BYTES:
         raise Unavailable(f"{file} is not a sealing key", hint="move it aside; secrets sealed for it must be put again")
     return key
-
-
-def _write(file: Path, data: bytes, mode: int) -> None:
-    """Whole or not at all, durable, with `mode` whatever the umask."""
-    temporary = file.with_name(file.name + ".new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "wb") as out:
-        os.fchmod(descriptor, mode)
-        out.write(data)
-        out.flush()
-        os.fsync(descriptor)
-    temporary.replace(file)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from remit.broker import whole
 from remit.broker.openbao.client import Client, Refused
 from remit.broker.openbao.reference import BELOW, MOUNT
 from remit.core.errors import Unavailable
@@ -171,19 +172,7 @@ def _steps(logins: Mapping[str, Login]) -> Iterator[tuple[str, str, dict[str, An
 
 def replace(file: Path, data: bytes) -> None:
     """`file` of this user's alone, whole or not at all, durable. `Unavailable`: it is as it was."""
-    fresh = file.with_name(f".{file.name}")
     try:
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(descriptor)
-        fresh.replace(file)
-        directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        whole.replace(file, data)
     except OSError as error:
         raise Unavailable(f"OpenBao's files cannot be written: {error.strerror} ({error.filename})") from error
