@@ -218,6 +218,12 @@ def test_a_home_is_never_bound_for_a_program_in_it(tmp_path: Path) -> None:
     assert found.variables == {"RUSTUP_HOME": str(home / ".rustup")}
 
 
+def test_an_entry_of_path_that_cannot_be_looked_at_is_none(tmp_path: Path) -> None:
+    (tmp_path / "venv/bin").mkdir(parents=True)
+    found = toolchains.discover(f"/{'x' * 300}/bin:{tmp_path}/venv/bin", ())  # stat(2) fails for it, as for root's home
+    assert found.path == [f"{tmp_path}/venv/bin"]
+
+
 def test_version_managers_and_deep_prefixes_are_bound_whole(tmp_path: Path) -> None:
     home = tmp_path / "home"
     _tool(home / ".pyenv/shims", "python3")

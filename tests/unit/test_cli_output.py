@@ -53,6 +53,16 @@ def test_on_a_terminal_only_the_last_column_gives_way(
     assert capsys.readouterr().out.splitlines()[1:] == ["r" * 30 + "  " + "w" * 27 + "…", "r" * 30 + "  short"]
 
 
+@pytest.mark.parametrize("value", ["", "1"])
+def test_colours_are_left_out_where_they_are_not_wanted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", value)
+    output.table(("id", "decision"), [("r", "deny")])
+    assert ("\x1b[31m" in capsys.readouterr().out) == (not value)
+
+
 def test_an_empty_table_says_so_on_stderr_only(capsys: pytest.CaptureFixture[str]) -> None:
     output.table(("name",), [], empty="nothing here")
     captured = capsys.readouterr()

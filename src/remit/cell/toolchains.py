@@ -6,6 +6,7 @@ at its own path, never the home: next to `~/.cargo/bin` lies `~/.cargo/credentia
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -36,14 +37,16 @@ class Toolchains:
 
 
 def discover(path: str, homes: Iterable[Path]) -> Toolchains:
-    """What `path` (a PATH) needs. `homes`: directories that must never be bound as a whole."""
+    """What `path` (a PATH) needs. `homes`: directories that must never be bound as a whole.
+
+    An entry that cannot be looked at (another user's home, which `su` leaves in PATH) is none."""
     refused = {*_NEVER, *homes}
     found = Toolchains()
     for text in path.split(":")[:MAX_ENTRIES]:
         entry = Path(text)
-        if not text.startswith("/") or ".." in entry.parts or _system(entry) or not entry.is_dir():
+        if not text.startswith("/") or ".." in entry.parts or _system(entry) or not os.path.isdir(entry):
             continue
-        prefixes = [p for p in _prefixes(entry, refused, found.variables) if p not in refused and p.is_dir()]
+        prefixes = [p for p in _prefixes(entry, refused, found.variables) if p not in refused and os.path.isdir(p)]
         if prefixes:
             found.prefixes += prefixes
             if text not in found.path:
@@ -68,7 +71,7 @@ def _prefixes(entry: Path, refused: set[Path], variables: dict[str, str]) -> lis
             return [parent]
     if entry.parent.name == ".cargo":
         rustup = entry.parent.parent / ".rustup"
-        if rustup.is_dir():
+        if os.path.isdir(rustup):
             variables.setdefault("RUSTUP_HOME", str(rustup))
         return [entry, rustup]
     prefix = entry.parent

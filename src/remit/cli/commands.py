@@ -118,6 +118,8 @@ def version(as_json: options.Json = False) -> None:
 
 def invoke(arguments: list[str]) -> int:
     """Run one command line; its exit code. Errors are told on stderr, never as a traceback."""
+    if arguments[:1] == ["--version"]:
+        arguments = ["version", *arguments[1:]]
     named = [name for name in arguments[:1] if name in _COMMANDS or name in _GROUPS]
     app = application(named) if named else application()
     try:

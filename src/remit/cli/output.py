@@ -15,6 +15,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from remit import settings
+
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 GAP = "  "
 NARROWEST = 24
@@ -52,9 +54,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
         if empty:
             say(empty)
         return
-    coloured = sys.stdout.isatty()
+    shown_there = sys.stdout.isatty()
+    coloured = shown_there and not settings.environment().get("NO_COLOR")  # no-color.org
     widths = [max(len(columns[n]), *(len(row[n]) for row in cells)) for n in range(len(columns))]
-    if coloured:
+    if shown_there:
         taken = sum(widths[:-1]) + len(GAP) * (len(widths) - 1)
         widths[-1] = min(widths[-1], max(NARROWEST, shutil.get_terminal_size().columns - taken))
     _write([name.upper() for name in columns], widths, coloured=False)
