@@ -2,6 +2,8 @@
 .PHONY: setup demo test check bench docs lock
 .DEFAULT_GOAL := demo
 BIN := .venv/bin
+# Every worker of the suite would rewrite every test module again.
+unexport PYTHONDONTWRITEBYTECODE
 
 setup:
 	@scripts/setup.sh dev

@@ -45,6 +45,8 @@ if [ ! -e "$stamp" ]; then
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . >&2
   touch "$stamp"
 fi
+# Most processes run as users that cannot write here, so each would compile every module again at its start.
+.venv/bin/python -m compileall -q src
 # The real OPA as a library, which tests hold every policy pack against. It declares Python 3.14 and needs only ctypes, so
 # the resolver of the other locks cannot have it; there is a wheel for one platform.
 stamp=.venv/.remit-opa-$(sha256sum requirements/opa.txt | cut -c1-16)
