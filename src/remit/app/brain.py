@@ -12,7 +12,7 @@ from remit.app import policies as engines
 from remit.app.clock import SystemClock
 from remit.audit import head, replay, retire
 from remit.audit.journal import Journal
-from remit.boundary import ca, drill_ca, leaf_ration, sds
+from remit.boundary import ca, leaf_ration, sds
 from remit.broker import signing
 from remit.broker.dialler import Dialler
 from remit.broker.exchanger import Exchanger
@@ -26,7 +26,7 @@ from remit.control.holding import Holding
 from remit.control.knowledge import Knowledge
 from remit.control.observing import Observer
 from remit.control.openings import Openings
-from remit.core import doorway, ledger_log
+from remit.core import doorway, drill, ledger_log
 from remit.core.snapshot import Snapshot
 from remit.core.task import ALIVE
 from remit.identity.verifier import Verifier
@@ -149,7 +149,7 @@ def build(settings: Settings) -> Brain:
 
 def _reserved(settings: Settings) -> Mapping[str, str]:
     """Names whose address the node knows, whatever DNS says."""
-    return {drill_ca.HOST: drill_ca.ADDRESS, **settings.static_hosts, doorway.HOST: doorway.ADDRESS}
+    return {drill.HOST: drill.ADDRESS, **settings.static_hosts, doorway.HOST: doorway.ADDRESS}
 
 
 def _credentials(

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-HOST = "drill.remit.internal"
-ADDRESS = "127.0.0.1"
-CA, LEAF = "drill-ca.pem", "drill.pem"
+from remit.core.drill import HOST, LEAF
+
+CA = "drill-ca.pem"
 _LIFE = timedelta(days=3 * 365)
 _PEM = serialization.Encoding.PEM
 

@@ -28,8 +28,9 @@ import typer
 
 from remit import settings
 from remit.cli import client, drill_upstream, options, output
-from remit.cli.drill_upstream import ADDRESS, ERRORS, HOST
+from remit.cli.drill_upstream import ERRORS
 from remit.cli.sinks import Search, Sink, descendants, everybody, roots
+from remit.core.drill import ADDRESS, HOST
 from remit.core.errors import RemitError, Unavailable
 from remit.settings import Settings
 

@@ -12,11 +12,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import quote
 
+from remit.core.drill import ADDRESS, HOST, LEAF
 from remit.core.errors import Unavailable
 from remit.settings import Settings
 
-HOST, ADDRESS, LEAF = "drill.remit.internal", "127.0.0.1", "drill.pem"
-"""As `boundary.drill_ca` has them."""
 PROMISED_BYTES = 1 << 20
 
 
