@@ -146,8 +146,9 @@ async def test_it_is_taken_back_when_its_credential_is_revoked(node: Node, postg
 async def test_a_task_that_ends_while_it_is_asked_for_gets_nothing(node: Node, postgres: Postgres) -> None:
     node.know({A: ALIVE})
     asking = asyncio.ensure_future(node.asked(A))
-    await asyncio.sleep(0.01)
-    node.know({})
+    while not (A in node.store._leases._tasks and node.store._leases._tasks[A].entries):
+        await asyncio.sleep(0)
+    node.know({})  # the task's token is there, and a lease is being made with it
     assert isinstance(await asking, Refusal)
     await until(lambda: not postgres.users())
 

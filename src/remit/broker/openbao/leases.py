@@ -54,6 +54,8 @@ class _Holding:
     session: Session
     held: dict[str, _Held] = field(default_factory=dict)
     entries: dict[str, str] = field(default_factory=dict)
+    asking: int = 0
+    """Leases that are being made. A token that is revoked meanwhile would leave what is made without an owner."""
     ending: bool = False
 
 
@@ -86,13 +88,19 @@ class Leases:
         if holding is None:
             holding = self._tasks[task] = self._holding()
         asked = self._monotonic()
-        got = store.made(source, await holding.session.ask(store.make(source)))
+        holding.asking += 1
+        try:
+            got = store.made(source, await holding.session.ask(store.make(source)))
+        finally:
+            holding.asking -= 1
+            self._end_when_still(holding)
         held = _Held(
             source=source, id=got.lease, until=asked + got.lasts_s, lasts_s=got.lasts_s, renewable=got.renewable
         )
         self._wake.set()
         if holding.ending or not self._wanted(task, credential):
-            self._dropped.append((holding.session, held))
+            if not holding.ending:  # else it ends with the task's token
+                self._dropped.append((holding.session, held))
             raise Unavailable(f"task {task} has lost its authority meanwhile")
         before = holding.held.get(credential)
         if before is not None and before.source != source:
@@ -118,7 +126,7 @@ class Leases:
         for task in [task for task in self._tasks if task not in alive]:
             holding = self._tasks.pop(task)
             holding.ending = True
-            self._ending.update(holding.entries)
+            self._end_when_still(holding)
         for task, holding in self._tasks.items():
             for credential in [name for name in holding.held if not wanted(task, name)]:
                 self._dropped.append((holding.session, holding.held.pop(credential)))
@@ -142,6 +150,11 @@ class Leases:
                 await self._end_all()
         except TimeoutError:
             log.warning("%d tokens of tasks could not be revoked in time", len(self._ending))
+
+    def _end_when_still(self, holding: _Holding) -> None:
+        if holding.ending and not holding.asking:
+            self._ending.update(holding.entries)
+            self._wake.set()
 
     def _holding(self) -> _Holding:
         async def written(token: str) -> None:
