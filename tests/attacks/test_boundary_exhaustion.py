@@ -16,12 +16,13 @@ import pytest
 from boundary_harness import Boundary, exchange, proxy_header, until
 from cryptography import x509
 
-from remit.boundary import ca, completions, sds, sds_server
+from remit.boundary import ca, completions, refuse, sds, sds_server
 from remit.boundary.leaf_ration import Ration, nobody
 from remit.boundary.sds import Desk
 from remit.boundary.sds_server import serve_sds
-from remit.control.decide import Permitted
+from remit.control.decide import Denied, Permitted
 from remit.core import flow
+from remit.core.reason import Reason, Refusal
 from remit.core.request import Evidence
 from remit.node import dns
 
@@ -183,6 +184,34 @@ def test_checks_that_one_cell_keeps_waiting_do_not_stop_another(boundary: Bounda
     finally:
         for sock in waiting:
             sock.close()
+
+
+def test_refused_connections_that_one_cell_keeps_open_do_not_take_the_words_from_another(
+    boundary: Boundary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refuse, "CONNECTIONS_MAX", 16)
+    boundary.script = lambda evidence: Denied(record="r-91", refusal=Refusal(Reason.NO_CAPABILITY, "nothing covers it"))
+    before, half = boundary.dialled, (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
+    start = (20).to_bytes(4, "big") + (196608).to_bytes(4, "big") + b"user\0agent\0\0"
+    with contextlib.ExitStack() as kept:
+
+        def waiting(cell: int, port: int) -> socket.socket:
+            """A connection that was told that there is no TLS, and says nothing more."""
+            sock = boundary.connect("db.test", 5432, tls=False, source=(flow.source(cell)[0], port))
+            kept.enter_context(sock)
+            sock.sendall(half)
+            assert sock.recv(1) == b"N"
+            return sock
+
+        quiet = waiting(2, 5000)
+        for number in range(64):
+            waiting(1, 6000 + number)
+        for sock in (quiet, waiting(3, 5000)):
+            sock.sendall(start)
+            said = b"".join(iter(lambda sock=sock: sock.recv(4096), b""))
+            assert b"no_capability" in said and b"r-91" in said
+    assert len(boundary.seen) == 66, "each was decided, and so recorded"
+    assert boundary.dialled == before
 
 
 def test_a_head_that_is_too_large_is_refused_and_recorded(boundary: Boundary) -> None:

@@ -143,6 +143,20 @@ def test_psql_itself_prints_the_reason(boundary: Boundary) -> None:
     assert "record r-77" in done.stderr and "HINT:" in done.stderr
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_git_itself_prints_the_reason(boundary: Boundary) -> None:
+    before = boundary.dialled
+    boundary.script = refusing()
+    port = boundary.relay("code.test", 9418)
+    done = subprocess.run(
+        ["git", "ls-remote", f"git://127.0.0.1:{port}/acme/app.git"], capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 128
+    assert "remote error: remit: No capability of this role covers the request" in done.stderr
+    assert "record r-77" in done.stderr
+    assert boundary.dialled == before
+
+
 def test_a_redis_client_is_told_why_over_ipv6_too(boundary: Boundary) -> None:
     boundary.script = refusing()
     destination = (flow.virtual("db.test")[1], 6379)

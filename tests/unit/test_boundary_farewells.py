@@ -53,6 +53,12 @@ def test_mysql_is_told_in_a_packet_of_its_length() -> None:
     assert mysql[3:7] == b"\0\xff" + (1130).to_bytes(2, "little")
 
 
+def test_git_is_told_in_a_line_of_its_length() -> None:
+    text = said("git")
+    assert int(text[:4], 16) == len(text)
+    assert text[4:].startswith(b"ERR remit: ") and b"no_capability" in text
+
+
 @pytest.mark.parametrize("protocol", ["tcp", "http/2", "kafka", "postgresql"])
 def test_a_protocol_without_a_place_for_words_is_told_nothing(protocol: str) -> None:
     assert said(protocol) == b""

@@ -54,6 +54,7 @@ def test_asking_for_tls_without_end_is_not_answered_without_end() -> None:
         (9999, b"hello", "tcp"),
         (27017, b"\x3a\0\0\0\1\0\0\0\0\0\0\0", "mongodb"),
         (5432, b"\xff" * 8, "postgresql"),
+        (19418, b"002egit-upload-pack /a.git\0host=code.test\0", "git"),
     ],
 )
 def test_other_protocols_are_named_for_the_record(port: int, first: bytes, protocol: str) -> None:

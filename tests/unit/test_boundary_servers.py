@@ -25,6 +25,7 @@ from remit.boundary.replies import SPOKEN
 from remit.boundary.sds import Desk
 from remit.boundary.sds_server import serve_sds
 from remit.control.decide import Denied, Permitted
+from remit.core import flow
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Evidence
 
@@ -305,6 +306,7 @@ async def test_a_redis_client_reads_why_it_was_refused(tmp_path: Path) -> None:
         (b"", 110, b"-ERR "),
         (b"", 143, b"* BYE "),
         (b"", 3306, b""),
+        (b"002egit-upload-pack /a.git\0host=code.test\0", 9418, b"0"),
     ],
 )
 async def test_clients_of_other_protocols_read_why_they_were_refused(
@@ -329,6 +331,33 @@ async def test_other_connections_are_closed_in_time(tmp_path: Path, data: bytes,
         async with asyncio.timeout(60):
             assert await spoken(reader) == b""
         writer.close()
+
+
+async def test_the_cell_that_has_most_refused_connections_makes_room_for_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remit.boundary.refuse.CONNECTIONS_MAX", 8)
+    path, half = tmp_path / "r", packet(80877103)
+
+    async def opened(cell: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(posted(half, **{"x-remit-flow": f"{flow.source(cell)[0]}:4000"}))
+        await reader.readuntil(b"1\r\nN\r\n")  # it waits for the rest of the start-up
+        return reader, writer
+
+    async with serving(path, serve_refuse(path)), asyncio.timeout(60):
+        quiet = [await opened(1), await opened(2)]
+        flood = [await opened(3) for _ in range(30)]
+        quiet.append(await opened(4))
+        for reader, _ in flood[:-5]:
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b"", "the oldest of the cell that has most"
+        start = packet(196608, b"user\0agent\0\0")
+        for reader, writer in [*quiet, *flood[-5:]]:
+            writer.write(b"%x\r\n%b\r\n" % (len(start), start))
+            assert b"record r-9" in await reader.read()
+        for _, writer in [*quiet, *flood]:
+            writer.close()
 
 
 @pytest.mark.parametrize(

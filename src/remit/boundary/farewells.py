@@ -3,7 +3,8 @@
 A closed socket tells an agent nothing, so it retries. Each protocol here lets a server say something before it closes;
 what is said is one line of text without control characters. Protocols without such a place get nothing.
 Sources: RFC 8446 §6.2 (TLS); RFC 4253 §4.2, §6, §11.1 (SSH); RFC 5321 §3.1 (SMTP); RFC 959 §4.2 (FTP); RFC 1939 §3
-(POP3); RFC 3501 §7.1.5 (IMAP); MySQL "ERR_Packet"; PostgreSQL 17 "ErrorResponse"; Redis RESP ("simple errors").
+(POP3); RFC 3501 §7.1.5 (IMAP); MySQL "ERR_Packet"; PostgreSQL 17 "ErrorResponse"; Redis RESP ("simple errors"); git,
+gitprotocol-pack ("Git Transport": an ERR pkt-line ends it).
 """
 
 from __future__ import annotations
@@ -57,6 +58,12 @@ def mysql_error(text: bytes) -> bytes:
     return len(payload).to_bytes(3, "little") + b"\0" + payload
 
 
+def git_error(text: bytes) -> bytes:
+    """A pkt-line: its own length first, in four hexadecimal digits."""
+    line = b"ERR " + text
+    return b"%04x%b" % (len(line) + 4, line)
+
+
 def _string(text: bytes) -> bytes:
     return len(text).to_bytes(4, "big") + text
 
@@ -70,6 +77,7 @@ _WORDS: Mapping[str, Callable[[bytes], bytes]] = {
     "ssh": ssh_disconnect,
     "tls": lambda text: TLS_ALERT,
     "mysql": mysql_error,
+    "git": git_error,
     "smtp": lambda text: b"554 5.7.1 " + text + b"\r\n",
     "ftp": lambda text: b"530 " + text + b"\r\n",
     "pop3": lambda text: b"-ERR " + text + b"\r\n",

@@ -2,7 +2,8 @@
 
 PostgreSQL's start-up has a place for an error that is reached after its client was told that neither TLS nor GSSAPI is
 to be had. Other protocols are recognised where their first bytes tell, or, where clients wait for the server, by port.
-Source: PostgreSQL 17, "Message Formats" (SSLRequest, GSSENCRequest, CancelRequest, StartupMessage).
+Sources: PostgreSQL 17, "Message Formats" (SSLRequest, GSSENCRequest, CancelRequest, StartupMessage); git,
+gitprotocol-pack (git-proto-request: its length in four hexadecimal digits, then the command).
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ STARTUP_MAX = 10_000
 NO = b"N"
 SERVER_FIRST_PORTS = (21, 25, 110, 143, 465, 587, 993, 995, 3306, 5900)
 """FTP, mail (465, 993 and 995 within TLS), MySQL, VNC: their clients wait for the server."""
+GIT_PORT = 9418
+NOT_INSPECTED_PORTS = (*SERVER_FIRST_PORTS, GIT_PORT)
+"""Where Envoy does not look for HTTP or TLS. git's request begins like a line of HTTP, whose end would never come."""
 POSTGRESQL_PORTS = frozenset({5432, 6432})
 _PROTOCOL_3 = 3
+_GIT_LENGTH = 4
 _ASKS_MAX = 2
 """A client asks for GSSAPI, then for TLS, then starts."""
 
@@ -40,6 +45,7 @@ _BY_PORT = {
     587: "smtp",
     3306: "mysql",
     6379: "redis",
+    GIT_PORT: "git",
     9092: "kafka",
     27017: "mongodb",
 }
@@ -97,4 +103,6 @@ class Opening:
         for first, name in _FIRST_BYTES:
             if self._buffer.startswith(first):
                 return name
+        if self._buffer[_GIT_LENGTH:].startswith(b"git-"):
+            return "git"
         return "postgresql" if self._port in POSTGRESQL_PORTS else _BY_PORT.get(self._port, "tcp")

@@ -1,8 +1,9 @@
 """Where Envoy sends every opaque connection that the decision refused: it is told why, where it can be, and closed.
 
 The decision stands and is recorded; this server is only its voice. It is reached by hostile bytes, so it reads little,
-for a short time, and never holds more than a bounded number of connections. A connection arrives as the body of a POST
-(RFC 9112 §7.1, chunked) whose headers are Envoy's: which port it went to, and the refusal as `tunnel_check` wrote it.
+for a short time, and never holds more than a bounded number of connections: when there are as many, the oldest of the
+cell that has most of them makes room, so no cell takes the words from another. A connection arrives as the body of a
+POST (RFC 9112 §7.1, chunked) whose headers are Envoy's: its flow, its port, and the refusal as `tunnel_check` wrote it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import httptools
 from remit.boundary import farewells, opaque, tunnel_check
 from remit.boundary.opaque import Opening, Recognised
 from remit.boundary.tunnels import REFUSED
+from remit.core import flow
 from remit.core.errors import Invalid
 
 log = logging.getLogger(__name__)
@@ -47,27 +49,53 @@ async def serve_refuse(path: Path) -> None:
 
 class _Desk:
     def __init__(self) -> None:
-        self._open: set[asyncio.StreamWriter] = set()
+        self._open: dict[int | None, dict[asyncio.StreamWriter, None]] = {None: {}}
+        """By cell, oldest first; of None are those whose head is still to come."""
+        self._count = 0
 
     def close(self) -> None:
-        for writer in self._open:
+        for writer in [writer for held in self._open.values() for writer in held]:
             writer.transport.abort()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._open) >= CONNECTIONS_MAX:
-            writer.transport.abort()
-            return
-        self._open.add(writer)
+        if self._count >= CONNECTIONS_MAX:
+            self._make_room()
+        self._put(writer, None)
+        post, cell = _Post(reader), None
         try:
-            await self._serve(_Post(reader), writer)
+            await asyncio.wait_for(post.head(), HEAD_TIMEOUT_S)
+            if self._taken(writer, None):
+                cell = flow.cell_at(post.headers.get("x-remit-flow", ""))
+                self._put(writer, cell)
+                await self._serve(post, writer)
         except (OSError, Invalid, TimeoutError, EOFError, httptools.HttpParserError) as error:
             log.info("a refused connection was closed: %s", error)
         finally:
-            self._open.discard(writer)
+            self._taken(writer, cell)
             writer.close()
 
+    def _make_room(self) -> None:
+        cell = max(self._open, key=lambda one: len(self._open[one]))
+        oldest = next(iter(self._open[cell]))
+        self._taken(oldest, cell)
+        oldest.transport.abort()
+
+    def _put(self, writer: asyncio.StreamWriter, cell: int | None) -> None:
+        self._open.setdefault(cell, {})[writer] = None
+        self._count += 1
+
+    def _taken(self, writer: asyncio.StreamWriter, cell: int | None) -> bool:
+        """Whether it was there; it no longer is."""
+        held = self._open.get(cell, {})
+        if writer not in held:
+            return False
+        del held[writer]
+        self._count -= 1
+        if not held and cell is not None:
+            del self._open[cell]
+        return True
+
     async def _serve(self, post: _Post, writer: asyncio.StreamWriter) -> None:
-        await asyncio.wait_for(post.head(), HEAD_TIMEOUT_S)
         refused = tunnel_check.read_refusal(post.headers.get(REFUSED, ""))
         said = post.headers.get("x-remit-to", "").rpartition(":")[2]
         port = int(said) if said.isdecimal() else 0  # where nobody came through the forwarder, it is a socket's path

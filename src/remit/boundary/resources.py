@@ -186,7 +186,7 @@ def _proxy_protocol() -> Json:
 
 
 def _inspector(name: str, type_name: str) -> Json:
-    ports = [{"destination_port_range": {"start": port, "end": port + 1}} for port in opaque.SERVER_FIRST_PORTS]
+    ports = [{"destination_port_range": {"start": port, "end": port + 1}} for port in opaque.NOT_INSPECTED_PORTS]
     filter_ = typed(f"envoy.filters.listener.{name}", f"filters.listener.{name}.v3.{type_name}")
     return {**filter_, "filter_disabled": {"or_match": {"rules": ports}}}
 
