@@ -1,18 +1,21 @@
 """kill -9 and SIGSTOP of each part under load.
 
-Nothing gets through ungoverned, nothing permitted lacks its record, and the whole recovers by itself.
+Nothing gets through ungoverned, nothing permitted lacks its record, nothing is kept from who watches, and the whole
+recovers by itself.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 
 import pytest
-from instance import Instance, wait_for
+from instance import REMIT, Instance, wait_for
 from upstreams import Upstreams
 
 pytestmark = pytest.mark.xdist_group("faults")
@@ -68,6 +71,43 @@ def test_the_node_recovers_and_every_request_that_went_through_has_its_record(
     assert reached
     assert reached <= recorded
     assert remit.cli("audit", "verify").stdout.startswith("ok")
+
+
+def test_no_record_is_left_out_or_told_twice_when_the_control_plane_dies(remit: Instance, upstreams: Upstreams) -> None:
+    tail = subprocess.Popen(
+        [str(REMIT), "audit", "tail", "--json", "--kind", "decision"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=remit.environment,
+    )  # fmt: skip
+    told: list[dict[str, object]] = []
+
+    def read() -> None:
+        assert tail.stdout is not None
+        told.extend(json.loads(line) for line in tail.stdout)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        base = f"https://api.up.example:{upstreams.https_port}"
+        with remit.running("agent", sys.executable, "-c", LOAD, base, "tail") as load:
+            served(load, 10)
+            wait_for(lambda: told, "the first record", 20)
+            for _ in range(3):
+                before = remit.pids()["control"]
+                os.kill(before, signal.SIGKILL)
+                served(load, 10)  # also while nobody tells
+                wait_for(lambda before=before: remit.pids().get("control") not in (None, before), "a new one", 20)
+                wait_for(lambda: remit.cli("status", "--json", check=False).returncode == 0, "it is well", 20)
+        written = [record["seq"] for record in remit.audit(kind="decision")]
+        wait_for(lambda: told[-1]["seq"] == written[-1], "the last record", 20)
+        tail.send_signal(signal.SIGINT)
+        assert tail.wait(20) == 130
+        reader.join(20)
+    finally:
+        tail.kill()
+        err = tail.communicate()[1]
+    seqs = [record["seq"] for record in told]
+    assert seqs == written[written.index(seqs[0]) :]
+    assert err.count("the control plane has gone; waiting for it\n") == err.count("the control plane is back\n") == 3
 
 
 def test_when_cells_dies_every_cell_dies_and_new_ones_start(remit: Instance, upstreams: Upstreams) -> None:

@@ -195,9 +195,8 @@ async def test_the_reader_gives_pages_oldest_first_and_follows(tmp_path: Path) -
     old = datetime.now(UTC) - timedelta(hours=1)
     assert len((await reader.query(AuditFilter(since=old))).records) == 10
     assert [one async for one in reader.verify([], [])] == [{"ok": True, "records": 11, "segments": 1}]
-    following = reader.follow(AuditFilter())
+    following = reader.follow(AuditFilter(after=str(await reader.last())))
     upcoming = asyncio.ensure_future(anext(following))
-    await asyncio.sleep(0.1)
     await filled(tmp_path, 1, 1 << 16)
     async with asyncio.timeout(60):
         assert (await upcoming)["number"] == 0
@@ -316,9 +315,9 @@ async def test_only_a_decision_or_a_creation_says_who_stands_above(
 async def test_a_tree_is_followed_with_children_that_come(tmp_path: Path) -> None:
     await filled(tmp_path, 1, 1 << 16)
     reader = Reader(directory=tmp_path / "audit", file=tmp_path / "index.db")
-    following = reader.follow(AuditFilter(tree="t-aaaaaaaaaa", decision="permit"))
+    now = str(await reader.last())
+    following = reader.follow(AuditFilter(tree="t-aaaaaaaaaa", decision="permit", after=now))
     upcoming = asyncio.ensure_future(anext(following))
-    await asyncio.sleep(0.1)
     other = {**DECISION, "task": "t-other22222"}
     entries = [("operator", CREATED), ("decision", other), ("decision", {**DECISION, "task": "t-cccccccccc"})]
     ids = await appended(tmp_path, *entries)

@@ -360,6 +360,29 @@ def test_tail_prints_what_matches_as_it_is_written_until_interrupted(
     assert printed == [RECORD]
 
 
+def test_tail_goes_on_behind_what_it_printed_when_the_stream_breaks_off(
+    plane: Plane, remit: Remit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+    printed: list[Any] = []
+
+    async def follow(wanted: AuditFilter) -> AsyncIterator[Any]:
+        asked.append(wanted.after)
+        yield {**RECORD, "seq": 7 + len(asked)}
+        raise Unavailable("the disk refuses")
+
+    def twice(record: Any) -> None:
+        printed.append(record["seq"])
+        if len(printed) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(plane.audit, "follow", follow)
+    monkeypatch.setattr(output, "line", twice)
+    code, _, err = remit("audit", "tail", "--json")
+    assert (code, asked, printed) == (130, ["0", "8"], [8, 9])
+    assert err == "the control plane has gone; waiting for it\nthe control plane is back\n"
+
+
 @pytest.mark.parametrize(("needed", "code"), [(True, 1), (False, 0)])
 def test_doctor_fails_only_for_what_is_needed(
     remit: Remit, monkeypatch: pytest.MonkeyPatch, needed: bool, code: int

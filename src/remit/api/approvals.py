@@ -52,9 +52,9 @@ async def watched(found: Found) -> StreamingResponse:
     """Server-sent events: an approval a `data:` line. First those of the last day, oldest first, then each as it comes
     and whenever its state changes. Texts in them were written by agents: escape what you show."""
 
-    async def views() -> AsyncIterator[dict[str, Any]]:
+    async def views() -> AsyncIterator[events.Event]:
         async for one in found.watching.follow(found.approvals):
-            yield view(one)
+            yield None, view(one)
 
     return events.stream(views())
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Header, Path, Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -116,9 +116,24 @@ async def exported(
 
 
 @router.get("/stream", summary="Follow the audit log")
-async def stream(found: Annotated[Services, Depends(services)], narrowed: Wanted) -> StreamingResponse:
-    """Server-sent events: one record a `data:` line, from now on."""
-    return events.stream(found.audit.follow(narrowed))
+async def stream(
+    found: Annotated[Services, Depends(services)],
+    narrowed: Wanted,
+    behind: Annotated[
+        str | None,
+        Header(alias="Last-Event-ID", pattern="^[0-9]{1,18}$", description="The last `id:` that was seen."),
+    ] = None,
+) -> StreamingResponse:
+    """Server-sent events: one record a `data:` line, its sequence number the `id:`. From now on, or from where another
+    stream broke off: none is left out, none comes twice."""
+
+    async def records() -> AsyncIterator[events.Event]:
+        at = int(behind) if behind is not None else await found.audit.last()
+        yield at, None
+        async for record in found.audit.follow(replace(narrowed, after=str(at))):
+            yield int(record["seq"]), record
+
+    return events.stream(records())
 
 
 @router.post("/verify", summary="Verify the audit log")

@@ -1,6 +1,8 @@
 """Server-sent events (WHATWG HTML, 9.2): a JSON text in each `data:` line, and a comment now and then.
 
-The comment tells a client that somebody is there still: one that hears nothing for several of them may go.
+The comment tells a client that somebody is there still: one that hears nothing for several of them may go. Where events
+have ids, a client that lost its connection says the last one (`Last-Event-ID`) and goes on behind it; an id without
+data tells where the stream begins.
 """
 
 from __future__ import annotations
@@ -20,12 +22,16 @@ log = logging.getLogger(__name__)
 KEEP_ALIVE_S = 15.0
 
 
-def stream(following: AsyncIterator[Mapping[str, Any]]) -> StreamingResponse:
+Event = tuple[int | None, Mapping[str, Any] | None]
+"""Its id, its data; either may be missing."""
+
+
+def stream(following: AsyncIterator[Event]) -> StreamingResponse:
     """What `following` gives, until the client goes; an error ends it, and the client asks again."""
     return StreamingResponse(_events(following), media_type="text/event-stream", headers={"cache-control": "no-store"})
 
 
-async def _events(following: AsyncIterator[Mapping[str, Any]]) -> AsyncIterator[bytes]:
+async def _events(following: AsyncIterator[Event]) -> AsyncIterator[bytes]:
     yield b": from now on\n\n"
     upcoming: asyncio.Future[Any] | None = None
     try:
@@ -35,8 +41,10 @@ async def _events(following: AsyncIterator[Mapping[str, Any]]) -> AsyncIterator[
             if not done:
                 yield b": still here\n\n"
                 continue
-            found, upcoming = upcoming.result(), None
-            yield f"data: {json.dumps(found)}\n\n".encode()
+            (number, data), upcoming = upcoming.result(), None
+            lines = [f"id: {number}"] if number is not None else []
+            lines += [f"data: {json.dumps(data)}"] if data is not None else []
+            yield "\n".join([*lines, "", ""]).encode()
     except RemitError as error:
         log.warning("a stream ends: %s", error.detail)
     finally:

@@ -54,10 +54,7 @@ class Reader:
         self._index.close()
 
     async def query(self, wanted: AuditFilter) -> AuditPage:
-        try:
-            after = int(wanted.after) if wanted.after is not None else None
-        except ValueError as error:
-            raise Invalid(f"{wanted.after!r} is not the `next` of a page") from error
+        after = _after(wanted)
         if after is None and wanted.since is not None:
             after = 0
         return await asyncio.to_thread(self._query, wanted, after)
@@ -110,9 +107,13 @@ class Reader:
             found["problem"] = asdict(report.problem)
         yield found
 
-    async def follow(self, wanted: AuditFilter) -> AsyncIterator[Mapping[str, Any]]:
+    async def last(self) -> int:
         await asyncio.to_thread(self._index.ingest)
-        at = self._index.last()
+        return self._index.last()
+
+    async def follow(self, wanted: AuditFilter) -> AsyncIterator[Mapping[str, Any]]:
+        behind, last = _after(wanted), await self.last()
+        at = last if behind is None else min(behind, last)
         while True:
             records, through = await asyncio.to_thread(self._since, at, wanted)
             for found in records:
@@ -187,6 +188,13 @@ def _read(look: Callable[[], _Found]) -> _Found:
         return look()
     except OSError as error:
         raise Unavailable(f"the audit log cannot be read: {error}", hint="remit doctor; check the disk") from error
+
+
+def _after(wanted: AuditFilter) -> int | None:
+    try:
+        return int(wanted.after) if wanted.after is not None else None
+    except ValueError as error:
+        raise Invalid(f"{wanted.after!r} is not the `next` of a page") from error
 
 
 def _filters(wanted: AuditFilter) -> dict[str, str]:

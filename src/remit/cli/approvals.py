@@ -5,23 +5,18 @@ Everything that is shown of a request was written by an agent; `cli.output` esca
 
 from __future__ import annotations
 
-import contextlib
 import json
-import time
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
-from remit.cli import client, options, output
-from remit.core.errors import Invalid, Unavailable
+from remit.cli import client, following, options, output
+from remit.core.errors import Invalid
 from remit.core.grant import Scope
 from remit.policy import quantity
 
 app = typer.Typer(no_args_is_help=True, help="Answer agents that wait for a human.")
 
-AGAIN_S = 0.5
-"""Between two tries to find a control plane that has gone."""
 Id = Annotated[str, typer.Argument(metavar="APPROVAL", help="Its id, or the first letters; a- may be left out.")]
 Note = Annotated[str, typer.Option("--note", help="Why; it is recorded, and the agent is told a refusal's.")]
 
@@ -96,7 +91,7 @@ def deny(approval: Id, note: Note = "", as_json: options.Json = False) -> None:
 def watch(as_json: options.Json = False) -> None:
     """Print approvals as they come and are answered, until interrupted. A control plane that goes is waited for."""
     known: dict[str, str] = {}
-    for one in _watched():
+    for one in following.events("/v1/approvals/stream"):
         if known.get(one["id"]) == one["state"]:
             continue  # told before the stream broke off
         first = one["id"] not in known
@@ -134,28 +129,6 @@ def revoke(grant: Annotated[str, typer.Argument(metavar="GRANT")], as_json: opti
         output.line(done)
     else:
         output.say(f"grant {grant} revoked")
-
-
-def _watched() -> Iterator[dict[str, Any]]:
-    """Approvals as the control plane tells them, from the beginning each time that it was away. `Unavailable` only
-    where it is away from the start."""
-    with client.connected() as api:
-        api.get("/v1/approvals")
-    away = False
-
-    def begun() -> None:
-        nonlocal away
-        if away:
-            output.say("the control plane is back")
-        away = False
-
-    while True:
-        with contextlib.suppress(Unavailable), client.connected() as api:
-            yield from api.follow("/v1/approvals/stream", begun=begun)
-        if not away:
-            output.say("the control plane has gone; waiting for it")
-            away = True
-        time.sleep(AGAIN_S)
 
 
 def _what(one: dict[str, Any]) -> str:

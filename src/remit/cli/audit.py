@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from remit.cli import client, completion, options, output
+from remit.cli import client, completion, following, options, output
 from remit.core.errors import Invalid, NotFound, Unavailable
 from remit.policy import quantity
 
@@ -89,14 +89,14 @@ def tail(
     kind: Kind = None,
     as_json: options.Json = False,
 ) -> None:
-    """Print records as they are written, until interrupted."""
+    """Print records as they are written, until interrupted. A control plane that goes is waited for; of what is written
+    meanwhile nothing is left out."""
     wanted = {"task": task, "tree": tree, "role": role, "decision": decision, "kind": kind}
-    with client.connected() as api:
-        for record in api.follow("/v1/audit/stream", wanted):
-            if as_json:
-                output.line(record)
-            else:
-                output.text(output.GAP.join(output.safe(output.shown(cell)) for cell in _row(record)))
+    for record in following.events("/v1/audit/stream", wanted):
+        if as_json:
+            output.line(record)
+        else:
+            output.text(output.GAP.join(output.safe(output.shown(cell)) for cell in _row(record)))
 
 
 @app.command()

@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import httpx
@@ -35,6 +35,13 @@ _BY_STATUS: Mapping[int, type[RemitError]] = {
     422: Invalid,
     503: Unavailable,
 }
+
+
+class Event(NamedTuple):
+    """Of a stream: the last id that was said, and a JSON object; either may be missing."""
+
+    id: str | None
+    data: dict[str, Any] | None
 
 
 class Client:
@@ -66,21 +73,35 @@ class Client:
         return self._asked("DELETE", path)
 
     def follow(
-        self, path: str, query: Mapping[str, object] | None = None, begun: Callable[[], None] | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """The `data` of server-sent events, each a JSON object, until the server ends the stream. `begun` is called
-        once there is one. `Unavailable`: it broke off, or has been silent for `SILENCE_S`."""
+        self,
+        path: str,
+        query: Mapping[str, object] | None = None,
+        *,
+        behind: str | None = None,
+        begun: Callable[[], None] | None = None,
+    ) -> Iterator[Event]:
+        """Server-sent events (WHATWG HTML, 9.2.6) until the server ends the stream; those behind the one with id
+        `behind` first. `begun` is called once there is a stream. `Unavailable`: it broke off, or has been silent for
+        `SILENCE_S`."""
+        headers = {"last-event-id": behind} if behind is not None else {}
         with self._translated():
             timeout = httpx.Timeout(TIMEOUT_S, read=SILENCE_S)
-            with self._http.stream("GET", path, params=_present(query or {}), timeout=timeout) as response:
+            params = _present(query or {})
+            with self._http.stream("GET", path, params=params, headers=headers, timeout=timeout) as response:
                 if response.is_error:
                     response.read()
                     _raise(response)
                 if begun is not None:
                     begun()
+                number, data = behind, None
                 for text in response.iter_lines():
-                    if text.startswith("data:"):
-                        yield json.loads(text[5:])
+                    if text.startswith("id:"):
+                        number = text[3:].strip()
+                    elif text.startswith("data:"):
+                        data = json.loads(text[5:])
+                    elif not text:
+                        yield Event(number, data)
+                        data = None
 
     def lines(
         self, path: str, query: Mapping[str, object] | None = None, silence_s: float | None = None

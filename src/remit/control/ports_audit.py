@@ -108,6 +108,11 @@ class Audit(Protocol):
         """
         ...
 
+    async def last(self) -> int:
+        """The sequence number of the newest record; 0 where there is none."""
+        ...
+
     def follow(self, wanted: AuditFilter) -> AsyncIterator[Mapping[str, Any]]:
-        """Every record from now on that matches, as it is written; `limit` and `after` do not count."""
+        """Every record that matches, as it is written: those behind record `after` of this log first; where that is
+        None or of a longer log, from now on. `limit` does not count."""
         ...

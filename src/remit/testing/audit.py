@@ -89,16 +89,20 @@ class MemoryAudit:
         yield {"checked": 0, "of": len(self.records)}
         yield {"ok": True, "records": len(self.records), "segments": 1}
 
+    async def last(self) -> int:
+        return max((int(record["seq"]) for record in self.records), default=0)
+
     async def follow(self, wanted: AuditFilter) -> AsyncIterator[Mapping[str, Any]]:
-        seen = len(self.records)
+        last = await self.last()
+        at = last if wanted.after is None else min(int(wanted.after), last)
         while True:
-            async with self._news:
-                await self._news.wait_for(lambda seen=seen: len(self.records) > seen)  # type: ignore[misc]
-            page = await self.query(replace(wanted, after=None, limit=len(self.records)))
-            fresh = [record for record in self.records[seen:] if record in page.records]
-            seen = len(self.records)
-            for record in fresh:
+            through = await self.last()
+            page = await self.query(replace(wanted, after=str(at), limit=len(self.records) + 1))
+            for record in page.records:
                 yield record
+            at = through
+            async with self._news:
+                await self._news.wait_for(lambda at=at: any(r["seq"] > at for r in self.records))  # type: ignore[misc]
 
 
 class MemoryAcknowledgements:
