@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from remit.cli import manifests
-from remit.policy import crosscheck
+from remit.policy import cases, crosscheck
 
 ROOT = Path(__file__).parents[2]
 PACKS = sorted(path.parent for path in (ROOT / "policies").glob("*/tests"))
@@ -45,8 +45,35 @@ def test_every_capability_and_credential_is_used_and_every_policy_objects(
         if document.kind == "Credential":
             assert any(o["decision"] == "permit" and o["credential"] == document.name for o in own), document.name
         if document.kind == "Policy":
-            objecting = [o for o in own if o["reason"] == "policy_denied" and f"{document.name}: " in o["detail"]]
+            asked = ("policy_denied", "approval_required")
+            objecting = [o for o in own if o["reason"] in asked and f"{document.name}: " in o["detail"]]
             assert objecting, document.name
+
+
+@pytest.mark.parametrize(
+    ("service", "region", "host"),
+    [
+        ("cloudtrail", "eu-central-1", "cloudtrail.eu-central-1.amazonaws.com"),
+        ("guardduty", "eu-central-1", "guardduty.eu-central-1.amazonaws.com"),
+        ("ecs", "eu-central-1", "ecs.eu-central-1.amazonaws.com"),
+        ("ce", "eu-central-1", "ce.us-east-1.amazonaws.com"),
+    ],
+)
+def test_what_the_packs_expect_of_aws_is_what_its_sdk_sends(service: str, region: str, host: str) -> None:
+    client = pytest.importorskip("botocore.session").Session().create_client(service, region)
+    assert client.meta.endpoint_url == f"https://{host}"
+    prefix = client.meta.service_model.metadata.get("targetPrefix")
+    sent = {f"{prefix}.{name}" for name in client.meta.service_model.operation_names}
+    tables = [
+        case
+        for pack in PACKS
+        for path in (pack / "tests").glob("*.yaml")
+        for case in cases.parse(path.read_text(), path.name)
+    ]
+    permitted = [case for case in tables if case.permit and case.url.startswith(f"https://{host}/")]
+    assert permitted
+    for case in permitted:
+        assert prefix is None or case.headers["X-Amz-Target"] in sent, case.sentence
 
 
 def test_all_packs_can_be_in_force_at_once() -> None:

@@ -6,7 +6,17 @@ from typing import Any
 
 from remit.core.decision import Candidate
 
-SHOWN_HEADERS = ("accept", "content-length", "content-type", "user-agent")
+SHOWN_HEADERS = (
+    "accept",
+    "content-length",
+    "content-type",
+    "idempotency-key",
+    "stripe-account",
+    "stripe-context",
+    "user-agent",
+    "x-amz-target",
+)
+"""What says of which kind a body is, what is asked for where the path does not (AWS), and on whose account (Stripe)."""
 
 
 def given(candidate: Candidate) -> dict[str, Any]:
