@@ -20,9 +20,9 @@ class FakeMinter:
 
     def leaf(self, name: str, now: datetime) -> Leaf:
         kept = self.leaves.get(name)
-        if kept is None or kept.expires - now <= LEAF_LIFE / 2:
+        if kept is None or not kept.good(now):
             serial = kept.serial + 1 if kept else 1
-            kept = Leaf(name=name, chain=b"", key=b"", serial=serial, expires=now + LEAF_LIFE)
+            kept = Leaf(name=name, chain=b"", key=b"", serial=serial, begins=now, expires=now + LEAF_LIFE)
             self.leaves[name] = kept
         return kept
 

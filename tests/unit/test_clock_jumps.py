@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 from audit_log import DECISION
+from cryptography import x509
 
 from remit.app.clock import SystemClock
 from remit.audit import head, verify
 from remit.audit.journal import Journal
-from remit.boundary.leaf_ration import Allowance
+from remit.boundary import ca
+from remit.boundary.leaf_ration import Allowance, Ration, nobody
+from remit.boundary.sds import Desk, Stream
 from remit.control.ends import Ends
 from remit.control.ports import Entry
 from remit.core.claims import Claims
@@ -116,6 +119,29 @@ def test_a_clock_that_is_set_back_gives_no_certificates_for_nothing(jump: float)
     assert not allowance.take(clock.now())
     clock.advance(60)
     assert allowance.take(clock.now()), "and it goes on from there"
+
+
+@pytest.mark.parametrize("jump", JUMPS)
+def test_certificates_that_a_wrong_clock_made_are_made_anew_once_it_is_right(tmp_path: Path, jump: float) -> None:
+    """A leaf or an intermediate from a time to come would else be kept for good, and no handshake works."""
+    clock = ManualClock(datetime(2026, 6, 1, tzinfo=UTC))
+    root, node = tmp_path / "root", tmp_path / "node"
+    ca.ensure(root, node, clock.now())
+    desk = Desk(ca.load(node), Ration(nobody))
+    stream = Stream(desk)
+    clock.set_by(jump)
+    ca.ensure(root, node, clock.now())
+    desk.use(ca.load(node))
+    answer = stream.receive(["api.test"], [], clock.now())
+    clock.set_by(-jump)
+    if ca.ensure(root, node, clock.now()):
+        desk.use(ca.load(node))
+    answer = stream.due(clock.now()) or answer
+    assert answer is not None
+    (leaf,) = answer.leaves
+    for certificate in x509.load_pem_x509_certificates(leaf.chain):
+        assert certificate.not_valid_before_utc <= clock.now() < certificate.not_valid_after_utc
+    assert desk.leaf("api.test", clock.now()) is leaf, "and it stays"
 
 
 def test_the_clock_that_nobody_sets_is_the_kernels_own() -> None:

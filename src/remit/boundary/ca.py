@@ -70,7 +70,12 @@ class Leaf:
     chain: bytes
     key: bytes
     serial: int
+    begins: datetime
     expires: datetime
+
+    def good(self, now: datetime) -> bool:
+        """Whether it needs not be minted anew. One from a time to come was minted by a clock that was wrong."""
+        return self.begins <= now < self.expires - LEAF_RENEW
 
 
 class Authority:
@@ -90,7 +95,7 @@ class Authority:
     def leaf(self, name: str, now: datetime) -> Leaf:
         """The leaf for a canonical `name` or address literal. Raises `Invalid` for any other spelling."""
         kept = self._leaves.get(name)
-        if kept is not None and kept.expires - now > LEAF_RENEW:
+        if kept is not None and kept.good(now):
             self._leaves.move_to_end(name)
             return kept
         if names.canonical(name) != name:
@@ -107,14 +112,14 @@ class Authority:
         literal = names.address_literal(name)
         alternative: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(name)) if literal else x509.DNSName(name)
         expires = min(now + LEAF_LIFE, self._certificate.not_valid_after_utc)
-        serial = x509.random_serial_number()
+        begins, serial = now - BACKDATE, x509.random_serial_number()
         certificate = (
             x509.CertificateBuilder()
             .subject_name(_subject(name if len(name) <= 64 else "governed by remit"))
             .issuer_name(self._certificate.subject)
             .public_key(key.public_key())
             .serial_number(serial)
-            .not_valid_before(now - BACKDATE)
+            .not_valid_before(begins)
             .not_valid_after(expires)
             .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -129,6 +134,7 @@ class Authority:
             chain=certificate.public_bytes(serialization.Encoding.PEM) + self._chain,
             key=_private_pem(key),
             serial=serial,
+            begins=begins,
             expires=expires,
         )
 
@@ -195,7 +201,8 @@ def _node_is_good(directory: Path, root: x509.Certificate, now: datetime) -> boo
         certificate.verify_directly_issued_by(root)
     except Exception:  # whatever is wrong with it, a new one is signed
         return False
-    return certificate.public_key() == key.public_key() and certificate.not_valid_after_utc - now > NODE_RENEW
+    lives = certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc - NODE_RENEW
+    return lives and certificate.public_key() == key.public_key()
 
 
 def _make_node(directory: Path, root_key: ec.EllipticCurvePrivateKey, root: x509.Certificate, now: datetime) -> None:

@@ -19,8 +19,9 @@ from remit.core.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
-RENEW_S = 3600.0
-"""How often the supervisor looks; it has 30 days to succeed."""
+RENEW_S = 60.0
+"""How often the supervisor looks. It has 30 days to succeed, but one that was signed while the clock was wrong is good
+for nothing once the clock is right."""
 FOLLOW_S = 30.0
 """How often the decision service looks for a new one."""
 

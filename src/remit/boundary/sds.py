@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from remit.boundary.ca import LEAF_RENEW, LEAVES_MAX, Leaf
+from remit.boundary.ca import LEAVES_MAX, Leaf
 from remit.boundary.leaf_ration import Ration
 from remit.core import names
 
@@ -114,7 +114,7 @@ class Stream:
         removed, self._evicted = self._evicted, []
         renewed = []
         for name, leaf in self._sent.items():
-            if leaf.expires - now <= LEAF_RENEW:
+            if not leaf.good(now):
                 fresh = self._desk.leaf(name, now, held=True)
                 if fresh is not None and fresh.serial != leaf.serial:
                     renewed.append(fresh)
