@@ -86,15 +86,7 @@ def admit(snapshot: Snapshot, claims: Claims, request: Request) -> Candidate | R
     lineage = delegation.lineage(snapshot, task, role) if task.parent is not None else ()
     if isinstance(lineage, Refusal):
         return lineage
-    match = role.index.match(
-        protocol=request.protocol,
-        host=request.host,
-        port=request.port,
-        method=request.method,
-        path=request.path,
-        websocket=request.websocket,
-        only=delegation.usable(role, task.capabilities),
-    )
+    match = role.match(request, only=delegation.usable(role, task.capabilities))
     capability = match.capability
     if capability is None and role.own is not None and (handed := _handed_on(task, role, request)) is not None:
         return handed
@@ -196,18 +188,10 @@ def _credential(snapshot: Snapshot, capability: Capability, request: Request) ->
 
 def _handed_on(task: Task, role: Role, request: Request) -> Refusal | None:
     """The refusal of what a task has only to hand it on."""
-    match = role.index.match(
-        protocol=request.protocol,
-        host=request.host,
-        port=request.port,
-        method=request.method,
-        path=request.path,
-        websocket=request.websocket,
-        only=task.capabilities,
-    )
-    if match.capability is None:
+    kept = role.match(request, only=task.capabilities).capability
+    if kept is None:
         return None
-    detail = f"role {role.name} has capability {match.capability.name} only to delegate it (spec.delegable)"
+    detail = f"role {role.name} has capability {kept.name} only to delegate it (spec.delegable)"
     return Refusal(Reason.DELEGATE_ONLY, f"{detail}, to {', '.join(sorted(role.delegates)[:6]) or 'no role'}")
 
 
