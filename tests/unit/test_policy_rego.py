@@ -132,6 +132,26 @@ def test_a_flood_of_messages_is_cut_and_still_denies() -> None:
     assert {len(said) for _, said in opinion.denials} == {400}
 
 
+@pytest.mark.parametrize("crowd", [["p"], ["p", "q"]])
+def test_what_a_human_should_be_asked_is_not_crowded_out(crowd: list[str]) -> None:
+    each = 'hold contains {"msg": sprintf("unusual: %s", [part])} if some part in split(input.query, "&")'
+    known = rego.Bundle([policy(each), policy(each, "q"), policy('hold contains "a payment" if true', "z")])
+
+    def asked(parts: int) -> Opinion:
+        query = "&".join(f"k{n}=1" for n in range(parts))
+        return known.evaluate([*crowd, "z"], json.dumps({"query": query}))
+
+    few = asked(15 // len(crowd))
+    assert few.failure is None and few.holds[-1] == ("z", "a payment")
+    assert "more than 16 reasons to hold it" in str(asked(16).failure)
+
+
+def test_a_denial_is_one_however_many_reasons_there_are_to_hold() -> None:
+    opinion = judged('deny contains "no" if true\nhold contains n if some n in numbers.range(1, 40)', DOCUMENT)
+    assert opinion.failure is None
+    assert opinion.denials == (("p", "no"),)
+
+
 def test_modules_do_not_see_each_other() -> None:
     spy = policy('deny contains "seen" if data.remit.q.secret', "p")
     bundle = rego.Bundle([spy, policy("secret := 1\ndeny := false", "q")])

@@ -18,7 +18,6 @@ from remit.core.task import ALIVE, Task
 
 LIFETIME = timedelta(minutes=15)
 """How long an approval can be answered; a denial is remembered as long."""
-MAX_REASONS = 16
 
 
 class State(StrEnum):
@@ -130,7 +129,7 @@ def question(candidate: Candidate, opinion: Opinion, *, body: str = "", body_byt
         body_bytes=body_bytes,
         capability=capability.name,
         credential=candidate.credential.name if candidate.credential else None,
-        reasons=tuple(dict.fromkeys(reasons))[:MAX_REASONS],
+        reasons=tuple(dict.fromkeys(reasons)),
         only_once=capability.approval is Rule.ALWAYS_ASK,
         headers=telling.told(asked.headers),
     )

@@ -36,6 +36,9 @@ class Verdict:
         return self._oblige(document["obligations"]) if "obligations" in document else None
 
     def opinion(self) -> Opinion:
+        if len(self._holds) > MAX_MESSAGES and not self._denials:
+            # A human answers what they were shown: an agent that can make many reasons must not crowd one out.
+            return Opinion(failure=f"more than {MAX_MESSAGES} reasons to hold it: nobody would be shown them all")
         return Opinion(
             denials=tuple(self._denials[:MAX_MESSAGES]),
             holds=tuple(self._holds[:MAX_MESSAGES]),
@@ -69,12 +72,13 @@ def printable(text: str) -> str:
 
 
 def _messages(document: Mapping[str, Any], rule: str) -> list[str]:
-    """The messages of a deny or hold document. A shape that nobody meant (`deny := true`) still denies."""
+    """The messages of a deny or hold document, one more than count at most. A shape that nobody meant (`deny := true`)
+    still denies."""
     value = document.get(rule, [])
     if value is False or value == [] or value == {}:
         return []
     found = []
-    for item in (value if isinstance(value, list) else [value])[:MAX_MESSAGES]:
+    for item in (value if isinstance(value, list) else [value])[: MAX_MESSAGES + 1]:
         said = item.get("msg", item) if isinstance(item, dict) else item
         found.append(printable(said if isinstance(said, str) else json.dumps(said)))
     return found
