@@ -16,7 +16,7 @@ from remit import testing
 from remit.control.decide import Denied, Held, Permitted
 from remit.control.holding import PER_TASK_MAX, Body, Holding
 from remit.control.ports_approvals import Answered, Word
-from remit.core.decision import Opinion
+from remit.core.decision import Candidate, Opinion
 from remit.core.grant import Grant, Question, Scope
 from remit.core.snapshot import Snapshot
 from remit.core.task import State
@@ -125,6 +125,30 @@ async def test_the_snapshot_that_tells_of_the_spent_use_does_not_take_the_permit
     held.world.journal.append = spent_meanwhile  # type: ignore[method-assign]
     assert isinstance(await waiting, Permitted)
     assert held.desk.uses == {"g-aaaaaaaaaa": 0}
+
+
+@pytest.mark.parametrize("judging", [1, 2])
+async def test_a_grant_that_comes_while_the_request_is_being_decided_is_not_missed(
+    monkeypatch: pytest.MonkeyPatch, judging: int
+) -> None:
+    held = Held1()
+    grant = held.grant(await held.question())
+    held.desk.answer = Answered(word=Word.APPROVED, approval=grant.approval)
+    judge, judged = testing.StaticPolicies.judge, 0
+
+    async def granted_meanwhile(policies: testing.StaticPolicies, candidate: Candidate) -> Opinion:
+        nonlocal judged
+        judged += 1
+        if judged == judging:
+            held.give(grant)
+        return await judge(policies, candidate)
+
+    monkeypatch.setattr(testing.StaticPolicies, "judge", granted_meanwhile)
+    waiting = held.begin()
+    await until(lambda: len(held.desk.asked) == 1)
+    if judging > 1:
+        held.holding.ring(TASK)  # something else changed for it
+    assert isinstance(await waiting, Permitted)
 
 
 async def test_one_use_lets_one_of_two_through() -> None:

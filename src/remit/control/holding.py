@@ -72,6 +72,7 @@ class Holding:
         """Decide; wait where a human must be asked. Never raises for anything an agent can do."""
         hearing = Hearing(self._clock, self._desk, body=body.digest, body_bytes=body.size)
         deadline = asyncio.get_running_loop().time() + self._hold_s
+        seen = self._seen
         answer = await self._decider.check(evidence, hearing)
         if not isinstance(answer, Held):
             return answer
@@ -82,6 +83,8 @@ class Holding:
             why = f"{PER_TASK_MAX} requests of task {task} wait for a human already"
             return await self._refuse(evidence, answer.question, Refusal(Reason.APPROVALS_EXCEEDED, why))
         bell = asyncio.Event()
+        if self._seen is not seen:
+            bell.set()  # it was decided from what was known before
         self._waiting[task] += 1
         self._bells[task].add(bell)
         try:
@@ -97,7 +100,6 @@ class Holding:
     ) -> Permitted | Denied:
         said, noted = Answered(word=Word.REFUSED), ""
         while True:
-            bell.clear()
             try:
                 # Nothing else is under the deadline: a refusal that is being written down is not begun again.
                 async with asyncio.timeout_at(deadline):
@@ -111,6 +113,7 @@ class Holding:
                     await bell.wait()
             except TimeoutError:
                 return await self._refuse(evidence, question, _over(said, self._hold_s), said)
+            bell.clear()  # before the request is decided: what changes meanwhile has it decided once more
             answer = await self._decider.check(evidence, hearing)
             if not isinstance(answer, Held):
                 return answer
