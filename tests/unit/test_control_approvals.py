@@ -259,6 +259,37 @@ async def test_a_grant_that_is_taken_back_or_over_is_cut_from_what_is_open_under
         assert plane.cells.flows[task] == 3
 
 
+async def test_what_is_open_under_a_grant_that_is_over_is_asked_when_no_more_can_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = await begin(tmp_path)
+    plane, task = asked.plane, asked.question.task
+    await asked.approvals.approve((await asked.ask()).approval, scope=Scope.PREFIX, who=ALICE, for_s=60)
+    known: list[int] = []
+
+    async def using(kind: str, name: str) -> dict[str, list[int]]:
+        known.append(len(plane.node.snapshots[-1]["grants"]))
+        return {task: [1024]}
+
+    monkeypatch.setattr(plane.node, "using", using)
+    plane.clock.advance(61)
+    assert await asked.approvals.sweep() == 1
+    assert known == [0], "the node had acknowledged that it is over"
+
+
+async def test_where_the_node_does_not_know_that_a_grant_is_over_everything_of_its_task_is_cut(tmp_path: Path) -> None:
+    asked = await begin(tmp_path)
+    plane, task = asked.plane, asked.question.task
+    done = await asked.approvals.approve((await asked.ask()).approval, scope=Scope.PREFIX, who=ALICE, for_s=60)
+    assert done.grant is not None
+    plane.node.open = {("grant", done.grant.id): {task: [1024]}}
+    plane.cells.flows[task] = 5
+    plane.clock.advance(61)
+    plane.node.connected = False
+    assert await asked.approvals.sweep() == 1
+    assert plane.cells.flows.get(task, 0) == 0
+
+
 async def test_a_grant_that_is_used_up_can_still_be_taken_back(tmp_path: Path) -> None:
     asked = await begin(tmp_path)
     done = await asked.approvals.approve((await asked.ask()).approval, scope=Scope.ONCE, who=ALICE)

@@ -17,7 +17,7 @@ from remit.control.catalog import Catalog
 from remit.control.cutting import Cutting
 from remit.control.ends import Ends
 from remit.control.ports import Clock
-from remit.control.ports_control import Store
+from remit.control.ports_control import Store, Unit
 from remit.control.publish import Publisher
 from remit.control.recording import Recorder
 from remit.core import approval as approving
@@ -145,14 +145,13 @@ class Approvals:
             grant = granting.advance(unit.grants.get(identity), granting.Event.REVOKE)
             unit.grants.save(grant)
             unit.advance_epoch(self._clock.now())
-        try:
-            await self._publisher.publish()
-        except Unavailable as error:
-            await self._cutting.cut({grant.task: None})
+        missed = await self._publisher.missed()
+        closed, uncut = await self._cut(grant, missed)
+        if missed is not None:
             raise Unavailable(
-                f"grant {grant.id} is taken back, but not yet in force on the node: {error.detail}", hint="remit status"
-            ) from error
-        closed, uncut = await self._cutting.cut(await self._cutting.using("grant", grant.id, [grant.task]))
+                f"grant {grant.id} is taken back, but not yet in force on the node: {missed.detail}",
+                hint="remit status",
+            ) from missed
         if uncut:
             raise Unavailable(
                 f"grant {grant.id} is taken back, but what is open under it could not be closed",
@@ -192,44 +191,51 @@ class Approvals:
     async def sweep(self) -> int:
         """End what is over: approvals nobody answered, grants whose time is up (and what is open under them), both of
         tasks that ended. How many."""
-        now = self._clock.now()
-        ended: list[Approval] = []
-        over: list[Grant] = []
-        open_now: set[str] = set()
         with self._store.unit() as unit:
-            for approval in unit.approvals.pending():
-                open_now.add(approval.id)
-                alive = questions.asker(unit, approval.question) is not None
-                if alive and not self._ends.passed(approval.id, approval.expires):
-                    continue
-                event = approving.Event.EXPIRE if alive else approving.Event.WITHDRAW
-                ended.append(approving.advance(approval, event, now))
-                unit.approvals.save(ended[-1])
-            for grant in unit.grants.active():
-                open_now.add(grant.id)
-                alive = questions.asker(unit, grant.question) is not None
-                if alive and (grant.expires is None or not self._ends.passed(grant.id, grant.expires)):
-                    continue
-                over.append(granting.advance(grant, granting.Event.EXPIRE if alive else granting.Event.END))
-                unit.grants.save(over[-1])
+            pending, active = unit.approvals.pending(), unit.grants.active()
+            ended = [one for approval in pending if (one := self._unanswered(unit, approval)) is not None]
+            over = [gone for grant in active if (gone := self._outlived(unit, grant)) is not None]
             if over:
-                unit.advance_epoch(now)
-        self._ends.keep(open_now)
-        if over:
-            self._publisher.publish_later()
+                unit.advance_epoch(self._clock.now())
+        self._ends.keep({*(approval.id for approval in pending), *(grant.id for grant in active)})
         for approval in ended:
             self._ring(approval.question.task)
+        missed = await self._publisher.missed() if over else None
+        for grant in over:
+            if grant.state is granting.State.EXPIRED and (await self._cut(grant, missed))[1]:
+                log.error("grant %s is over, but what is open under it could not be closed", grant.id)
+        for approval in ended:
             detail = f"approval {approval.id} is {approval.state}: nobody answered"
             facts = {"task": approval.question.task, "role": approval.question.role, "approval": approval.id}
             await self._recorder.quietly(f"approval.{approval.state}", detail, kind=shown.KIND, **facts)
         for grant in over:
-            if grant.state is granting.State.EXPIRED:
-                _, uncut = await self._cutting.cut(await self._cutting.using("grant", grant.id, [grant.task]))
-                if uncut:
-                    log.error("grant %s is over, but what is open under it could not be closed", grant.id)
             facts, detail = shown.grant_facts(grant), f"grant {grant.id} is {grant.state}"
             await self._recorder.quietly(f"grant.{grant.state}", detail, kind=shown.KIND, **facts)
         return len(ended) + len(over)
+
+    def _unanswered(self, unit: Unit, approval: Approval) -> Approval | None:
+        """`approval`, ended where nobody can answer it any more."""
+        alive = questions.asker(unit, approval.question) is not None
+        if alive and not self._ends.passed(approval.id, approval.expires):
+            return None
+        event = approving.Event.EXPIRE if alive else approving.Event.WITHDRAW
+        unit.approvals.save(ended := approving.advance(approval, event, self._clock.now()))
+        return ended
+
+    def _outlived(self, unit: Unit, grant: Grant) -> Grant | None:
+        """`grant`, ended where its time is up or its task has no authority."""
+        alive = questions.asker(unit, grant.question) is not None
+        if alive and (grant.expires is None or not self._ends.passed(grant.id, grant.expires)):
+            return None
+        unit.grants.save(over := granting.advance(grant, granting.Event.EXPIRE if alive else granting.Event.END))
+        return over
+
+    async def _cut(self, grant: Grant, missed: Unavailable | None) -> tuple[int, Sequence[str]]:
+        """Close what is open under `grant`, which is over; all of its task where the node has `missed` that, or it
+        could permit more meanwhile."""
+        if missed is not None:
+            return await self._cutting.cut({grant.task: None})
+        return await self._cutting.cut(await self._cutting.using("grant", grant.id, [grant.task]))
 
     def _answerable(self, prefix: str, who: Principal) -> Approval:
         with self._store.unit() as unit:

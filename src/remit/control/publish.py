@@ -39,7 +39,7 @@ class Publisher:
         self._clock = clock
         self._reaching = reaching
         self._pushing = asyncio.Lock()
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[object]] = set()
 
     def current(self) -> Mapping[str, Any]:
         """The snapshot of the store as it is now, as JSON values."""
@@ -65,20 +65,22 @@ class Publisher:
         finally:
             self._behind(self._reaching.keep())
 
+    async def missed(self) -> Unavailable | None:
+        """Publish: why the node does not have it in force, or None. For what goes on either way."""
+        try:
+            await self.publish()
+        except Unavailable as error:
+            return error
+        return None
+
     def publish_later(self) -> None:
         """Push without waiting: for facts that take authority from nobody who could still use it."""
-        self._behind(self._quietly())
+        self._behind(self.missed())  # the node gets the whole state when it connects again
 
-    def _behind(self, work: Coroutine[Any, Any, None]) -> None:
+    def _behind(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-    async def _quietly(self) -> None:
-        try:
-            await self.publish()
-        except Unavailable:
-            return  # the node gets the whole state when it connects again
 
     async def keep_reach(self) -> None:
         """Tell the node's kernel what capabilities open, where it does not know. Never raises."""

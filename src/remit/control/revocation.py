@@ -91,7 +91,7 @@ class Revoking:
                 affected = [task for task in unit.current_tasks() if _uses(rules, task, kind, name)]
             whole = with_descendants(affected, unit.current_tasks())
         kept = self._keep(Revocation(kind=kind, name=name, time=self._clock.now(), operator=operator))
-        missed = await self._published()
+        missed = await self._publisher.missed()
         flows = await self._flows(kind, name, affected, missed)
         below = dict.fromkeys(task.id for task in whole if task.id not in {one.id for one in affected})
         closed, uncut = await self._cutting.cut({**flows, **below})
@@ -133,7 +133,7 @@ class Revoking:
             kind=RevocationKind.EVERYTHING, name=EVERYTHING, time=self._clock.now(), operator=operator
         )
         kept = self._keep(revocation)
-        missed = await self._published()
+        missed = await self._publisher.missed()
         uncut: list[str] = []
         closed = 0
         try:
@@ -198,14 +198,6 @@ class Revoking:
         task = unit.tasks.get(name)
         if task.state is not State.REVOKED:
             unit.tasks.save(advance(task, Event.REVOKE, self._clock.now()))
-
-    async def _published(self) -> Unavailable | None:
-        """Why the node does not have it in force, or None. Connections are cut either way."""
-        try:
-            await self._publisher.publish()
-        except Unavailable as error:
-            return error
-        return None
 
     async def _flows(self, kind: RevocationKind, name: str, tasks: Sequence[Task], missed: Unavailable | None) -> Flows:
         """What to cut. The node is asked only after it has acknowledged, or it could permit more meanwhile."""
