@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from boundary_harness import Boundary, exchange, proxy_header, until
 from cryptography import x509
+from servers import Greeter
 
 from remit.boundary import ca, completions, refuse, sds, sds_server
 from remit.boundary.leaf_ration import Ration, nobody
@@ -233,6 +234,65 @@ def test_a_long_path_takes_little_of_the_spool(boundary: Boundary) -> None:
     assert len(json.dumps(found[0])) < 3000
 
 
+def resident(boundary: Boundary) -> int:
+    """Bytes of memory that Envoy has."""
+    return int(Path(f"/proc/{boundary.process.pid}/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.parametrize("direction", ["what a server sends", "what a client sends"])
+def test_opaque_connections_that_nobody_reads_stop_none_of_another_cell(boundary: Boundary, direction: str) -> None:
+    """They share connections inside Envoy: forty of one cell were enough to stop those of all others, for good."""
+    connections, stuck, down, over = 60, 0, direction == "what a server sends", asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal stuck
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            while down:
+                writer.write(bytes(1 << 16))
+                await asyncio.wait_for(writer.drain(), 1)
+        stuck += 1
+        await over.wait()
+        writer.transport.abort()
+
+    async def end() -> None:
+        over.set()
+
+    def taken() -> int:
+        """Bytes that the boundary takes of these connections now."""
+        total = 0
+        for sock in socks:
+            with contextlib.suppress(BlockingIOError):
+                total += sock.send(bytes(1 << 16))
+        return total
+
+    server = boundary.run(asyncio.start_server(silent, "127.0.0.1", 0))
+    boundary.opened.append(server)
+    before, greeter = resident(boundary), Greeter()
+    with contextlib.ExitStack() as kept:
+        kept.callback(greeter.listener.close)
+        kept.callback(lambda: boundary.run(end()))
+        boundary.script = boundary.carry(pin_port=server.sockets[0].getsockname()[1])
+        door = boundary.door("tcp")
+        socks = [
+            kept.enter_context(boundary.connect("db.test", 7000, tls=False, door=door)) for _ in range(connections)
+        ]
+        if not down:
+            for sock in socks:
+                sock.setblocking(False)
+            last = time.monotonic()
+            while time.monotonic() - last < 1:
+                last = time.monotonic() if taken() else last
+        until(lambda: down <= (stuck == connections), "nothing goes on", 60)
+        assert (resident(boundary) - before) / connections < 1 << 20
+        boundary.script = boundary.carry(pin_port=greeter.port, pool="task-2")
+        with boundary.connect("db.test", 7000, tls=False, door=door, source=("100.64.0.2", 4000)) as other:
+            other.sendall(b"a" * 100_000)
+            said = b""
+            while len(said) < 100_011:
+                said += other.recv(1 << 16)
+        assert said == b"220 hello\r\n" + b"A" * 100_000
+
+
 def test_answers_that_nobody_reads_hold_little_of_envoys_memory(boundary: Boundary) -> None:
     """Else a thousand connections of one cell, which it may have, take all there is, and no cell is served."""
     connections, stuck = 200, 0
@@ -246,13 +306,10 @@ def test_answers_that_nobody_reads_hold_little_of_envoys_memory(boundary: Bounda
                 await asyncio.wait_for(writer.drain(), 1)
         stuck += 1
 
-    def resident() -> int:
-        return int(Path(f"/proc/{boundary.process.pid}/statm").read_text().split()[1]) * 4096
-
-    boundary.upstream.say, before = say, resident()
+    boundary.upstream.say, before = say, resident(boundary)
     with contextlib.ExitStack() as kept:
         for _ in range(connections):
             sock = kept.enter_context(boundary.connect())
             sock.sendall(b"GET / HTTP/1.1\r\nhost: api.test\r\n\r\n")
         until(lambda: stuck == connections, "nothing goes on", 60)
-        assert (resident() - before) / connections < 300 << 10
+        assert (resident(boundary) - before) / connections < 300 << 10

@@ -20,6 +20,13 @@ TCP_PATH, TLS_PATH = "/remit/tcp", "/remit/tls"
 """What the connection is, for the check: any bytes, or TLS that is passed through."""
 REFUSED = "x-remit-refused"
 """Set by the check where it refuses: the route to `refuse` needs it, and it says why."""
+STREAMS: Json = {
+    "initial_stream_window_size": http_chain.STREAM_WINDOW_BYTES,
+    "initial_connection_window_size": (1 << 31) - 1,
+}
+"""For both ends of the connections to the listener inside, whose streams belong to different cells: whoever does not
+read holds up its own stream and never the connection. A stream's window is also what Envoy keeps of it (16 MiB by
+default, and of a whole connection 24)."""
 _NONE = "v=-"
 
 
@@ -63,7 +70,7 @@ def inner_listener(*, spool: str, idle_s: float) -> Json:
         "filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix="tunnel",
         codec_type="HTTP2",
-        http2_protocol_options={"max_concurrent_streams": 1 << 20},
+        http2_protocol_options={"max_concurrent_streams": 1 << 20, **STREAMS},
         access_log=replies.tunnel_log(spool),
         access_log_options={"access_log_flush_interval": f"{replies.INTERIM_S}s"},
         generate_request_id=False,

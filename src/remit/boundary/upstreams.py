@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from remit.boundary import scrub_filter
+from remit.boundary import scrub_filter, tunnels
 from remit.boundary.http_chain import BUFFER_BYTES, dns_cache, typed
 
 Json = dict[str, Any]
@@ -57,7 +57,7 @@ def services(*, check: str, hold: str, tunnel: str, sds: str, refuse: str, scrub
 def _inner() -> Json:
     """Each connection of a cell is a stream of few connections: more streams than one cell could take from another."""
     endpoint = {"endpoint": {"address": {"envoy_internal_address": {"server_listener_name": "tunnel"}}}}
-    http2: Json = {"max_concurrent_streams": 1024, "initial_stream_window_size": 1 << 20}
+    http2: Json = {"max_concurrent_streams": 1024, **tunnels.STREAMS}
     return {
         "name": "tunnel",
         "type": "STATIC",
