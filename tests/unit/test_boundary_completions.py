@@ -184,16 +184,63 @@ def test_rotation_loses_no_line(paths: tuple[Path, Path], monkeypatch: pytest.Mo
     reader.read()
     with paths[0].open("ab") as envoy:  # Envoy still has the old file open
         assert reader.rotate()
-        assert not reader.rotate()
+        assert reader.rotate(), "Envoy has not opened it anew yet"
         envoy.write(b"three\n")
         envoy.flush()
         assert reader.read() == [b"three"]
         reader.save()
     restarted = Spool(*paths)
+    assert restarted.read() == [] and restarted.rotate(), "nobody told Envoy before the restart"
     append(paths[0], b"four\n")
+    assert not restarted.rotate()
     assert restarted.read() == []
     assert restarted.read() == [b"four"]
     assert list(paths[0].parent.glob("*.old")) == []
+
+
+def test_what_is_written_to_the_old_file_until_there_is_a_new_one_is_read(
+    paths: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "ROTATE_BYTES", 4)
+    append(paths[0], b"one\n")
+    reader, pread = Spool(*paths), os.pread
+    reader.read()
+    reader.rotate()
+
+    def at_the_end_and_then_written(*args: int) -> bytes:
+        data = pread(*args)
+        monkeypatch.undo()
+        append(paths[0].with_name("access.log.old"), b"two\n")
+        append(paths[0], b"three\n")
+        return data
+
+    monkeypatch.setattr(os, "pread", at_the_end_and_then_written)
+    assert [reader.read() for _ in range(4)] == [[], [b"two"], [], [b"three"]]
+
+
+async def test_envoy_is_told_to_open_its_log_anew_until_it_has(
+    paths: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "ROTATE_BYTES", 4)
+    monkeypatch.setattr(completions, "REOPEN_S", 0.0)
+    seen: asyncio.Queue[str | None] = asyncio.Queue()
+    told = 0
+
+    async def ended(record: str | None, fields: Mapping[str, Any]) -> None:
+        seen.put_nowait(record)
+
+    async def reopen() -> None:
+        nonlocal told
+        told += 1
+        if told < 3:
+            raise TimeoutError
+        append(paths[0], encoded(record="r-new") + b"\n")
+
+    append(paths[0], encoded() + b"\n")
+    follower = asyncio.ensure_future(completions.follow(*paths, ended, reopen))
+    assert [await asyncio.wait_for(seen.get(), 5) for _ in range(2)] == ["r-abc", "r-new"]
+    follower.cancel()
+    await asyncio.gather(follower, return_exceptions=True)
 
 
 def test_an_endless_line_is_dropped(paths: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,8 @@ from remit.boundary.spool import Spool
 log = logging.getLogger(__name__)
 
 POLL_S = 0.05
+REOPEN_S = 1.0
+"""How often Envoy is told to open its log anew, until it has."""
 SLICE = 16
 """Lines dealt with at once: Envoy writes them in bursts, and decisions must not wait for a whole one."""
 HOST_MAX = 300
@@ -42,12 +44,14 @@ Reopen = Callable[[], Awaitable[None]]
 async def follow(spool_path: Path, mark_path: Path, handler: Handler, reopen: Reopen) -> None:
     """Hand every line of the spool to `handler` until cancelled. `mark_path` keeps where reading stands."""
     spool = Spool(spool_path, mark_path)
+    loop, again = asyncio.get_running_loop(), 0.0
     try:
         while True:
             lines = spool.read()
             if not lines:
-                if spool.rotate():
+                if spool.rotate() and loop.time() >= again:
                     await _told(reopen)
+                    again = loop.time() + REOPEN_S
                 await asyncio.sleep(POLL_S)
                 continue
             for start in range(0, len(lines), SLICE):

@@ -8,6 +8,7 @@ disk. Not guaranteed: once only (a crash between handing over and `save` repeats
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -76,11 +77,13 @@ class Spool:
         self._saved = mark
 
     def rotate(self) -> bool:
-        """Rename the file where it has grown large; True where Envoy must now be told to open it anew."""
-        if self._descriptor < 0 or self._offset < ROTATE_BYTES or self._old.exists():
+        """Rename the file where it has grown large; True as long as Envoy must be told to open it anew."""
+        if self._descriptor < 0 or self._offset < ROTATE_BYTES:
             return False
-        self._path.rename(self._old)
-        return True
+        if not self._old.exists():
+            with contextlib.suppress(FileNotFoundError):  # removed by somebody else
+                self._path.rename(self._old)
+        return not self._path.exists()
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -93,6 +96,8 @@ class Spool:
             current = self._path.stat().st_ino
         except FileNotFoundError:
             return  # renamed, not opened anew yet: Envoy still writes to the one that is open here
+        if os.fstat(self._descriptor).st_size > self._offset:
+            return  # written since it was read; nothing more comes once there is another file
         if current != self._inode and self._open(self._path, 0):
             self._old.unlink(missing_ok=True)
 
