@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 
+from remit.control.ports_control import Head
 from remit.core.errors import Conflict, Unavailable
-from remit.store import database, migrations, tables
+from remit.store import database, migrations, repositories, tables
 from remit.store.database import Database
 
 
@@ -102,3 +104,16 @@ def _set_revision(path: Path, revision: str) -> None:
     with connection:
         connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
     connection.close()
+
+
+def test_a_head_that_is_known_already_costs_no_other_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite says of an insert that did nothing which row the connection inserted last, of whatever table."""
+    monkeypatch.setattr(repositories, "HEADS_KEPT", 2)
+    store, now = Database(tmp_path / "remit.db"), datetime(2026, 11, 25, tzinfo=UTC)
+    with store.unit() as unit:
+        for seq in (1, 2, 3):
+            unit.heads.add(Head(seq=seq, hash="h", received=now))
+        unit._connection.execute(text("INSERT INTO meta (rowid, key, value) VALUES (1000, 'k', 'v')"))
+        unit.heads.add(Head(seq=3, hash="h", received=now))
+        assert [head.seq for head in unit.heads.all()] == [2, 3]
+    store.close()

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import IntegrityError
 
@@ -147,8 +147,9 @@ class Heads:
     def add(self, head: Head) -> None:
         t = tables.audit_heads
         row = {"seq": head.seq, "hash": head.hash, "received": head.received, "fields": dict(head.fields)}
-        added = self._connection.execute(upsert(t).values(**row).on_conflict_do_nothing()).lastrowid
-        self._connection.execute(delete(t).where(t.c.id <= added - HEADS_KEPT))
+        self._connection.execute(upsert(t).values(**row).on_conflict_do_nothing())
+        newest = select(func.max(t.c.id)).scalar_subquery()
+        self._connection.execute(delete(t).where(t.c.id <= newest - HEADS_KEPT))
 
     def latest(self) -> Head | None:
         t = tables.audit_heads
