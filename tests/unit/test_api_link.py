@@ -39,13 +39,14 @@ class Bench:
         self.cache = tmp_path / "snapshot.json"
         self.store, self.clock = testing.MemoryStore(), testing.ManualClock()
         self.link = NodeLink(store=self.store, clock=self.clock, cells=testing.MemoryCells())
+        pending = Pending(testing.MemoryReserve(), self.clock.now())
         self.publisher = Publisher(
             store=self.store,
             node=self.link,
             issuer=testing.MemoryIssuer(),
             clock=self.clock,
-            pending=Pending(testing.MemoryReserve(), self.clock.now()),
-            reaching=Reaching(store=self.store, cells=testing.MemoryCells(), catalog=Catalog()),
+            pending=pending,
+            reaching=Reaching(store=self.store, cells=testing.MemoryCells(), catalog=Catalog(), pending=pending),
         )
         self.knowledge = Knowledge(lease_s=30, monotonic=lambda: 0.0)
         self.journal = testing.MemoryJournal()

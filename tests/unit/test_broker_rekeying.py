@@ -141,10 +141,11 @@ async def test_the_control_plane_has_every_secret_sealed_anew_by_the_node(tmp_pa
     knowledge = Knowledge(lease_s=30, monotonic=clock.elapsed)
     far = NodeLink(store=store, clock=clock, cells=testing.MemoryCells())
     catalog, journal = Catalog(), testing.MemoryJournal()
+    pending = Pending(testing.MemoryReserve(), clock.now())
     publisher = Publisher(
         store=store, node=far, issuer=testing.MemoryIssuer(), clock=clock,
-        pending=Pending(testing.MemoryReserve(), clock.now()),
-        reaching=Reaching(store=store, cells=testing.MemoryCells(), catalog=catalog),
+        pending=pending,
+        reaching=Reaching(store=store, cells=testing.MemoryCells(), catalog=catalog, pending=pending),
     )  # fmt: skip
     publisher.begin()
     secrets = Secrets(

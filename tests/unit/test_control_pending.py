@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import control_plane
 import pytest
-from control_plane import MANIFESTS, Plane
+from control_plane import API, MANIFESTS, Plane
 
 from remit import testing
 from remit.control.catalog import Catalog
@@ -16,7 +17,8 @@ from remit.control.pending import Pending
 from remit.control.ports_control import RevocationKind
 from remit.control.publish import Publisher
 from remit.control.reaching import Reaching
-from remit.core.errors import Unavailable
+from remit.core.errors import Conflict, Unavailable
+from remit.core.task import State
 
 
 class FullDisk(testing.MemoryStore):
@@ -31,6 +33,12 @@ class FullDisk(testing.MemoryStore):
             yield unit
             if self.full and unit.epoch() != before:
                 raise Unavailable("the database cannot be used: database or disk is full")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -63,6 +71,34 @@ async def test_a_full_disk_does_not_stop_a_revocation(full: Plane) -> None:
     ]
 
 
+async def test_what_is_pending_counts_for_whoever_asks_and_for_what_would_begin(full: Plane) -> None:
+    task, revoking = full.services.tasks.all(alive_only=True)[0], full.services.revoking
+    await revoking.revoke(RevocationKind.TASK, task.id, operator="ann")
+    assert [one.state for one in full.services.tasks.all(alive_only=True)] == [State.REVOKED]
+    with pytest.raises(Conflict, match="is revoked: it gets no token"):
+        full.services.tasks.renew(task.id)
+    await revoking.revoke(RevocationKind.ROLE, "devops", operator="ann")
+    with pytest.raises(Conflict, match="role devops is revoked"):
+        await full.services.tasks.create("devops", ["sh"], operator="ann")
+    await revoking.panic("somebody is in", operator="ann")
+    with pytest.raises(Conflict, match="everything is revoked"):
+        await full.services.tasks.create("devops", ["sh"], operator="ann")
+    status = full.services.status.read()
+    assert (status["ok"], status["panic"], status["revocations"]) == (True, True, 3)
+    assert (status["epoch"], status["tasks"]) == (full.node.acked_epoch, {"revoked": 1})
+
+
+async def test_what_is_pending_is_closed_in_the_kernel_too(full: Plane) -> None:
+    inner = {"apiVersion": API, "kind": "Capability", "metadata": {"name": "inner"}}
+    full.store.full = False  # type: ignore[attr-defined]
+    manifest = {**inner, "spec": {"hosts": ["a.com"], "addresses": ["10.1.0.0/16"]}}
+    await full.services.manifests.apply([manifest], operator="ann")
+    await until(lambda: full.cells.reached == {("10.1.0.0/16", 443)})
+    full.store.full = True  # type: ignore[attr-defined]
+    await full.services.revoking.revoke(RevocationKind.CAPABILITY, "inner", operator="ann")
+    await until(lambda: not full.cells.reached)
+
+
 async def test_what_is_pending_is_stored_and_recorded_when_the_disk_heals(full: Plane) -> None:
     done = await full.services.revoking.revoke(RevocationKind.CAPABILITY, "github", operator="ann")
     assert done.pending
@@ -87,7 +123,7 @@ async def test_a_restart_on_a_full_disk_still_knows_what_was_revoked(full: Plane
     await full.services.revoking.revoke(RevocationKind.CAPABILITY, "github", operator="ann")
     again = Pending(full.reserve, full.clock.now())
     full.store.full = False  # type: ignore[attr-defined]
-    reaching = Reaching(store=full.store, cells=testing.MemoryCells(), catalog=Catalog())
+    reaching = Reaching(store=full.store, cells=testing.MemoryCells(), catalog=Catalog(), pending=again)
     publisher = Publisher(
         store=full.store, node=full.node, issuer=full.issuer, clock=full.clock, pending=again, reaching=reaching
     )

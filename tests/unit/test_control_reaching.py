@@ -11,6 +11,7 @@ import pytest
 from control_plane import API
 
 from remit.control.catalog import Catalog
+from remit.control.pending import Pending
 from remit.control.ports_control import RevocationKind
 from remit.control.reaching import Reaching
 from remit.core.addresses import on_the_wire
@@ -40,7 +41,8 @@ def subject(tmp_path: Path) -> tuple[control_plane.Plane, Reaching]:
     plane = control_plane.build(tmp_path)
     with plane.store.unit() as unit:
         unit.documents.put(MANIFEST, plane.clock.now())
-    return plane, Reaching(store=plane.store, cells=plane.cells, catalog=Catalog())
+    pending = Pending(plane.reserve, plane.clock.now())
+    return plane, Reaching(store=plane.store, cells=plane.cells, catalog=Catalog(), pending=pending)
 
 
 async def test_ranges_are_opened_for_their_ports(tmp_path: Path) -> None:

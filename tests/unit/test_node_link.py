@@ -49,13 +49,14 @@ def node(tmp_path: Path, knowledge: Knowledge) -> link.Link:
 async def control(tmp_path: Path) -> AsyncIterator[tuple[NodeLink, testing.MemoryStore]]:
     store, clock = testing.MemoryStore(), testing.ManualClock()
     far = NodeLink(store=store, clock=clock, cells=testing.MemoryCells())
+    pending = Pending(testing.MemoryReserve(), clock.now())
     publisher = Publisher(
         store=store,
         node=far,
         issuer=testing.MemoryIssuer(),
         clock=clock,
-        pending=Pending(testing.MemoryReserve(), clock.now()),
-        reaching=Reaching(store=store, cells=testing.MemoryCells(), catalog=Catalog()),
+        pending=pending,
+        reaching=Reaching(store=store, cells=testing.MemoryCells(), catalog=Catalog(), pending=pending),
     )
     publisher.begin()
     async with far.listening(tmp_path / "node.sock", publisher.current):

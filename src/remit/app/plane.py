@@ -73,7 +73,7 @@ def over(outside: Outside) -> Plane:
     clock, store, node, cells, issuer = outside.clock, outside.store, outside.node, outside.cells, outside.issuer
     recorder, catalog, ends = Recorder(node), Catalog(), Ends(clock)
     pending = Pending(outside.reserve, clock.now())
-    reaching = Reaching(store=store, cells=cells, catalog=catalog)
+    reaching = Reaching(store=store, cells=cells, catalog=catalog, pending=pending)
     publisher = Publisher(store=store, node=node, issuer=issuer, clock=clock, pending=pending, reaching=reaching)
     watching = Watching(ring=outside.ring, tell=outside.tell)
     questions = Questions(store=store, recorder=recorder, clock=clock, ends=ends, tell=watching.tell)
@@ -84,6 +84,7 @@ def over(outside: Outside) -> Plane:
         issuer=issuer,
         catalog=catalog,
         clock=clock,
+        pending=pending,
         trust_domain=outside.trust_domain,
         token_ttl_s=outside.token_ttl_s,
     )
@@ -124,7 +125,7 @@ def over(outside: Outside) -> Plane:
         ),
         explaining=Explaining(publisher=publisher, audit=outside.audit, policies=outside.policies, node=node),
         spending=Spending(node=node, recorder=recorder),
-        status=Status(store=store, node=node, issuer=issuer, catalog=catalog, clock=clock),
+        status=Status(store=store, node=node, issuer=issuer, catalog=catalog, clock=clock, pending=pending),
         operating=Operating(store=store, recorder=recorder, clock=clock),
         audit=outside.audit,
         decisions=outside.decisions,

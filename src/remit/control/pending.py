@@ -42,6 +42,10 @@ class Pending:
     def all(self) -> Sequence[Revocation]:
         return tuple(self._held.values())
 
+    def revoked(self, unit: Unit) -> Sequence[Revocation]:
+        """Everything that is in force: what `unit` has, and what is held here."""
+        return (*unit.revocations.all(), *self._held.values())
+
     def over(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """`tasks`, those revoked here as revoked."""
         return [

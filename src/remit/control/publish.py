@@ -92,7 +92,7 @@ class Publisher:
             unit.advance_epoch(self._clock.now())
 
     def _snapshot(self, unit: Unit) -> Mapping[str, Any]:
-        revocations, secrets = (*unit.revocations.all(), *self._pending.all()), unit.secrets.all()
+        revocations, secrets = self._pending.revoked(unit), unit.secrets.all()
         return snapshots.dump(
             epoch=max(unit.epoch(), self._pending.epoch),
             documents=[dict(document) for document in unit.documents.all()],

@@ -13,6 +13,7 @@ import asyncio
 import logging
 
 from remit.control.catalog import Catalog
+from remit.control.pending import Pending
 from remit.control.ports_control import Cells, Reach, RevocationKind, Store
 from remit.core.errors import RemitError
 
@@ -23,8 +24,8 @@ TIMEOUT_S = 1.0
 
 
 class Reaching:
-    def __init__(self, *, store: Store, cells: Cells, catalog: Catalog) -> None:
-        self._store, self._cells, self._catalog = store, cells, catalog
+    def __init__(self, *, store: Store, cells: Cells, catalog: Catalog, pending: Pending) -> None:
+        self._store, self._cells, self._catalog, self._pending = store, cells, catalog, pending
         self._told: Reach | None = None
         self._telling = asyncio.Lock()
 
@@ -32,7 +33,7 @@ class Reaching:
         """(range, port) of every capability in force that names ranges."""
         with self._store.unit() as unit:
             rules = self._catalog.rules(unit)
-            revoked = {one.name for one in unit.revocations.all() if one.kind is RevocationKind.CAPABILITY}
+            revoked = {one.name for one in self._pending.revoked(unit) if one.kind is RevocationKind.CAPABILITY}
         return frozenset(
             (str(network), port)
             for capability in rules.capabilities.values()

@@ -184,11 +184,7 @@ class Revoking:
         """What is revoked until it is restored, and the tasks that were revoked while their process still runs."""
         with self._store.unit() as unit:
             running = {task.id for task in self._pending.over(unit.current_tasks()) if task.state is State.REVOKED}
-            return [
-                r
-                for r in (*unit.revocations.all(), *self._pending.all())
-                if r.kind is not RevocationKind.TASK or r.name in running
-            ]
+            return [r for r in self._pending.revoked(unit) if r.kind is not RevocationKind.TASK or r.name in running]
 
     def is_pending(self, revocation: Revocation) -> bool:
         """Whether the database does not have it yet."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from remit.control.catalog import Catalog
+from remit.control.pending import Pending
 from remit.control.ports import Clock
 from remit.control.ports_control import Issuer, Node, RevocationKind, Store
 from remit.core import expiry
@@ -14,8 +15,11 @@ from remit.core.expiry import Nearness
 
 
 class Status:
-    def __init__(self, *, store: Store, node: Node, issuer: Issuer, catalog: Catalog, clock: Clock) -> None:
+    def __init__(
+        self, *, store: Store, node: Node, issuer: Issuer, catalog: Catalog, clock: Clock, pending: Pending
+    ) -> None:
         self._clock = clock
+        self._pending = pending
         self._store = store
         self._node = node
         self._issuer = issuer
@@ -25,9 +29,10 @@ class Status:
         """JSON values. `ok`: the node is connected and has acknowledged the latest change."""
         now = self._clock.now()
         with self._store.unit() as unit:
-            epoch, rules, head = unit.epoch(), self._catalog.rules(unit), unit.heads.latest()
-            live = unit.current_tasks()
-            revocations, sealed = unit.revocations.all(), unit.secrets.all()
+            epoch = max(unit.epoch(), self._pending.epoch)
+            rules, head = self._catalog.rules(unit), unit.heads.latest()
+            live = self._pending.over(unit.current_tasks())
+            revocations, sealed = self._pending.revoked(unit), unit.secrets.all()
         return {
             "ok": self._node.connected and self._node.acked_epoch >= epoch,
             "epoch": epoch,

@@ -14,6 +14,7 @@ from typing import Any
 
 from remit.control import catalog, delegating, ids
 from remit.control.catalog import Catalog
+from remit.control.pending import Pending
 from remit.control.ports import Clock
 from remit.control.ports_control import Issuer, RevocationKind, Store
 from remit.control.publish import Publisher
@@ -70,6 +71,7 @@ class Lifecycle:
         issuer: Issuer,
         catalog: Catalog,
         clock: Clock,
+        pending: Pending,
         trust_domain: str,
         token_ttl_s: float,
     ) -> None:
@@ -79,6 +81,7 @@ class Lifecycle:
         self._issuer = issuer
         self._catalog = catalog
         self._clock = clock
+        self._pending = pending
         self._trust_domain = trust_domain
         self._token_ttl_s = int(token_ttl_s)
 
@@ -147,9 +150,9 @@ class Lifecycle:
         """What a task would stand on. `Conflict` or `Invalid` where there is no authority to start it."""
         with self._store.unit() as unit:
             rules = self._catalog.rules(unit)
-            revoked = {(r.kind, r.name) for r in unit.revocations.all()}
+            revoked = {(r.kind, r.name) for r in self._pending.revoked(unit)}
             above = unit.tasks.get(parent) if parent is not None else None
-            alive = {task.id: task for task in unit.current_tasks()}
+            alive = {task.id: task for task in self._pending.over(unit.current_tasks())}
         role = catalog.role(rules, role_name)
         if any(kind is RevocationKind.EVERYTHING for kind, _ in revoked):
             raise Conflict("everything is revoked: no task can start", hint="remit panic --lift --reason WHY")
@@ -192,12 +195,12 @@ class Lifecycle:
     def get(self, prefix: str) -> Task:
         """The task whose id starts with `prefix`; `t-` may be left out."""
         with self._store.unit() as unit:
-            return unit.tasks.get(prefix)
+            return self._pending.over([unit.tasks.get(prefix)])[0]
 
     def all(self, *, alive_only: bool) -> Sequence[Task]:
         """Those that still hold a cell (revoked ones whose process runs are among them), or every one."""
         with self._store.unit() as unit:
-            return unit.current_tasks() if alive_only else unit.tasks.all()
+            return self._pending.over(unit.current_tasks() if alive_only else unit.tasks.all())
 
     def reconcile(self, running: frozenset[str]) -> Sequence[Task]:
         """Fail every task that should have a cell and is not among `running`; those that were failed."""
