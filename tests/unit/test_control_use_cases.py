@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -178,6 +180,25 @@ async def test_a_task_that_the_node_does_not_acknowledge_has_failed(plane: Plane
     with pytest.raises(Unavailable):
         await plane.services.tasks.create("devops", ["sh"], operator="ann")
     assert [t.state for t in plane.services.tasks.all(alive_only=False)] == [State.FAILED]
+
+
+async def test_a_node_whose_word_was_lost_hears_that_the_task_has_failed(plane: Plane) -> None:
+    await ready(plane)
+    publish, heard = plane.node.publish, list[object]()
+
+    async def cut_off(snapshot: Mapping[str, Any]) -> None:
+        await publish(snapshot)
+        heard.append(snapshot)
+        if len(heard) == 1:
+            raise Unavailable("the link broke")
+
+    plane.node.publish = cut_off  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        await plane.services.tasks.create("devops", ["sh"], operator="ann")
+    async with asyncio.timeout(10):
+        while len(heard) < 2:
+            await asyncio.sleep(0)
+    assert [task.state for task in in_force(plane).tasks.values()] == [State.FAILED]
 
 
 async def test_a_task_goes_from_pending_to_running_to_exited(plane: Plane) -> None:

@@ -20,6 +20,7 @@ from remit.control.ports_control import Issuer, RevocationKind, Store
 from remit.control.publish import Publisher
 from remit.control.recording import Recorder
 from remit.core import delegation, prefixes
+from remit.core.budget import Budget
 from remit.core.claims import Claims
 from remit.core.errors import Conflict, Invalid, RemitError
 from remit.core.snapshot import Role, Rules
@@ -99,52 +100,56 @@ class Lifecycle:
         """A pending task under a role, known to the node. The command is kept for `remit ps`, cut where it is long.
 
         `budgets`: the task's own (`requests=100`); they narrow what its role has, as `capabilities` does: the names of
-        those it gets, none for all. `parent`: the task it is a part of
-        (`core.delegation`); `Conflict` where its role would be wider. `request`: the record of the request by which the
-        parent itself asked for it.
+        those it gets, none for all. `parent`: the task it is a part of (`core.delegation`); `Conflict` where its role
+        would be wider. `request`: the record of the request by which the parent itself asked for it.
         """
         if not command:
             raise Invalid("a task needs a command", hint="remit run --role ROLE -- COMMAND")
         own, task_id = of_task(budgets), ids.new(prefixes.TASK)
         basis = self._basis(role_name, capabilities, parent, task_id)
-        role, given = basis.role, basis.given
         asked = f" at the word of task {parent}" if request is not None else ""
-        detail = f"task {task_id} created under role {role.name}{asked}"
+        detail = f"task {task_id} created under role {basis.role.name}{asked}"
         named: dict[str, Any] = {
             **({"budgets": list(budgets)} if budgets else {}),
             **basis.chain,
             **({"request": request} if request is not None else {}),
             **({"capabilities": sorted(set(capabilities))} if capabilities else {}),
         }
-        await self._recorder.before("task.create", operator, detail, task=task_id, role=role.name, **named)
+        await self._recorder.before("task.create", operator, detail, task=task_id, role=basis.role.name, **named)
+        task = self._added(task_id, basis, command, operator, own)
+        try:
+            token = self._mint(task)
+            await self._publisher.publish()
+        except RemitError:
+            self.failed(task.id)
+            raise
+        return Created(
+            task=task,
+            token=token,
+            environment=environment(basis.role, basis.rules, basis.given),
+            limits=asdict(basis.role.limits),
+        )
+
+    def _added(
+        self, identity: str, basis: _Basis, command: Sequence[str], operator: str, budgets: tuple[Budget, ...]
+    ) -> Task:
         with self._store.unit() as unit:
             now = self._clock.now()
             task = Task(
-                id=task_id,
-                role=role.name,
+                id=identity,
+                role=basis.role.name,
                 state=State.PENDING,
                 cell=unit.next_cell(),
                 created=now,
                 command=tuple(argument[:MAX_ARGUMENT] for argument in command[:MAX_COMMAND]),
                 operator=operator,
-                budgets=own,
-                capabilities=given,
+                budgets=budgets,
+                capabilities=basis.given,
                 parent=basis.parent,
             )
-            token = self._mint(task)
             unit.tasks.add(task)
             unit.advance_epoch(now)
-        try:
-            await self._publisher.publish()
-        except RemitError:
-            self._move(task.id, Event.FAIL)
-            raise
-        return Created(
-            task=task,
-            token=token,
-            environment=environment(role, basis.rules, given),
-            limits=asdict(role.limits),
-        )
+        return task
 
     def _basis(self, role_name: str, capabilities: Sequence[str], parent: str | None, task_id: str) -> _Basis:
         """What a task would stand on. `Conflict` or `Invalid` where there is no authority to start it."""
