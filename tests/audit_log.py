@@ -1,6 +1,6 @@
 """A real audit log in a directory, for the tests that read, damage or fill one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +14,18 @@ DECISION = {"task": "t-aaaaaaaaaa", "role": "devops", "decision": "permit", "rea
 
 
 @contextmanager
-def journal(directory: Path, segment_bytes: int = 4096, *, checkpoints: bool = False) -> Iterator[Journal]:
+def journal(
+    directory: Path,
+    segment_bytes: int = 4096,
+    *,
+    checkpoint: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
+) -> Iterator[Journal]:
     """Inside a running loop. The log is in `directory`/audit."""
     directory.mkdir(exist_ok=True)
     signer = head.Signer(directory / "head.key")
     opened = Journal(
         directory / "audit", segment_bytes=segment_bytes, signer=signer, now=lambda: datetime.now(UTC),
-        checkpoint=lambda: [{"part": 1, "parts": 1}] if checkpoints else [],
+        checkpoint=checkpoint,
     )  # fmt: skip
     try:
         yield opened

@@ -140,6 +140,17 @@ async def test_a_segment_that_cannot_begin_refuses_and_heals(tmp_path: Path, mon
     assert (report.segments, report.records) == (2, acknowledged + 3)
 
 
+async def test_a_checkpoint_that_cannot_be_made_stops_no_record(tmp_path: Path) -> None:
+    def broken() -> tuple[()]:
+        raise RuntimeError("a fault")
+
+    with journal(tmp_path, 2048, checkpoint=broken) as log:
+        async with asyncio.timeout(60):
+            for _ in range(20):
+                await log.append(log.new_id(), ENTRY)
+    assert verified(tmp_path).segments > 2
+
+
 async def test_a_disk_that_refuses_at_the_start_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.posix_fallocate
 

@@ -19,7 +19,7 @@ from remit.core.errors import Conflict, NotFound, Unavailable
 
 
 async def written(directory: Path, count: int = 60, *, checkpoints: bool = True, **fields: Any) -> dict[str, Any]:
-    with journal(directory, checkpoints=checkpoints) as log:
+    with journal(directory, checkpoint=lambda: [{"part": 1, "parts": 1}] if checkpoints else []) as log:
         for number in range(count):
             await log.append(log.new_id(), Entry(kind="decision", fields={**DECISION, "number": number}))
         if fields:

@@ -129,7 +129,8 @@ class Journal:
         self._flying = self._waiting = []
         self._jobs.put(None)
         self._thread.join(CLOSE_S)
-        os.close(self._lock)
+        if not self._thread.is_alive():  # else it may still write: the lock goes with the process
+            os.close(self._lock)
 
     def _enqueue(self, record_id: str, entry: ports.Entry) -> asyncio.Future[None]:
         if self._failed is not None:
@@ -189,7 +190,7 @@ class Journal:
         if begins:
             number, start = number + 1, 0
             heads = [(segments.HEADER_KIND, segments.header(number))]
-            heads += [(replay.CHECKPOINT, dict(part)) for part in self._checkpoint()]
+            heads += [(replay.CHECKPOINT, dict(part)) for part in self._parts()]
             middles[:0] = [self._own(kind, fields) for kind, fields in heads]
         lines: list[bytes] = []
         for middle in middles:
@@ -201,6 +202,14 @@ class Journal:
         data = b"\n".join(lines)
         end = Position(segment=number, offset=start + len(data), seq=seq, hash=prev)
         return _Batch(data=data, begins=begins, end=end, waiters=waiters)
+
+    def _parts(self) -> Sequence[Mapping[str, Any]]:
+        """A segment is good without a checkpoint; without the segment there would be no permit any more."""
+        try:
+            return self._checkpoint()
+        except Exception:
+            log.exception("a segment of the audit log begins without a checkpoint")
+            return ()
 
     def _own(self, kind: str, fields: Mapping[str, Any]) -> bytes:
         """A record that the journal makes itself."""
