@@ -78,10 +78,10 @@ class _Servicer(sds_pb2_grpc.SecretDiscoveryServiceServicer):  # type: ignore[mi
                 yield _response(answer, str(nonce))
         finally:
             reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reader
             del self._open[stream]
             stream.close()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reader
 
     async def _read(self, requests: AsyncIterator[object], stream: Stream, queue: asyncio.Queue[Answer | None]) -> None:
         try:
