@@ -178,8 +178,8 @@ class Leases:
             for name, held in holding.held.items()
             if held.again <= now
         ]
-        tokens = [holding for holding in self._tasks.values() if holding.held and holding.session.again <= now]
-        await asyncio.gather(*(self._renew_token(holding) for holding in tokens))
+        tokens = [item for item in self._tasks.items() if item[1].held and item[1].session.again <= now]
+        await asyncio.gather(*(self._renew_token(*item) for item in tokens))
         await asyncio.gather(*(self._renew(*item) for item in due))
         if self._ending or self._dropped:
             return RETRY_S
@@ -222,16 +222,15 @@ class Leases:
             if self._monotonic() < held.until:
                 self._dropped.append((session, held))
 
-    async def _renew_token(self, holding: _Holding) -> None:
+    async def _renew_token(self, task: str, holding: _Holding) -> None:
         try:
             await holding.session.renew()
         except Unavailable as error:
             log.warning("a token of a task was not renewed: %s", error.detail)
             return
-        for task, other in self._tasks.items():
-            for name, held in holding.held.items() if other is holding else ():
-                if held.renewable:
-                    self._renewed(task, name, min(held.until, holding.session.until), False)
+        for name, held in holding.held.items():
+            if held.renewable and not holding.ending:
+                self._renewed(task, name, min(held.until, holding.session.until), False)
 
     async def _renew(self, task: str, holding: _Holding, name: str, held: _Held) -> None:
         body = {"lease_id": held.id, "increment": int(held.lasts_s)}
