@@ -22,11 +22,13 @@ COMMAND_TIMEOUT_S = 60
 
 
 class Instance:
-    """`directory` holds everything; `hosts` maps names to addresses; `ca` is the CA of the upstreams."""
+    """`directory` holds everything; `hosts` maps names to addresses; `ca` is the CA of the upstreams. `around`: a command
+    that starts the node, with the words of `remit up` behind its own."""
 
     def __init__(self, *, hosts: dict[str, str], ca: Path | None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="rmt-"))
         self.directory.chmod(0o755)
+        self.around: tuple[str, ...] = ()
         self.state, self.run_dir = self.directory / "state", self.directory / "run"
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("REMIT_")},
@@ -47,7 +49,9 @@ class Instance:
         return done
 
     def up(self) -> None:
-        self.cli("up", "--detach")
+        argv = [*self.around, str(REMIT), "up", "--detach"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, env=self.environment)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def down(self) -> None:
         self.cli("down", check=False)

@@ -144,6 +144,21 @@ def test_certificates_that_a_wrong_clock_made_are_made_anew_once_it_is_right(tmp
     assert desk.leaf("api.test", clock.now()) is leaf, "and it stays"
 
 
+@pytest.mark.parametrize("jump", [YEAR, -YEAR])
+def test_no_certificate_is_made_where_the_authority_is_not_good_and_nothing_breaks(tmp_path: Path, jump: float) -> None:
+    clock = ManualClock(datetime(2026, 6, 1, tzinfo=UTC))
+    ca.ensure(tmp_path / "root", tmp_path / "node", clock.now())
+    stream = Stream(Desk(ca.load(tmp_path / "node"), Ration(nobody)))
+    stream.receive(["known.test"], [], clock.now())
+    clock.set_by(jump)
+    assert stream.due(clock.now()) is None, "what Envoy has it keeps"
+    answer = stream.receive(["new.test"], [], clock.now())
+    assert answer is not None and answer.removed == ("new.test",), "refused at once; a handshake does not wait"
+    clock.set_by(-jump)
+    answer = stream.receive(["new.test"], [], clock.now())
+    assert answer is not None and [leaf.name for leaf in answer.leaves] == ["new.test"]
+
+
 def test_the_clock_that_nobody_sets_is_the_kernels_own() -> None:
     first = SystemClock().elapsed()
     assert SystemClock().elapsed() >= first > 0

@@ -93,13 +93,18 @@ class Authority:
         return name in self._leaves
 
     def leaf(self, name: str, now: datetime) -> Leaf:
-        """The leaf for a canonical `name` or address literal. Raises `Invalid` for any other spelling."""
+        """The leaf for a canonical `name` or address literal. Raises `Invalid` for any other spelling, `Unavailable`
+        where the intermediate is not good at that time."""
         kept = self._leaves.get(name)
         if kept is not None and kept.good(now):
             self._leaves.move_to_end(name)
             return kept
         if names.canonical(name) != name:
             raise Invalid("a leaf is minted for a canonical name only")
+        begins, ends = self._certificate.not_valid_before_utc, self._certificate.not_valid_after_utc
+        if not begins <= now < ends:
+            said = f"the node's certificate authority is good from {begins} to {ends}, and the clock says {now}"
+            raise Unavailable(said, hint="set the clock right")
         minted = self._mint(name, now)
         self._leaves[name] = minted
         self._leaves.move_to_end(name)

@@ -8,6 +8,7 @@ removed (xDS, "delta": removed_resources), or the handshake would wait until its
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from typing import Protocol
 from remit.boundary.ca import LEAVES_MAX, Leaf
 from remit.boundary.leaf_ration import Ration
 from remit.core import names
+from remit.core.errors import Unavailable
+
+log = logging.getLogger(__name__)
 
 
 class Minter(Protocol):
@@ -60,7 +64,12 @@ class Desk:
         if names.canonical(name) != name or not (free or self._ration.take(name, now)):
             self.refused += 1
             return None
-        return self._minter.leaf(name, now)
+        try:
+            return self._minter.leaf(name, now)
+        except Unavailable as error:
+            log.error("no certificate for %s: %s", name, error.detail)
+            self.refused += 1
+            return None
 
     def use(self, minter: Minter) -> None:
         """Leaves come from `minter` from now on; what Envoy holds is good until it is due."""
