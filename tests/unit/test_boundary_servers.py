@@ -108,6 +108,36 @@ async def test_a_decision_whose_wait_was_cancelled_is_a_denial_and_takes_no_plac
         writer.close()
 
 
+async def test_a_permit_that_nobody_is_there_to_hear_is_told_as_over(tmp_path: Path) -> None:
+    path, unheard = tmp_path / "c", list[str]()
+    begun, decided = asyncio.Event(), asyncio.Event()
+
+    async def decide(evidence: Evidence) -> Permitted | Denied:
+        begun.set()
+        if evidence.target == "/waits":
+            await decided.wait()
+        return PERMITTED
+
+    async with serving(path, serve_check(path, decide, Refusals(), 10, unheard=unheard.append)), asyncio.timeout(60):
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        writer.write(asked())
+        assert await answer(reader) == (200, b"")
+        assert unheard == []
+        begun.clear()
+        writer.write(asked("/waits"))
+        await begun.wait()
+        writer.close()
+        await writer.wait_closed()
+        reader, other = await asyncio.open_unix_connection(str(path))
+        other.write(asked())
+        assert await answer(reader) == (200, b"")  # by now the end of the first connection is known
+        decided.set()
+        while not unheard:
+            await asyncio.sleep(0.005)
+        other.close()
+    assert unheard == ["r-1"]
+
+
 async def test_it_is_told_which_process_asks(tmp_path: Path) -> None:
     path, met = tmp_path / "c", list[int]()
 

@@ -47,12 +47,14 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
 
 def _boundary(settings: Settings, brain: Brain) -> Iterator[Coroutine[None, None, None]]:
     """What Envoy asks, and what it writes."""
-    decider, met, most = brain.deciding.decider, brain.openings.carried_by, settings.check_pending_max
+    decider, most = brain.deciding.decider, settings.check_pending_max
+    met, over = brain.openings.carried_by, brain.openings.ended
     yield ca_renewal.follow(settings.ca_dir, brain.leaves.use)
     yield sds_server.serve_sds(settings.sds_socket, brain.leaves, brain.clock.now)
-    yield check_server.serve_check(settings.check_socket, decider.check, decider.refuse, most, met=met)
+    yield check_server.serve_check(settings.check_socket, decider.check, decider.refuse, most, met=met, unheard=over)
     yield hold_server.serve_hold(settings.hold_socket, brain.holding.check, decider.refuse, met=met)
-    yield tunnel_check.serve_tunnel(settings.tunnel_socket, decider.check, decider.refuse, brain.meant.names, most, met)
+    names = brain.meant.names
+    yield tunnel_check.serve_tunnel(settings.tunnel_socket, decider.check, decider.refuse, names, most, met, over)
     yield refuse.serve_refuse(settings.refuse_socket)
     yield scrub_server.serve_scrub(settings.scrub_socket, brain.deciding.hidden.answer)
     yield completions.follow(

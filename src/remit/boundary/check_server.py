@@ -11,13 +11,19 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from remit.boundary import check, check_wire, eager
-from remit.boundary.check_wire import Lines, Met, Refuse
+from remit.boundary.check_wire import Answer, Lines, Met, Refuse
 from remit.control.decide import Denied, Held, Permitted
 from remit.core.reason import Reason
 from remit.core.request import Evidence
 
 Decide = Callable[[Evidence], Awaitable[Permitted | Denied | Held]]
 Render = Callable[[Permitted | Denied | Held], bytes]
+Unheard = Callable[[str], object]
+"""Told the record of a permit that nobody was there to hear: its request is over, and Envoy will not say so."""
+
+
+def untold(record: str) -> None:
+    """Stands for whoever has no use for it."""
 
 
 async def serve_check(
@@ -27,14 +33,18 @@ async def serve_check(
     pending_max: int,
     render: Render = check.render,
     met: Met = check_wire.nobody_asks,
+    unheard: Unheard = untold,
 ) -> None:
     """Answer Envoy on Unix socket `path` until cancelled. At most `pending_max` decisions wait at once."""
-    await check_wire.serve(path, _Desk(decide, refuse, pending_max, render, met))
+    await check_wire.serve(path, _Desk(decide, refuse, pending_max, render, met, unheard))
 
 
 class _Desk(check_wire.Desk):
-    def __init__(self, decide: Decide, refuse: Refuse, pending_max: int, render: Render, met: Met) -> None:
+    def __init__(
+        self, decide: Decide, refuse: Refuse, pending_max: int, render: Render, met: Met, unheard: Unheard
+    ) -> None:
         super().__init__(met)
+        self._unheard = unheard
         self._render = render
         self._decide = decide
         self._refuse = refuse
@@ -44,7 +54,7 @@ class _Desk(check_wire.Desk):
     def connection(self) -> _Connection:
         return _Connection(self)
 
-    def ask(self, method: bytes, target: bytes, raw: Lines, answer: Callable[[bytes], None]) -> None:
+    def ask(self, method: bytes, target: bytes, raw: Lines, answer: Answer) -> None:
         """Decide, then call `answer` with the bytes. Where too many wait, answer at once and keep no record."""
         if len(self._under_way) >= self._pending_max:
             message = f"{self._pending_max} requests wait for a decision already"
@@ -57,12 +67,15 @@ class _Desk(check_wire.Desk):
             steps.close()
         super().close()
 
-    async def _answer(self, method: bytes, target: bytes, raw: Lines, answer: Callable[[bytes], None]) -> None:
+    async def _answer(self, method: bytes, target: bytes, raw: Lines, answer: Answer) -> None:
         try:
-            said = self._render(await self._decided(method, target, raw))
+            decision = await self._decided(method, target, raw)
+            said = self._render(decision)
         except (Exception, asyncio.CancelledError):  # nobody cancels a decision: what it waits for was (`eager`)
-            said = self._render(check_wire.failed("the check failed"))
-        answer(said)
+            decision = check_wire.failed("the check failed")
+            said = self._render(decision)
+        if not answer(said) and isinstance(decision, Permitted):
+            self._unheard(decision.record)
 
     async def _decided(self, method: bytes, target: bytes, raw: Lines) -> Permitted | Denied | Held:
         read = check.parse(method, target, raw)
@@ -76,5 +89,5 @@ class _Connection(check_wire.Connection):
         super().__init__(desk)
         self._desk = desk
 
-    def asked(self, method: bytes, target: bytes, headers: Lines, answer: Callable[[bytes], None]) -> None:
+    def asked(self, method: bytes, target: bytes, headers: Lines, answer: Answer) -> None:
         self._desk.ask(method, target, headers, answer)

@@ -41,6 +41,8 @@ class Refuse(Protocol):
     ) -> Awaitable[Denied]: ...
 
 
+Answer = Callable[[bytes], bool]
+"""Replies to one request; whether anybody was there to hear it."""
 Met = Callable[[int], None]
 """Told with each connection which process it comes from (`control.openings.Openings.carried_by`)."""
 
@@ -123,7 +125,7 @@ class Connection(asyncio.Protocol, ABC):
         self._busy = False
 
     @abstractmethod
-    def asked(self, method: bytes, target: bytes, headers: Lines, answer: Callable[[bytes], None]) -> None:
+    def asked(self, method: bytes, target: bytes, headers: Lines, answer: Answer) -> None:
         """A request is whole. `answer` is called once, now or later, with the bytes of the reply."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -173,10 +175,12 @@ class Connection(asyncio.Protocol, ABC):
         self._busy, self._size = True, 0
         self.asked(self._parser.get_method(), self._target, self._headers, self._answer)
 
-    def _answer(self, data: bytes) -> None:
+    def _answer(self, data: bytes) -> bool:
         self._busy = False
-        if self._transport is not None:
-            self._transport.write(data)
+        if self._transport is None:
+            return False
+        self._transport.write(data)
+        return True
 
     def _abort(self) -> None:
         if self._transport is not None:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from remit.boundary import check, check_wire
-from remit.boundary.check_wire import Lines, Met, Refuse
+from remit.boundary.check_wire import Answer, Lines, Met, Refuse
 from remit.control.decide import Denied, Permitted
 from remit.control.holding import Body
 from remit.core.reason import Reason
@@ -44,9 +44,7 @@ class _Desk(check_wire.Desk):
     def connection(self) -> _Connection:
         return _Connection(self)
 
-    def ask(
-        self, method: bytes, target: bytes, raw: Lines, body: Body, answer: Callable[[bytes], None]
-    ) -> asyncio.Task[None] | None:
+    def ask(self, method: bytes, target: bytes, raw: Lines, body: Body, answer: Answer) -> asyncio.Task[None] | None:
         if len(self._waiting) >= self._pending_max:
             message = f"{self._pending_max} requests wait for a human already"
             answer(check.render(check_wire.unrecorded(Reason.OVERLOADED, message)))
@@ -61,9 +59,7 @@ class _Desk(check_wire.Desk):
             task.cancel()
         super().close()
 
-    async def _answer(
-        self, method: bytes, target: bytes, raw: Lines, body: Body, answer: Callable[[bytes], None]
-    ) -> None:
+    async def _answer(self, method: bytes, target: bytes, raw: Lines, body: Body, answer: Answer) -> None:
         try:
             said = check.render(await self._decided(method, target, raw, body))
         except Exception:
@@ -101,6 +97,6 @@ class _Connection(check_wire.Connection):
         self._digest.update(data)
         self._bytes += len(data)
 
-    def asked(self, method: bytes, target: bytes, headers: Lines, answer: Callable[[bytes], None]) -> None:
+    def asked(self, method: bytes, target: bytes, headers: Lines, answer: Answer) -> None:
         body = Body(digest=self._digest.hexdigest(), size=self._bytes) if self._bytes else Body()
         self._waiting = self._desk.ask(method, target, headers, body, answer)

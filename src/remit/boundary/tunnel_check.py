@@ -28,7 +28,13 @@ Names = Callable[[int, str, int], tuple[str, ...]]
 
 
 async def serve_tunnel(
-    path: Path, decide: check_server.Decide, refuse: Refuse, names: Names, most: int, met: Met = check_wire.nobody_asks
+    path: Path,
+    decide: check_server.Decide,
+    refuse: Refuse,
+    names: Names,
+    most: int,
+    met: Met = check_wire.nobody_asks,
+    unheard: check_server.Unheard = check_server.untold,
 ) -> None:
     """Answer Envoy on Unix socket `path` (mode 0600) until cancelled. At most `most` decisions wait at once."""
 
@@ -42,7 +48,7 @@ async def serve_tunnel(
         facts: dict[str, object] = {"capability": asked.capability, "scheme": asked.protocol, "host": asked.host}
         return await refuse(refusal, token=evidence.token, flow=evidence.peer, **facts, port=asked.port)
 
-    await check_server.serve_check(path, decided, refuse, most, render, met)
+    await check_server.serve_check(path, decided, refuse, most, render, met, unheard)
 
 
 def opened(evidence: Evidence, names: Names) -> Evidence:

@@ -1,6 +1,7 @@
 """What is open now, and by which authority: so that a revocation cuts exactly what it takes away.
 
-A permit is answered before a byte moves and its request may last for hours; Envoy says when it ended. Between the two,
+A permit is answered before a byte moves and its request may last for hours; Envoy says when it ended, and who answers
+says where nobody was there any more to be told of the permit. Between the two,
 its flow (`core.flow`), capability, credential and grant are kept here. Guaranteed: what is open is never missing, since
 where too much is open to remember, or an end was never heard of, more is cut than would have to be. An upstream
 connection is shared only by requests with one `pool` key, and a key is never given out again after any authority was
