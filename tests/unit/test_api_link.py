@@ -26,6 +26,7 @@ from remit.control.recording import Recorder
 from remit.core import frame
 from remit.core.errors import Unavailable
 from remit.core.names import Address
+from remit.node import link as node_link
 from remit.node.link import Link
 
 HEAD = {"seq": 3, "hash": "abc", "signature": "…"}
@@ -60,7 +61,7 @@ class Bench:
             knowledge=self.knowledge,
             journal=self.journal,
             head=lambda: HEAD,
-            using=lambda kind, name: {"t-aaaaaaaaaa": frozenset({1025, 1024}), f"{kind}-{name}": None},
+            using=lambda kind, name: {"t-aaaaaaaaaa": frozenset({1025, 1024}), f"{kind}-{name}": frozenset()},
         )
 
     def change(self) -> int:
@@ -287,13 +288,16 @@ async def test_the_node_is_pinged(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     end.writer.close()
 
 
-async def test_the_node_says_which_flows_are_open(bench: Bench) -> None:
+async def test_the_node_says_which_flows_are_open(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     running = asyncio.ensure_future(bench.node().run())
     try:
         while not bench.link.connected:
             await asyncio.sleep(0)
         found = await bench.link.using(RevocationKind.CREDENTIAL, "k")
-        assert found == {"t-aaaaaaaaaa": [1024, 1025], "credential-k": None}
+        assert found == {"t-aaaaaaaaaa": [1024, 1025], "credential-k": []}
+        monkeypatch.setattr(node_link, "FLOWS_MAX", 1)
+        found = await bench.link.using(RevocationKind.CREDENTIAL, "k")
+        assert found == {"t-aaaaaaaaaa": None, "credential-k": None}, "more than a message tells: every one"
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -63,12 +63,6 @@ def test_what_has_ended_is_not_cut() -> None:
     assert found.using("credential", "k") == {TASK.id: frozenset({1025})}
 
 
-def test_more_than_can_be_kept_apart_means_every_flow_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openings, "PER_TASK_MAX", 2)
-    found = opened("100.64.0.1:1024", "100.64.0.1:1025", "100.64.0.1:1026")
-    assert found.using("credential", "k") == {TASK.id: None}
-
-
 def test_a_task_has_so_many_open_and_no_more_until_some_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openings, "AT_ONCE", 2)
     clock = Clock()

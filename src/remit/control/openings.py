@@ -1,11 +1,10 @@
 """What is open now, and by which authority: so that a revocation cuts exactly what it takes away.
 
-A permit is answered before a byte moves and its request may last for hours; Envoy says when it ended, and who answers
-says where nobody was there any more to be told of the permit. Between the two,
-its flow (`core.flow`), capability, credential and grant are kept here. Guaranteed: what is open is never missing, since
-where too much is open to remember, or an end was never heard of, more is cut than would have to be. An upstream
-connection is shared only by requests with one `pool` key, and a key is never given out again after any authority was
-taken away.
+A permit is answered before a byte moves and its request may last for hours; Envoy says when it ended, and where nobody
+was there any more to hear the permit, whoever answers says so. Between the two, its flow (`core.flow`), capability,
+credential and grant are kept here. Guaranteed: what is open is never missing, since where an end was never heard of,
+more is cut than would have to be. An upstream connection is shared only by requests with one `pool` key, and a key is
+never given out again after any authority was taken away.
 """
 
 from __future__ import annotations
@@ -24,14 +23,12 @@ from remit.core.task import ALIVE
 AT_ONCE = 2048
 """Requests that one task may have open, whatever carries them: a cell's connections could hold half a million streams,
 and each takes a connection to its upstream, of which a node has some 28,000 to one address (ip_local_port_range)."""
-PER_TASK_MAX = 65_536
-"""Permits of one task that are kept apart. More than `AT_ONCE`: until Envoy says that it ended, a request counts."""
 FORGET_MARGIN_S = 60.0
 
 _PLACES = {"capability": 2, "credential": 3, "grant": 4}
 
-Ports = Mapping[str, frozenset[int] | None]
-"""By task: the ports that name its flows; None stands for all of them."""
+Ports = Mapping[str, frozenset[int]]
+"""By task: the ports that name its flows."""
 
 
 class Openings:
@@ -43,7 +40,6 @@ class Openings:
         self._monotonic = monotonic
         self._open: dict[str, tuple[str, str, str, str | None, str | None, float]] = {}
         self._count: Counter[str] = Counter()
-        self._uncounted: set[str] = set()
         self._generation = secrets.token_hex(8)  # pools of an earlier life of this process may still stand in Envoy
         self._seen = Snapshot()
         self._carrier: int | None = None
@@ -54,15 +50,11 @@ class Openings:
             self._carrier = process
             self._open.clear()
             self._count.clear()
-            self._uncounted.clear()
 
     def opened(self, record: str, permit: Permit, grant: str | None = None) -> None:
         """A permit is about to be answered, on the word of a human where `grant` says so."""
         candidate = permit.candidate
         task = candidate.task.id
-        if self._count[task] >= PER_TASK_MAX:
-            self._uncounted.add(task)
-            return
         self._count[task] += 1
         credential = candidate.credential
         name = credential.name if credential is not None else None
@@ -93,8 +85,7 @@ class Openings:
         for entry in self._open.values():
             if entry[index] == name:
                 found[entry[0]].add(flow.port_of(entry[1]))
-        known: dict[str, frozenset[int] | None] = {task: frozenset(ports) for task, ports in found.items()}
-        return {**known, **dict.fromkeys(self._uncounted)}
+        return {task: frozenset(ports) for task, ports in found.items()}
 
     def pool(self, task: str, credential: str) -> str:
         """Who may share an upstream connection: requests of one task with one credential, until the next revocation."""
@@ -112,7 +103,6 @@ class Openings:
             self._open = {record: entry for record, entry in self._open.items() if entry[0] not in over}
             for task in over:
                 self._count.pop(task, None)
-            self._uncounted -= over
 
 
 @lru_cache(maxsize=16384)

@@ -235,9 +235,8 @@ class Link:
 
     def _flows(self, message: dict[str, Any]) -> dict[str, Any]:
         found = self._using(str(message.get("kind")), str(message.get("name")))
-        if sum(len(ports or ()) for ports in found.values()) > FLOWS_MAX:
-            found = dict.fromkeys(found)
-        tasks = {task: None if ports is None else sorted(ports) for task, ports in found.items()}
+        every = sum(map(len, found.values())) > FLOWS_MAX
+        tasks = {task: None if every else sorted(ports) for task, ports in found.items()}
         return {"type": "flows", "id": message.get("id"), "tasks": tasks}
 
     async def _record(self, message: dict[str, Any]) -> dict[str, Any]:
