@@ -66,19 +66,30 @@ def test_addresses_that_agents_dial_by_habit_are_refused_with_a_record(whole: Wh
 
 
 @pytest.mark.parametrize(
-    "to", ["http://169.254.169.254/latest/", "http://[::ffff:169.254.169.254]/", "http://2852039166/", "http://meta.up.example/"]
-)  # fmt: skip
-def test_a_redirect_to_a_special_address_is_refused_like_the_address(whole: Whole, cell: Attacker, to: str) -> None:
+    ("to", "reason"),
+    [
+        ("http://169.254.169.254/latest/", "no_capability"),
+        ("http://[::ffff:169.254.169.254]/", "name_invalid"),
+        ("http://2852039166/", "no_capability"),
+        ("https://meta.up.example:PORT/", "address_refused"),
+    ],
+)
+def test_a_redirect_to_a_special_address_is_refused_like_the_address(
+    whole: Whole, cell: Attacker, to: str, reason: str
+) -> None:
+    to = to.replace("PORT", str(whole.hostile.port))
     url = f"https://api.up.example:{whole.hostile.port}/to?{to}"
     source = """
 import subprocess
 done = subprocess.run(["curl", "-gsSL", "-m", "15", url], capture_output=True, text=True)
 result = [done.returncode, done.stdout, done.stderr]
 """
-    before = len(whole.hostile.seen)
+    before, known = len(whole.hostile.seen), {one["id"] for one in whole.audit(decision="deny")}
     code, out, _ = cell.do(source, url=url)
-    assert code != 0 or json.loads(out)["status"] >= 400, out
+    assert code == 0 and json.loads(out)["reason"] == reason, out
     assert [seen["path"] for seen in whole.hostile.seen[before:]] == [f"/to?{to}"]
+    (record,) = [one for one in whole.audit(decision="deny", kind="decision") if one["id"] not in known]
+    assert record["reason"] == reason and record["id"] == json.loads(out)["record"]
 
 
 def test_a_name_that_changes_between_questions_is_judged_each_time_and_dialled_where_it_was_judged(

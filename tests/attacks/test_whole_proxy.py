@@ -260,7 +260,15 @@ sock = connect("", 3128, to=address("proxy.remit.alt"), tls=False)
 result = everything(sock, data)
 """
     for data in (b"SSH-2.0-x\r\n", b"\x05\x01\x00", b"\x04\x01\x01\xbb\x7f\0\0\1\0"):
+        known = {one["id"] for one in whole.audit(decision="deny")}
         assert "200" not in cell.do(source, data=data)
+        (record,) = wait_for(
+            lambda known=known: [
+                one for one in whole.audit(decision="deny", role="attacker") if one["id"] not in known
+            ],
+            "its record",
+        )
+        assert record["reason"] in ("no_capability", "refused_by_boundary") and record["port"] == 3128, record
     assert whole.arrived == before
 
 
