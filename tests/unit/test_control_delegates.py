@@ -110,6 +110,20 @@ async def test_what_a_task_asks_for_in_a_minute_and_ever_is_bounded(plane: Plane
         assert f"has had {delegates.MAX_EVER} children" in found[0].refusal.detail
 
 
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
+async def test_a_minute_lasts_a_minute_although_somebody_sets_the_clock(plane: Plane, jump_s: float) -> None:
+    who = await asker(plane)
+    for _ in range(delegates.MAX_A_MINUTE):
+        async with many(plane, who, 1) as found:
+            assert reasons(found) == set()
+    plane.clock.set_by(jump_s)
+    async with many(plane, who, 1) as found:
+        assert reasons(found) == {Reason.DELEGATIONS_EXCEEDED}
+    plane.clock.advance(60)
+    async with many(plane, who, 1) as found:
+        assert reasons(found) == set()
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

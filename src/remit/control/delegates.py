@@ -13,7 +13,6 @@ import logging
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 
 from remit.control.ports import Clock
 from remit.control.ports_delegates import Child, Children, Wanted
@@ -36,7 +35,7 @@ MAX_EVER = 256
 MAX_EVER_IN_TREE = 1024
 """Children that all tasks below one have one after the other: what is left of each stays on the node's disk a while."""
 MAX_A_MINUTE = 30
-MINUTE = timedelta(minutes=1)
+MINUTE_S = 60.0
 MAX_REMEMBERED = 4096
 
 
@@ -59,7 +58,8 @@ class Refused:
 @dataclass(slots=True)
 class _Asked:
     ever: int = 0
-    lately: deque[datetime] = field(default_factory=deque)
+    lately: deque[float] = field(default_factory=deque)
+    """When, by a clock that nobody sets."""
 
 
 class Delegates:
@@ -128,7 +128,7 @@ class Delegates:
     def _full(self, task: str, root: str) -> str | None:
         """Which bound this task has reached, or None."""
         asked = self._asked.get(task, _Asked())
-        since = self._clock.now() - MINUTE
+        since = self._clock.elapsed() - MINUTE_S
         while asked.lately and asked.lately[0] <= since:
             asked.lately.popleft()
         if self._open[task] >= MAX_AT_ONCE:
@@ -152,7 +152,7 @@ class Delegates:
             self._had = Counter({name: had for name, had in self._had.items() if name in alive})
         asked = self._asked.setdefault(task, _Asked())
         asked.ever += 1
-        asked.lately.append(self._clock.now())
+        asked.lately.append(self._clock.elapsed())
         self._open[task] += 1
         self._trees[root] += 1
         self._had[root] += 1
