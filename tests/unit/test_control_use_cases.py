@@ -11,7 +11,7 @@ from typing import Any
 
 import control_plane
 import pytest
-from control_plane import API, CAPABILITY, MANIFESTS, ROLE, Plane
+from control_plane import API, CAPABILITY, CREDENTIAL, MANIFESTS, ROLE, Plane
 
 from remit.control.ports_control import RevocationKind
 from remit.core.errors import Conflict, Invalid, NotFound, Unavailable
@@ -460,6 +460,9 @@ async def test_a_secret_that_is_wanted_and_missing_is_named(plane: Plane) -> Non
     assert plane.services.secrets.needed() == ["github-token"]
     await plane.services.secrets.put("github-token", b"x", operator="ann")
     assert plane.services.secrets.needed() == []
+    with plane.store.unit() as unit:  # of an earlier version, which this one cannot read
+        unit.documents.put({**CREDENTIAL, "metadata": {"name": "old"}, "spec": {}}, plane.clock.now())
+    assert plane.services.secrets.needed() == [], "nobody knows which secret a broken credential wants"
     await plane.services.secrets.remove("github-token", operator="ann")
     assert in_force(plane).sealed == {}
     with pytest.raises(NotFound):

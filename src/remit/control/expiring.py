@@ -49,8 +49,7 @@ class Expiring:
             stage = expiry.nearness(secret.expires, now)
             if STAGES.index(stage) <= STAGES.index(secret.told):
                 continue
-            using = sorted(c.name for c in rules.credentials.values() if not c.source and c.secret == secret.name)
-            await self._tell(secret, stage, tuple(using))
+            await self._tell(secret, stage, rules.presenting(secret.name))
 
     async def _tell(self, secret: SealedSecret, stage: Nearness, using: tuple[str, ...]) -> None:
         assert secret.expires is not None

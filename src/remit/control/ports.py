@@ -71,7 +71,10 @@ class Secrets(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One thing to write down. `kind`: decision, completion, operator or dns. `fields` are JSON values."""
+    """One thing to write down. `fields` are JSON values.
+
+    `kind`: decision, completion, boundary, dns, budget, reservation, operator or approval.
+    """
 
     kind: str
     fields: Mapping[str, Any] = field(default_factory=dict)

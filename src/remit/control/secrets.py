@@ -150,7 +150,7 @@ class Secrets:
         """Credentials that use secret `name`, or the one of that name. `NotFound`: there is neither."""
         with self._store.unit() as unit:
             rules = self._catalog.rules(unit)
-            using = sorted(c.name for c in rules.credentials.values() if not c.source and c.secret == name)
+            using = rules.presenting(name)
             if not using and name in rules.credentials:
                 return [name]
             if not using:
@@ -169,7 +169,7 @@ class Secrets:
                     updated=secret.updated,
                     expires=secret.expires,
                     nearness=expiry.nearness(secret.expires, now),
-                    credentials=tuple(sorted(c.name for c in rules.credentials.values() if c.secret == secret.name)),
+                    credentials=rules.presenting(secret.name),
                 )
                 for secret in unit.secrets.all()
             ]
@@ -178,7 +178,7 @@ class Secrets:
         """Names of secrets that credentials want and nobody has stored."""
         with self._store.unit() as unit:
             have = {secret.name for secret in unit.secrets.all()}
-            return sorted({c.secret for c in self._catalog.rules(unit).credentials.values() if not c.source} - have)
+            return sorted({c.secret for c in self._catalog.rules(unit).credentials.values() if c.secret} - have)
 
     async def _keep(self, action: str, name: str, value: bytes, expires: datetime | None, operator: str) -> Kept:
         now = self._clock.now()

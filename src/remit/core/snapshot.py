@@ -83,6 +83,10 @@ class Rules:
     credentials: Mapping[str, Credential] = field(default_factory=dict)
     policies: Mapping[str, Policy] = field(default_factory=dict)
 
+    def presenting(self, secret: str) -> tuple[str, ...]:
+        """The names of the credentials that present the stored `secret`, in order."""
+        return tuple(sorted(one.name for one in self.credentials.values() if one.secret == secret))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revoked:
