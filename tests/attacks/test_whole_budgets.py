@@ -30,6 +30,7 @@ ROLES = {
     "plenty": "{requests: 1000}",
     "chatty": "{bytesOut: 2Ki}",
     "carried": "{bytesIn: 2Ki}",
+    "kept": "{time: 2s}",
 }
 CAPABILITIES = {
     "spend": "hosts: [api.up.example], ports: [{https}], paths: [/**]",
@@ -231,6 +232,16 @@ def test_an_opaque_connection_is_cut_when_its_bytes_are_used_up(budgeted: Whole,
         wait_for(lambda: shown(budgeted, "role/carried")["left"] == 0, "what it carried is charged")
         assert cell.do(CARRY, host="other.up.example", port=echoing) == 0
     assert budgeted.audit(role="carried", reason="budget_exhausted")
+
+
+def test_an_opaque_connection_is_cut_when_its_time_is_used_up(budgeted: Whole, echoing: int) -> None:
+    with budgeted.attacker("kept") as cell:
+        got = cell.do(CARRY, host="other.up.example", port=echoing)
+        assert 0 < got < 59_000, "it would go on for 12 s"
+        wait_for(lambda: shown(budgeted, "role/kept")["left"] == 0, "its time is charged")
+        assert cell.do(CARRY, host="other.up.example", port=echoing) == 0
+    (record,) = budgeted.audit(role="kept", reason="budget_exhausted")
+    assert (record["scheme"], record["host"], record["port"]) == ("tcp", "other.up.example", echoing)
 
 
 def test_a_body_that_does_not_fit_is_not_begun_and_one_that_fits_is_settled(budgeted: Whole) -> None:

@@ -269,6 +269,8 @@ def test_a_client_that_pins_certificates_sees_the_upstreams_own(site: Site) -> N
     assert done.stdout == "HTTP/1.1 200 OK\n", done.stderr
     record = site.record(capability="pinned", decision="permit")
     assert (record["scheme"], record["host"]) == ("tls-passthrough", "other.up.example")
+    assert record["credential"] is None
+    assert {name.lower() for name in site.upstreams.seen[-1]["headers"]} == {"host", "connection"}, "nothing was added"
     before = len(site.upstreams.seen)
     intercepted = run("api.up.example", port, ca, "api.up.example")
     assert "CERTIFICATE_VERIFY_FAILED" in intercepted.stderr, "elsewhere it sees the boundary's"

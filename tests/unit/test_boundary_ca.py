@@ -64,6 +64,16 @@ def test_a_damaged_intermediate_is_replaced_and_a_damaged_root_is_an_error(direc
         ca.ensure(root, node, NOW)
 
 
+@pytest.mark.parametrize("away", [-timedelta(days=1), ca.ROOT_LIFE])
+def test_a_root_that_is_not_good_now_is_an_error_that_names_the_clock(
+    directories: tuple[Path, Path], away: timedelta
+) -> None:
+    """A machine without a clock of its own may have made it in 1970: no client says more than that it has expired."""
+    with pytest.raises(Unavailable) as caught:
+        ca.ensure(*directories, NOW + away)
+    assert "the clock says" in caught.value.detail and "set the clock right" in caught.value.hint
+
+
 def test_an_intermediate_of_another_root_is_replaced(directories: tuple[Path, Path], tmp_path: Path) -> None:
     _, node = directories
     ca.ensure(tmp_path / "other", node, NOW)

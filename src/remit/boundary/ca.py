@@ -184,13 +184,18 @@ def write_bundle(path: Path, root_directory: Path, system_bundle: Path) -> None:
 def _root(directory: Path, now: datetime) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     key_path, certificate_path = directory / ROOT_KEY, directory / ROOT_CERTIFICATE
     if key_path.exists() and certificate_path.exists():
+        again = f"move {directory} away and start again; cells started before must be restarted"
         try:
-            return _read_key(key_path), x509.load_pem_x509_certificate(certificate_path.read_bytes())
+            key, certificate = _read_key(key_path), x509.load_pem_x509_certificate(certificate_path.read_bytes())
         except ValueError as error:
             raise Unavailable(
-                f"the root of the certificate authority in {directory} is damaged: {error}",
-                hint=f"move {directory} away and start again; cells started before must be restarted",
+                f"the root of the certificate authority in {directory} is damaged: {error}", hint=again
             ) from error
+        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if not begins <= now < ends:
+            said = f"the root of the certificate authority is good from {begins} to {ends}, and the clock says {now}"
+            raise Unavailable(said, hint=f"set the clock right; where it is, {again}")
+        return key, certificate
     key = ec.generate_private_key(ec.SECP256R1())
     subject = _subject("Remit root CA")
     certificate = _authority_certificate(subject, subject, key, key, None, now, ROOT_LIFE)
