@@ -118,7 +118,8 @@ async def test_explain_has_the_steps_of_a_decision(api: httpx.AsyncClient) -> No
     await applied(api)
     asked = {"role": "devops", "method": "GET", "url": "https://api.github.com/x"}
     body = (await api.post("/v1/explain", json=asked)).json()
-    assert set(body) == {"decision", "reason", "detail", "next", "steps", "above", "capability", "credential", "mode"}
+    said = {"decision", "reason", "detail", "next", "steps", "above", "capability", "credential", "mode", "grant"}
+    assert set(body) == said
     assert (body["reason"], body["capability"]) == ("credential_unavailable", "github")
     assert {step["outcome"] for step in body["steps"]} <= {"pass", "stop", "not_reached", "supposed"}
     problem(await api.post("/v1/explain", json={**asked, "url": "gopher://x"}), 422, "invalid")

@@ -2,14 +2,16 @@
 
 import ipaddress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from explained import explained
 
+from remit.core import approval, grant
 from remit.core.decision import Candidate, Opinion
 from remit.core.errors import Invalid, NotFound
+from remit.core.grant import Scope
 from remit.core.names import Address
 from remit.core.reason import STEPS, Reason
 from remit.core.snapshot import Revoked, Snapshot
@@ -190,3 +192,65 @@ def test_what_each_task_above_says_is_told() -> None:
         ("mid", None, "b: was not given to this task"),
         ("top", "b", "b covers it"),
     ]
+
+
+ASKING = compiler.rules(
+    manifests.from_json(
+        [
+            manifest("Role", "asks", capabilities=["ask", "each"]),
+            manifest("Capability", "ask", hosts=["a.com"], approval="ask"),
+            manifest("Capability", "each", hosts=["b.com"], approval="always-ask"),
+        ]
+    )
+)
+ASKED_AT = datetime(2026, 1, 1, tzinfo=UTC)
+ASKER = Task(id="t-bbbbbbbbbb", role="asks", state=State.RUNNING, cell=1, created=ASKED_AT)
+
+
+def asked_again(
+    url: str, *grants: grant.Grant, now: datetime = ASKED_AT, running: Task | None = ASKER, method: str = "GET"
+) -> dict[str, Any]:
+    snapshot = Snapshot(version="1", rules=ASKING, tasks={ASKER.id: ASKER}, grants={ASKER.id: grants})
+    begun = explain.begin(snapshot, "asks", method, url, {}, running)
+    assert isinstance(begun, Candidate)
+    return explain.conclude(snapshot, begun, Opinion(), now=now).as_json()
+
+
+def granted(url: str, scope: Scope, **narrower: Any) -> grant.Grant:
+    snapshot = Snapshot(version="1", rules=ASKING, tasks={ASKER.id: ASKER})
+    begun = explain.begin(snapshot, "asks", "GET", url, {}, ASKER)
+    assert isinstance(begun, Candidate)
+    shown = approval.question(begun, Opinion())
+    assert shown is not None
+    made = {"identity": "g-aaaaaaaaaa", "approval": "a-aaaaaaaaaa", "author": "alice", "now": ASKED_AT}
+    return grant.narrowed(shown, scope, **made, **narrower)
+
+
+def test_a_grant_in_force_for_the_task_answers_what_a_human_would_be_asked() -> None:
+    given = granted("https://a.com/x", Scope.PREFIX)
+    answer = asked_again("https://a.com/x/y?z=1", given)
+    assert (answer["decision"], answer["grant"]) == ("permit", given.id)
+    (note,) = (step["detail"] for step in answer["steps"] if step["step"] == "approval")
+    assert note == (
+        "alice allowed it: GET https://a.com:443/x and below, any query, headers and body, until 2026-01-01 01:00:00Z"
+        " (grant g-aaaaaaaaaa)"
+    )
+
+
+def test_a_grant_answers_nothing_else() -> None:
+    given = granted("https://a.com/x", Scope.PREFIX)
+    spent, revoked = grant.advance(given, grant.Event.SPEND), grant.advance(given, grant.Event.REVOKE)
+    once = granted("https://b.com/x", Scope.ONCE)
+    for answer in (
+        asked_again("https://a.com/x"),
+        asked_again("https://a.com/y", given),
+        asked_again("https://a.com/x", given, method="POST"),
+        asked_again("https://a.com/x", given, now=ASKED_AT + timedelta(hours=1)),
+        asked_again("https://a.com/x", spent, revoked),
+        asked_again("https://a.com/x", given, running=None),
+        asked_again("https://b.com/y", once),
+    ):
+        assert (answer["decision"], answer["reason"], answer["grant"]) == ("hold", "approval_required", None)
+    assert asked_again("https://b.com/x", once)["grant"] == once.id
+    near = asked_again("https://a.com/y", given)["detail"]
+    assert "grant g-aaaaaaaaaa has only GET https://a.com:443/x and below" in near

@@ -48,6 +48,7 @@ class Answer(BaseModel):
     above: list[Above] = Field(description="The tasks above the one that asks, its parent first.")
     capability: str | None
     credential: str | None
+    grant: str | None = Field(description="Of the task, under which nobody would be asked; null: none is used.")
 
 
 @router.post("/explain", summary="What would be decided on a request")

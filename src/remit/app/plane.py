@@ -123,7 +123,9 @@ def over(outside: Outside) -> Plane:
             clock=clock,
             pending=pending,
         ),
-        explaining=Explaining(publisher=publisher, audit=outside.audit, policies=outside.policies, node=node),
+        explaining=Explaining(
+            publisher=publisher, audit=outside.audit, policies=outside.policies, node=node, clock=clock
+        ),
         spending=Spending(node=node, recorder=recorder),
         status=Status(store=store, node=node, issuer=issuer, catalog=catalog, clock=clock, pending=pending),
         operating=Operating(store=store, recorder=recorder, clock=clock),

@@ -18,7 +18,9 @@ def explain(
     role: Annotated[
         str | None, typer.Option(help="Role of the supposed task.", autocompletion=completion.roles)
     ] = None,
-    task: Annotated[str | None, typer.Option(help="Instead of a role: a task that runs, with those above it.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Instead of a role: a task that runs, with its grants and those above it.")
+    ] = None,
     header: Annotated[list[str] | None, typer.Option("--header", "-H", help="'Name: value'. Repeatable.")] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -50,6 +52,7 @@ def explain(
         "detail": answer["detail"],
         "capability": answer["capability"],
         "credential": answer["credential"],
+        "grant": answer["grant"],
         "next": answer["next"] if answer["decision"] != "permit" else None,
     }
     output.fields(summary)

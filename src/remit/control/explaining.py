@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from remit.control.ports import Clock
 from remit.control.ports_audit import Audit, AuditFilter
 from remit.control.ports_control import CurrentPolicies, Node
 from remit.control.publish import Publisher
@@ -24,18 +25,21 @@ COMPLETION_FIELDS = ("completed", "status", "bytes_out", "bytes_in", "duration_m
 
 
 class Explaining:
-    def __init__(self, *, publisher: Publisher, audit: Audit, policies: CurrentPolicies, node: Node) -> None:
+    def __init__(
+        self, *, publisher: Publisher, audit: Audit, policies: CurrentPolicies, node: Node, clock: Clock
+    ) -> None:
         self._publisher = publisher
         self._audit = audit
         self._policies = policies
         self._node = node
+        self._clock = clock
 
     async def explain(
         self, role: str, method: str, url: str, headers: Mapping[str, str], task: str | None = None
     ) -> Mapping[str, Any]:
         """The decision on a request that nobody sent, with every step. `Invalid` for a URL, `NotFound` for a role.
 
-        `task`: the whole id of one that sends it, as it runs now; then `role` does not matter.
+        `task`: the whole id of one that sends it, as it runs now, with its grants; then `role` does not matter.
         """
         snapshot = snapshots.load(self._publisher.current(), None)
         running = snapshot.tasks.get(task) if task is not None else None
@@ -54,7 +58,10 @@ class Explaining:
         self._policies.update(snapshot)
         opinion = await self._policies.judge(begun)
         found, own = await self._addresses(begun.request.host)
-        told = explaining.conclude(snapshot, begun, opinion, usage_known=used is not None, found=found, own=own)
+        now = self._clock.now()
+        told = explaining.conclude(
+            snapshot, begun, opinion, usage_known=used is not None, found=found, own=own, now=now
+        )
         return {**told.as_json(), **mode}
 
     async def _addresses(self, host: str) -> tuple[tuple[Address, ...], frozenset[Address] | None]:

@@ -165,10 +165,13 @@ class Grant:
         without knowing the request's body."""
         return self.scope is Scope.PREFIX and self.uses is None
 
+    def in_force(self, now: datetime) -> bool:
+        return self.state is State.ACTIVE and (self.expires is None or self.expires > now)
+
     def covers(self, asked: Question, now: datetime) -> bool:
         """Whether it allows `asked`. Uses are not looked at: only the control plane can take one."""
         shown = self.question
-        if self.state is not State.ACTIVE or (self.expires is not None and self.expires <= now):
+        if not self.in_force(now):
             return False
         if (asked.task, asked.role, asked.capability, asked.credential) != (
             shown.task,

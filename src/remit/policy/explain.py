@@ -20,6 +20,7 @@ from remit.core.claims import Claims
 from remit.core.decision import Candidate, Opinion
 from remit.core.delegation import Above
 from remit.core.errors import Invalid, NotFound
+from remit.core.grant import Grant, Question
 from remit.core.names import Address
 from remit.core.reason import MEANING, STEPS, Reason, Refusal
 from remit.core.request import Evidence, Opaque, Request
@@ -45,6 +46,8 @@ class Explanation:
     steps: tuple[tuple[str, str, str], ...]
     above: tuple[Mapping[str, Any], ...] = ()
     """What each task above would say of the same request, the parent first."""
+    grant: Grant | None = None
+    """Under which nobody would be asked any more."""
 
     def as_json(self) -> dict[str, Any]:
         reason = self.refusal.reason if self.refusal else Reason.PERMITTED
@@ -56,6 +59,7 @@ class Explanation:
             "next": MEANING[reason].next,
             "capability": found.capability.name if found else None,
             "credential": found.credential.name if found and found.credential else None,
+            "grant": self.grant.id if self.grant else None,
             "above": [dict(one) for one in self.above],
             "steps": [{"step": step, "outcome": outcome, "detail": detail} for step, outcome, detail in self.steps],
         }
@@ -130,14 +134,23 @@ def conclude(
     usage_known: bool = True,
     found: tuple[Address, ...] = (),
     own: frozenset[Address] | None = frozenset(),
+    now: datetime = _EPOCH,
 ) -> Explanation:
     """The rest, with what the policies that apply to `candidate` said.
 
     `found`: the addresses of the host where they are known without a look-up; `own`: those of the node, None where they
-    are not known.
+    are not known; `now`: when it is asked, for the grants of its task that `snapshot` has.
     """
     above = tuple(_says(one, candidate.request) for one in candidate.above)
-    return replace(_concluded(snapshot, candidate, opinion, usage_known, found, own), above=above)
+    asked = approval.question(candidate, opinion)
+    others: tuple[Grant, ...] = ()
+    grant = None
+    if asked is not None:
+        others = tuple(one for one in snapshot.grants.get(asked.task, ()) if one.in_force(now))
+        grant = next((one for one in others if one.covers(asked, now)), None)
+    told = _concluded(snapshot, candidate, opinion, usage_known, found, own, asked, grant, others)
+    used = ("approval", "pass") in {(step, outcome) for step, outcome, _ in told.steps}
+    return replace(told, above=above, grant=grant if used else None)
 
 
 def _concluded(
@@ -147,6 +160,9 @@ def _concluded(
     usage_known: bool,
     found: tuple[Address, ...],
     own: frozenset[Address] | None,
+    asked: Question | None,
+    grant: Grant | None,
+    others: tuple[Grant, ...],
 ) -> Explanation:
     applying = ", ".join(candidate.role.policies)
     notes = {
@@ -154,15 +170,18 @@ def _concluded(
         "capability": f"{candidate.capability.name} covers it",
         "policy": f"asked: {applying}; none objects" if applying else "no policy applies",
         "budget": _budget_note(candidate, usage_known=usage_known),
-        "approval": "nobody has to be asked",
+        "approval": f"{grant.author} allowed it: {grant.allows()} (grant {grant.id})"
+        if grant
+        else "nobody has to be asked",
         "credential": "none is needed",
     }
     refusal = decision.judge(candidate, opinion) or _exhausted(candidate)
     if refusal is not None:
         return _told(refusal, candidate, notes)
-    asked = approval.question(candidate, opinion)
-    if asked is not None:
-        return _told(Refusal(Reason.APPROVAL_REQUIRED, "; ".join(asked.reasons)), candidate, notes)
+    if asked is not None and grant is None:
+        near = [one for one in others if (one.question.host, one.question.method) == (asked.host, asked.method)]
+        narrower = [f"grant {one.id} has only {one.allows()}" for one in near[:3]]
+        return _told(Refusal(Reason.APPROVAL_REQUIRED, "; ".join([*asked.reasons, *narrower])), candidate, notes)
     literal = names.address_literal(candidate.request.host)
     dialled = found or ((literal,) if literal is not None else ())
     if dialled:
