@@ -109,7 +109,7 @@ async def test_a_decision_whose_wait_was_cancelled_is_a_denial_and_takes_no_plac
 
 
 async def test_a_permit_that_nobody_is_there_to_hear_is_told_as_over(tmp_path: Path) -> None:
-    path, unheard = tmp_path / "c", list[str]()
+    path, unheard = tmp_path / "c", asyncio.Queue[str]()
     begun, decided = asyncio.Event(), asyncio.Event()
 
     async def decide(evidence: Evidence) -> Permitted | Denied:
@@ -118,11 +118,11 @@ async def test_a_permit_that_nobody_is_there_to_hear_is_told_as_over(tmp_path: P
             await decided.wait()
         return PERMITTED
 
-    async with serving(path, serve_check(path, decide, Refusals(), 10, unheard=unheard.append)), asyncio.timeout(60):
+    async with serving(path, serve_check(path, decide, Refusals(), 10, unheard=unheard.put)), asyncio.timeout(60):
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(asked())
         assert await answer(reader) == (200, b"")
-        assert unheard == []
+        assert unheard.empty()
         begun.clear()
         writer.write(asked("/waits"))
         await begun.wait()
@@ -132,10 +132,9 @@ async def test_a_permit_that_nobody_is_there_to_hear_is_told_as_over(tmp_path: P
         other.write(asked())
         assert await answer(reader) == (200, b"")  # by now the end of the first connection is known
         decided.set()
-        while not unheard:
-            await asyncio.sleep(0.005)
+        assert await unheard.get() == "r-1"
         other.close()
-    assert unheard == ["r-1"]
+    assert unheard.empty()
 
 
 async def test_it_is_told_which_process_asks(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from remit.audit.journal import Journal
 from remit.control import deciding
 from remit.control.decide import Denied, Permitted
 from remit.control.knowledge import Knowledge
+from remit.control.observing import UNHEARD, Observer
 from remit.control.openings import Openings
 from remit.control.ports import Entry
 from remit.core import budget, flow
@@ -219,6 +220,26 @@ async def test_a_small_budget_of_bytes_has_room_for_several_requests_at_once(lim
         await one.end(answer.record, 0, 1)
     assert one.used() == {"role/r/bytesIn": 3}
     assert [entry for _, entry in one.journal.entries if entry.kind == "budget"] == [], "nobody is warned"
+
+
+async def test_a_permit_that_nobody_heard_moved_nothing_and_its_end_is_on_record() -> None:
+    """A disk that stalls for longer than Envoy waits must not use up the budget of a task that asks again."""
+    one = world(knowing("[{requests: 50}, {bytesIn: 16Mi}]"))
+    openings = Openings(longest_s=3600, monotonic=lambda: 0.0)
+    observer = Observer(
+        knowledge=one.knowledge,
+        journal=one.journal,
+        openings=openings,
+        budgets=one.budgets,
+        secrets=testing.MemorySecrets({}),
+    )
+    for _ in range(40):
+        answer = await one.ask()
+        assert isinstance(answer, Permitted), answer
+        await observer.unheard(answer.record)
+    assert one.used() == {"role/r/bytesIn": 0, "role/r/requests": 40}
+    _, last = one.journal.entries[-1]
+    assert (last.kind, last.fields["record"], last.fields["ending"]) == ("completion", answer.record, UNHEARD)
 
 
 async def test_a_stream_takes_more_while_there_is_some_and_is_cut_after_that() -> None:

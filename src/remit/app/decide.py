@@ -48,7 +48,7 @@ async def serve(settings: Settings, notifier: Notifier) -> None:
 def _boundary(settings: Settings, brain: Brain) -> Iterator[Coroutine[None, None, None]]:
     """What Envoy asks, and what it writes."""
     decider, most = brain.deciding.decider, settings.check_pending_max
-    met, over = brain.openings.carried_by, brain.openings.ended
+    met, over = brain.openings.carried_by, brain.observer.unheard
     yield ca_renewal.follow(settings.ca_dir, brain.leaves.use)
     yield sds_server.serve_sds(settings.sds_socket, brain.leaves, brain.clock.now)
     yield check_server.serve_check(settings.check_socket, decider.check, decider.refuse, most, met=met, unheard=over)

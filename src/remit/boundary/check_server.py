@@ -18,11 +18,11 @@ from remit.core.request import Evidence
 
 Decide = Callable[[Evidence], Awaitable[Permitted | Denied | Held]]
 Render = Callable[[Permitted | Denied | Held], bytes]
-Unheard = Callable[[str], object]
+Unheard = Callable[[str], Awaitable[None]]
 """Told the record of a permit that nobody was there to hear: its request is over, and Envoy will not say so."""
 
 
-def untold(record: str) -> None:
+async def untold(record: str) -> None:
     """Stands for whoever has no use for it."""
 
 
@@ -75,7 +75,7 @@ class _Desk(check_wire.Desk):
             decision = check_wire.failed("the check failed")
             said = self._render(decision)
         if not answer(said) and isinstance(decision, Permitted):
-            self._unheard(decision.record)
+            await self._unheard(decision.record)
 
     async def _decided(self, method: bytes, target: bytes, raw: Lines) -> Permitted | Denied | Held:
         read = check.parse(method, target, raw)

@@ -20,6 +20,7 @@ from remit.core.reason import Reason
 from remit.core.task import Task
 
 UNAUTHORIZED = 401
+UNHEARD = "given up before the permit came: nothing was dialled"
 log = logging.getLogger(__name__)
 
 
@@ -75,6 +76,10 @@ class Observer:
         cell = flow.cell_at(str(fields.get("flow", "")))
         stated = {"decision": "deny", "reason": Reason.REFUSED_BY_BOUNDARY.value}
         await self._append("boundary", {**_whose(self._task(cell)), **stated, **fields})
+
+    async def unheard(self, record: str) -> None:
+        """Nobody was there any more to hear a permit (its client had gone, or a stalled disk took too long)."""
+        await self.ended(record, {"bytes_out": 0, "bytes_in": 0, "ending": UNHEARD})
 
     def _task(self, cell: int | None) -> Task | None:
         return self._knowledge.snapshot.task_in(cell)
