@@ -18,7 +18,7 @@ from remit import testing
 from remit.audit import head, record, replay, segments, verify
 from remit.audit.journal import Journal
 from remit.control import deciding
-from remit.control.decide import Denied, Permitted
+from remit.control.decide import Denied, Held, Permitted
 from remit.control.knowledge import Knowledge
 from remit.control.observing import UNHEARD, Observer
 from remit.control.openings import Openings
@@ -39,13 +39,18 @@ HOST = "api.a.com"
 
 
 def knowing(
-    budgets: str = "[]", *, of_capability: str = "[]", own: tuple[Budget, ...] = (), epoch: int = 1
+    budgets: str = "[]",
+    *,
+    of_capability: str = "[]",
+    own: tuple[Budget, ...] = (),
+    epoch: int = 1,
+    approval: str = "never",
 ) -> Snapshot:
     text = (
         "apiVersion: remit.dev/v1alpha1\nkind: Role\nmetadata: {name: r}\n"
         f"spec: {{capabilities: [c], budgets: {budgets}}}\n---\n"
         "apiVersion: remit.dev/v1alpha1\nkind: Capability\nmetadata: {name: c}\n"
-        f"spec: {{hosts: [{HOST}], budgets: {of_capability}}}\n"
+        f"spec: {{hosts: [{HOST}], budgets: {of_capability}, approval: {approval}}}\n"
     )
     task = Task(id=TASK, role="r", state=State.RUNNING, cell=1, created=NOW, budgets=own)
     rules = compiler.rules(manifests.parse(text, "m"))
@@ -90,7 +95,9 @@ class World:
         self.knowledge.heard()
 
     async def ask(self, length: int | None = None, path: str = "/x") -> Permitted | Denied:
-        return await self.decider.check(asking(length, path))
+        answer = await self.decider.check(asking(length, path))
+        assert not isinstance(answer, Held)
+        return answer
 
     async def reason(self, length: int | None = None) -> str:
         answer = await self.ask(length)
@@ -197,6 +204,19 @@ async def test_a_request_that_is_refused_the_second_time_gets_its_charge_back() 
     assert await one.reason() == "task_revoked"
     assert one.used() == {"role/r/requests": 0}
     assert "returned" in journal.entries[-1][1].fields
+
+
+async def test_a_request_that_must_wait_the_second_time_gets_its_charge_back_also_in_the_log() -> None:
+    journal, budgets = Meanwhile(), "[{requests: 5}, {bytesIn: 16Mi}]"
+    one = World(knowing(budgets), journal, testing.ManualClock(NOW))
+    journal.act = lambda: one.know(knowing(budgets, epoch=2, approval="ask"))
+    assert isinstance(await one.decider.check(asking()), Held)
+    assert one.used() == {"role/r/bytesIn": 0, "role/r/requests": 0}
+    again = world(knowing(budgets))
+    again.budgets.fold({"id": record, "kind": entry.kind, **entry.fields} for record, entry in journal.entries)
+    assert again.used() == one.used()
+    told = json.dumps(journal.entries[-1][1].fields, separators=(",", ":")).encode()
+    assert any(mark in told for mark in MARKS), "a fold over the log reads this line"
 
 
 async def test_a_clock_that_steps_back_returns_nothing() -> None:

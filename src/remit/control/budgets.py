@@ -31,7 +31,7 @@ from remit.core.task import ALIVE, Task
 log = logging.getLogger(__name__)
 
 KIND = "budget"
-"""Of the records that warn."""
+"""Of the records that warn, or give back."""
 SWEEP_S = 1.0
 CUTS_OF_TASK = 3
 """How often the flows of a task are cut when its time is over: a request may just have been permitted."""
@@ -100,6 +100,11 @@ class Budgets:
         self._ledger.give_back(charge.record, charge.amounts, charge.at_ms)
         self._ledger.confirm(charge.record)
         return {"returned": {"record": charge.record, "charges": dict(charge.amounts), "charged_at": charge.at_ms}}
+
+    async def returned(self, said: Mapping[str, Any]) -> None:
+        """Write down what `give_back` said, by itself: the request waits, and its next record is another decision's."""
+        detail = f"what record {said['returned']['record']} charged is given back: its request was not let through"
+        await self._write(KIND, {"event": "returned", **said, "detail": detail})
 
     def usage(self, candidate: Candidate) -> tuple[Mapping[str, Any], ...]:
         """What policies are told: every budget that applies, how much of it is used and left."""

@@ -130,11 +130,11 @@ class Decider:
         for _ in range(ATTEMPTS):
             facts = _Facts(returned=returned)
             granted = await self._decide(evidence, facts, answers)
-            if isinstance(granted, Later):
-                return Held(question=None)
+            if isinstance(granted, Later) or facts.question is not None:
+                if returned:  # no record of this attempt follows that could say so
+                    await self._budgets.returned(returned)
+                return Held(question=facts.question)
             if isinstance(granted, Refusal):
-                if facts.question is not None:
-                    return Held(question=facts.question)
                 return await self._denied(granted, facts, evidence)
             task = granted[0].candidate.task.id
             if self._openings.full(task):

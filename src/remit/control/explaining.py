@@ -85,7 +85,8 @@ class Explaining:
             who = f"{record['operator']} did this" if record.get("operator") else "This happened"
             return [f"{who} at {record.get('time')}: {record.get('detail')}."]
         if kind == "budget":
-            return [f"A warning, at {record.get('time')}: {record.get('detail')}."]
+            what = "A warning" if record.get("event") == "warning" else "A correction"
+            return [f"{what}, at {record.get('time')}: {record.get('detail')}."]
         lines = [_asked(record)]
         try:
             reason = Reason(str(record.get("reason")))
