@@ -166,6 +166,21 @@ def test_names_without_end_are_counted_together(monkeypatch: pytest.MonkeyPatch)
     ]  # fmt: skip
 
 
+def test_cells_that_ask_without_end_leave_every_other_cell_the_names_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dns_ledger, "KEYS_MAX", 100)
+    monkeypatch.setattr(dns_ledger, "SHARE", 3)
+    ledger = Ledger()
+    for cell in (1, 2):
+        for number in range(200):
+            ledger.note(cell, f"n{number}.test", "A", Reason.NO_CAPABILITY, 0.0)
+    for number in range(5):
+        ledger.note(3, f"own{number}.test", "A", Reason.NO_CAPABILITY, 0.0)
+    mine = {one.name: one.count for one in ledger.due(0.0) if one.cell == 3}
+    assert mine == {"own0.test": 1, "own1.test": 1, "own2.test": 1, dns_ledger.OTHER: 2}
+
+
 class Service:
     def __init__(self, path: Path) -> None:
         self.path = path

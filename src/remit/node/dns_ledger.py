@@ -13,6 +13,8 @@ from remit.core.reason import Reason
 EVERY_S = 60.0
 KEYS_MAX = 8192
 PER_CELL_MAX = 2048
+SHARE = 64
+"""Names that every cell may have apart, also when a few cells have taken all of `KEYS_MAX`."""
 OTHER = "(other names)"
 """Stands for the names that were too many to keep apart."""
 
@@ -70,7 +72,8 @@ class Ledger:
         return found
 
     def _full(self, cell: int) -> bool:
-        return len(self._lines) >= KEYS_MAX or self._of_cell.get(cell, 0) >= PER_CELL_MAX
+        mine = self._of_cell.get(cell, 0)
+        return mine >= PER_CELL_MAX or (len(self._lines) >= KEYS_MAX and mine >= SHARE)
 
     def _forget(self, key: tuple[int, str, Reason]) -> None:
         del self._lines[key]
