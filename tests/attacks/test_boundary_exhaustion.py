@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import boundary_h2
 import pytest
 from boundary_harness import Boundary, exchange, proxy_header, until
 from cryptography import x509
@@ -230,6 +231,17 @@ def test_a_long_path_takes_little_of_the_spool(boundary: Boundary) -> None:
     boundary.ask(path)
     found = until(
         lambda: [line for line in boundary.lines() if str(line.get("path")).startswith(path[:20])], "the line of it"
+    )
+    assert len(json.dumps(found[0])) < 3000
+
+
+def test_a_long_method_takes_little_of_the_spool(boundary: Boundary) -> None:
+    boundary.script = boundary.deny
+    asked = [(b":method", b"LONG" * 3000), *boundary_h2.request(b"/a-long-method")[1:]]
+    with boundary.connect(port=80, tls=False) as sock:
+        boundary_h2.talk(sock, [asked])
+    found = until(
+        lambda: [line for line in boundary.lines() if str(line.get("method")).startswith("LONG")], "the line of it"
     )
     assert len(json.dumps(found[0])) < 3000
 

@@ -110,7 +110,7 @@ def parse(line: bytes) -> tuple[str | None, dict[str, Any]] | None:
         return record, {**ended, "upstream_failure": failure} if failure else ended
     return None, {
         **_connection(said),
-        "method": _text(said.get("method"), 64),
+        "method": _text(said.get("method"), replies.METHOD_MAX),
         "scheme": _text(said.get("scheme"), 16),
         "host": _text(said.get("authority"), HOST_MAX),
         "path": _text(said.get("path"), PATH_MAX),

@@ -25,6 +25,8 @@ METERED, METERED_VALUE = "x-remit-metered", "yes"
 
 TEXT_MAX = 1024
 """Bytes of what an agent wrote: it may write 60 KB, of which a record keeps no more than this."""
+METHOD_MAX = 64
+"""The same of a method, which HTTP/2 lets be any token."""
 
 _LINE: Json = {
     "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
@@ -33,7 +35,7 @@ _LINE: Json = {
     "flow": "%DOWNSTREAM_REMOTE_ADDRESS%",
     "destination": "%DOWNSTREAM_LOCAL_ADDRESS%",
     "sni": "%REQUESTED_SERVER_NAME%",
-    "method": "%REQ(:METHOD)%",
+    "method": f"%REQ(:METHOD):{METHOD_MAX}%",
     "scheme": "%REQ(:SCHEME)%",
     "authority": f"%REQ(:AUTHORITY):{TEXT_MAX}%",
     "path": f"%PATH(NQ:PATH):{TEXT_MAX}%",
