@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 from audit_log import DECISION, content, filled, journal
 
+from remit.audit import lines, record, segments
 from remit.audit import reader as reading
-from remit.audit import record, segments
 from remit.audit.index import FIELDS, Index
 from remit.audit.reader import Reader
+from remit.control import budgets, ports_audit, shown
 from remit.control.ports import Entry
 from remit.control.ports_audit import AuditFilter
+from remit.core import ledger_log
 from remit.core.errors import Conflict, Invalid, NotFound, Unavailable
+from remit.node import link
 
 
 @pytest.fixture
@@ -328,3 +331,8 @@ async def test_a_tree_is_followed_with_children_that_come(tmp_path: Path) -> Non
         assert (await upcoming)["id"] == later[1]
     await following.aclose()
     reader.close()
+
+
+def test_every_kind_that_is_written_can_be_asked_for() -> None:
+    written = {budgets.KIND, shown.KIND, ledger_log.RESERVATION, ledger_log.CHECKPOINT, *lines.UNLISTED}
+    assert {"decision", "dns", "boundary", *link.ACCEPTED_KINDS, *written} == set(ports_audit.KINDS)

@@ -181,6 +181,10 @@ def test_audit_records_are_listed_without_control_characters(plane: Plane, remit
     assert "GET https://evil.example:8443/\\x1b[31m" in out
     assert records(remit("audit", "list", "--json", "--decision", "deny")[1]) == [RECORD]
     assert remit("audit", "list", "--json", "--decision", "permit")[1] == ""
+    for command in ("list", "tail"):
+        code, out, problem = remit("audit", command, "--kind", "desicion")
+        assert (code, out) == (2, "")
+        assert "'desicion' is no kind of a record (did you mean decision?)" in problem
 
 
 def test_what_an_operator_did_is_listed_with_who_it_was(plane: Plane, remit: Remit) -> None:
@@ -435,6 +439,7 @@ def test_budgets_are_shown_and_raised_with_a_reason(remit: Remit, plane: Plane) 
     code, out, _ = remit("budget", "show", "role/devops", "--json")
     assert (code, [json.loads(line)["budget"] for line in out.splitlines()]) == (0, [USED["budget"]])
     assert "t-aaaaaaaaaa" in remit("budget", "show", "t-aaaaaaaaaa")[1]
+    assert "t-aaaaaaaaaa" in remit("budget", "show", "task/t-aaaaaaaaaa/")[1]
     assert remit("budget", "raise", USED["budget"], "--by", "10")[0] == 2
     code, out, _ = remit("budget", "raise", USED["budget"], "--by", "10", "--reason", "a reason", "--json")
     assert (code, json.loads(out)["budget"]["budget"]) == (0, USED["budget"])
@@ -448,6 +453,26 @@ def test_budgets_are_shown_and_raised_with_a_reason(remit: Remit, plane: Plane) 
         code, _, problem = remit("budget", "raise", *arguments)
         assert code != 0
         assert said in problem
+
+
+def test_budgets_of_nothing_that_exists_are_an_error_and_of_what_has_none_are_none(
+    applied: Path, remit: Remit, plane: Plane
+) -> None:
+    task = asyncio.run(plane.services.tasks.create("devops", ["agent"], operator="bob")).task.id
+    for name in ("role/devops", "capability/github", task, task[:7], f"task/{task[:7]}", ""):
+        assert remit("budget", "show", name, "--json")[:2] == (0, "")
+    for name, said in (
+        ("role/devop", "did you mean devops"),
+        ("capability/githob", "did you mean github"),
+        ("t-zzzzzzzzzz", "no task"),
+        ("role/devops/nonsense", "no budget"),
+        ("roles/devops", "no budget"),
+    ):
+        code, _, problem = remit("budget", "show", name)
+        assert (code, said in problem) == (4, True), problem
+    plane.node.budgets = [{**USED, "budget": f"task/{task}/requests", "scope": "task", "task": task}]
+    assert task in remit("budget", "show", task[:7])[1]
+    assert task in remit("budget", "show", f"task/{task[:7]}")[1]
 
 
 def test_budgets_of_a_node_that_is_away_are_not_known(remit: Remit, plane: Plane) -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from remit.api import events
 from remit.api.services import Services, operator, services
-from remit.control.ports_audit import AuditFilter
+from remit.control.ports_audit import KINDS, AuditFilter
 from remit.control.ports_control import AuditKey
 from remit.control.retiring import Exported
 from remit.core.errors import Invalid, NotFound, RemitError
@@ -45,6 +45,7 @@ def wanted(
 ) -> AuditFilter:
     """What a list and an export can be narrowed by."""
     _known("decision", decision, ("permit", "deny", "hold"))
+    _known("kind", kind, KINDS)
     _known("reason", reason, [one.value for one in Reason])
     for bound in (since, until):
         if bound is not None and bound.tzinfo is None:

@@ -8,8 +8,12 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from remit.api.services import Services, operator, services
+from remit.core.errors import NotFound
 
 router = APIRouter(prefix="/v1/budgets", tags=["budgets"])
+
+
+_OWNERS = {"role": "Role", "capability": "Capability"}
 
 
 class BudgetView(BaseModel):
@@ -46,8 +50,25 @@ async def listed(
     found: Annotated[Services, Depends(services)],
     name: Annotated[str, Query(max_length=300, description="The beginning of a name, or a task's id.")] = "",
 ) -> dict[str, list[BudgetView]]:
-    """503 where the node, which alone knows, is away."""
-    return {"items": [_view(one) for one in await found.spending.show(name)]}
+    """503 where the node, which alone knows, is away; 404 where what is named does not exist."""
+    items = await found.spending.show(name)
+    if name and not items:
+        items = await found.spending.show(_whole(found, name))
+    return {"items": [_view(one) for one in items]}
+
+
+def _whole(found: Services, name: str) -> str:
+    """A name that was cut short, whole. What nobody is called is not found: an empty list would read like no limit."""
+    scope, slash, rest = name.partition("/")
+    owner, _, more = rest.partition("/")
+    if not slash:
+        return found.tasks.get(name).id
+    if more or scope not in (*_OWNERS, "task"):
+        raise NotFound(f"no budget {name!a} is in force", hint="remit budget show")
+    if scope == "task":
+        return f"task/{found.tasks.get(owner).id}"
+    found.manifests.get(_OWNERS[scope], owner)
+    return name
 
 
 @router.post("/raise", summary="Raise a budget")

@@ -30,12 +30,12 @@ Tree = Annotated[
     str | None, typer.Option(help="Likewise: of it and of every task below it.", autocompletion=completion.tasks)
 ]
 Role = Annotated[str | None, typer.Option(autocompletion=completion.roles)]
-Decision = Annotated[str | None, typer.Option(help="permit or deny.")]
+Decision = Annotated[str | None, typer.Option(help="permit, hold or deny.")]
 Reason = Annotated[str | None, typer.Option(help="Such as no_capability; docs/reference lists them.")]
 Capability = Annotated[str | None, typer.Option()]
 Credential = Annotated[str | None, typer.Option()]
 Host = Annotated[str | None, typer.Option()]
-Kind = Annotated[str | None, typer.Option(help="decision, operator, dns, boundary or budget.")]
+Kind = Annotated[str | None, typer.Option(help="decision, operator, approval, dns, boundary, budget or completion.")]
 Moment = Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339, or how long ago: 90s, 30m, 1h, 2d.")]
 RecordId = Annotated[str, typer.Argument(metavar="RECORD", help="Id of a record, or its first letters.")]
 

@@ -11,6 +11,11 @@ from remit.control.ports_control import AuditKey, Head
 
 AUDIT_FILTERS = ("kind", "task", "role", "decision", "reason", "capability", "credential", "host")
 """Fields that records can be filtered by."""
+KINDS = (
+    *("decision", "completion", "operator", "approval", "dns", "boundary", "budget"),
+    *("reservation", "checkpoint", "segment"),
+)
+"""Of all records that are ever written."""
 TREE = "tree"
 """Also: a task and every task below it."""
 
