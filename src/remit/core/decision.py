@@ -90,8 +90,8 @@ def admit(snapshot: Snapshot, claims: Claims, request: Request) -> Candidate | R
     capability = match.capability
     if capability is None and role.own is not None and (handed := _handed_on(task, role, request)) is not None:
         return handed
-    if capability is None and task.capabilities is None:
-        capability = _uncovered(role, request)
+    if capability is None and task.capabilities is None and role.ask_uncovered:
+        capability = alone(request, UNCOVERED, Approval.ASK)
     if capability is None:
         return Refusal(Reason.NO_CAPABILITY, _nothing_covers(role, request, match.near))
     if capability.name in snapshot.revoked.capabilities:
@@ -110,6 +110,22 @@ def admit(snapshot: Snapshot, claims: Claims, request: Request) -> Candidate | R
         capability=capability,
         credential=credential,
         above=above,
+    )
+
+
+def alone(request: Request, name: str, approval: Approval) -> Capability | None:
+    """Capability `name` for this one request, with no credential; None where nobody could say what it would allow."""
+    if request.protocol in UNREAD or paths.ambiguities(request.path) or doorway.reserved(request.host):
+        return None
+    return Capability(
+        name=name,
+        protocol=request.protocol,
+        hosts=(request.host,),
+        ports=frozenset({request.port}),
+        methods=frozenset({request.method}),
+        paths=(request.path,),
+        websocket=request.websocket,
+        approval=approval,
     )
 
 
@@ -193,24 +209,6 @@ def _handed_on(task: Task, role: Role, request: Request) -> Refusal | None:
         return None
     detail = f"role {role.name} has capability {kept.name} only to delegate it (spec.delegable)"
     return Refusal(Reason.DELEGATE_ONLY, f"{detail}, to {', '.join(sorted(role.delegates)[:6]) or 'no role'}")
-
-
-def _uncovered(role: Role, request: Request) -> Capability | None:
-    """What a human could allow where a role may ask for it: this one request, plainly written, with no credential."""
-    if not role.ask_uncovered or request.protocol in UNREAD or paths.ambiguities(request.path):
-        return None
-    if doorway.reserved(request.host):
-        return None
-    return Capability(
-        name=UNCOVERED,
-        protocol=request.protocol,
-        hosts=(request.host,),
-        ports=frozenset({request.port}),
-        methods=frozenset({request.method}),
-        paths=(request.path,),
-        websocket=request.websocket,
-        approval=Approval.ASK,
-    )
 
 
 def _nothing_covers(role: Role, request: Request, near: tuple[str, ...]) -> str:

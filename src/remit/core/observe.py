@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from remit.core import doorway, paths
-from remit.core.capability import UNREAD, Capability
+from remit.core import decision
+from remit.core.capability import Approval
 from remit.core.claims import Claims
 from remit.core.decision import Candidate, Opinion
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Request
-from remit.core.snapshot import Snapshot
+from remit.core.snapshot import Role, Snapshot
+from remit.core.task import Task
 
 PASSED = frozenset({Reason.NO_CAPABILITY, Reason.POLICY_DENIED, Reason.APPROVAL_REQUIRED})
 OBSERVED = "(observed)"
@@ -27,32 +28,20 @@ def uncovered(snapshot: Snapshot, claims: Claims, request: Request, refusal: Ref
     """What goes on in place of a request that no capability covers, or None where the refusal stands."""
     task = snapshot.tasks.get(claims.task)
     role = snapshot.rules.roles.get(task.role) if task is not None else None
-    if (
-        refusal.reason is not Reason.NO_CAPABILITY
-        or task is None
-        or role is None
-        or not role.observe
-        or task.parent
-        or task.capabilities is not None
-    ):
+    if refusal.reason is not Reason.NO_CAPABILITY or task is None or role is None or not _observes(task, role):
         return None
-    if request.protocol in UNREAD or paths.ambiguities(request.path) or doorway.reserved(request.host):
-        return None  # nobody would know what was let pass
-    capability = Capability(
-        name=OBSERVED,
-        protocol=request.protocol,
-        hosts=(request.host,),
-        ports=frozenset({request.port}),
-        methods=frozenset({request.method}),
-        paths=(request.path,),
-    )
+    capability = decision.alone(request, OBSERVED, Approval.NEVER)
+    if capability is None:
+        return None
     return Candidate(claims=claims, task=task, role=role, request=request, capability=capability, credential=None)
 
 
 def bare(candidate: Candidate, opinion: Opinion, refusal: Refusal) -> tuple[Candidate, Opinion] | None:
     """A covered request without all that it would have been given, or None where the refusal stands."""
-    if refusal.reason not in PASSED or not candidate.role.observe or candidate.task.parent:
-        return None
-    if candidate.task.capabilities is not None:
+    if refusal.reason not in PASSED or not _observes(candidate.task, candidate.role):
         return None
     return replace(candidate, credential=None), Opinion(notes=opinion.notes)
+
+
+def _observes(task: Task, role: Role) -> bool:
+    return role.observe and task.parent is None and task.capabilities is None
