@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
+import contextlib
 import json
 import ssl
 import subprocess
@@ -13,7 +15,8 @@ import boundary_h2
 import grpc
 import pytest
 import websockets.sync.client
-from boundary_harness import SECRET, Boundary
+from boundary_h2 import ACK, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame
+from boundary_harness import SECRET, Boundary, until
 from websockets.asyncio.server import serve
 
 
@@ -213,3 +216,38 @@ def test_websockets_pass_both_ways_over_http1_even_if_the_upstream_would_speak_h
     assert boundary.seen[0].headers["upgrade"] == "websocket"
     assert seen == [SECRET.decode()]
     assert boundary.line(record="r-websocket")["status"] == 101
+
+
+def test_a_connection_that_a_gateway_forgot_is_left_within_seconds(boundary: Boundary) -> None:
+    """Its upstream answers once and then nothing more, as behind a gateway that dropped what was idle: without a ping
+    every request would find that connection, and hang on it."""
+    connections = 0
+
+    async def forgotten(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.write(frame(SETTINGS, 0, 0) + frame(SETTINGS, ACK, 0))
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            await reader.readexactly(len(PREFACE))
+            kind = SETTINGS
+            while kind != HEADERS:
+                head = await reader.readexactly(9)
+                kind = head[3]
+                await reader.readexactly(int.from_bytes(head[:3], "big"))
+            writer.write(frame(HEADERS, END_HEADERS | END_STREAM, int.from_bytes(head[5:9], "big"), b"\x88"))
+            while await reader.read(4096):
+                pass
+        writer.close()
+
+    def answered() -> bool:
+        with contextlib.suppress(OSError):
+            return boundary.ask().status == 200
+        return False
+
+    trusted = boundary.authority.server_context("api.test")
+    trusted.set_alpn_protocols(["h2"])
+    server = boundary.run(asyncio.start_server(forgotten, "127.0.0.1", 0, ssl=trusted))
+    boundary.opened.append(server)
+    boundary.script = boundary.permit_with(pin_port=server.sockets[0].getsockname()[1])
+    assert answered() and connections == 1
+    until(lambda: answered() and connections == 2, "a connection that lives is used", 60)

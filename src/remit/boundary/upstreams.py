@@ -21,7 +21,13 @@ _HTTP2: Json = {
     "max_concurrent_streams": 128,
     "initial_stream_window_size": 512 << 10,
     "initial_connection_window_size": 2 << 20,
+    "connection_keepalive": {"connection_idle_interval": "10s", "timeout": "5s"},
 }
+"""A connection that said nothing for a while is asked whether it lives, together with the next request on it: behind a
+gateway that forgot it, requests would hang until they are idle for too long, and each would find the same connection.
+No pings without requests: servers of gRPC end connections that send too many."""
+_PROBED: Json = {"keepalive_time": 60, "keepalive_interval": 15, "keepalive_probes": 4}
+"""Seconds: a peer that is gone is noticed, and gateways do not forget a connection that is only quiet (tcp(7))."""
 
 
 def upstreams(*, ca_file: str, connect_timeout_s: float) -> list[Json]:
@@ -80,6 +86,7 @@ def _dynamic(name: str, protocols: Json, connect_timeout_s: float, ca_file: str 
         "connect_timeout": f"{connect_timeout_s:g}s",
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "circuit_breakers": _many(),
+        "upstream_connection_options": {"tcp_keepalive": _PROBED},
         "cluster_type": typed(
             "envoy.clusters.dynamic_forward_proxy",
             "clusters.dynamic_forward_proxy.v3.ClusterConfig",
