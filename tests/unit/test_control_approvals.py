@@ -295,8 +295,11 @@ async def test_a_grant_that_is_used_up_can_still_be_taken_back(tmp_path: Path) -
     done = await asked.approvals.approve((await asked.ask()).approval, scope=Scope.ONCE, who=ALICE)
     assert done.grant is not None
     assert await asked.questions.use(done.grant.id)
+    taken = {"type": "use", "grant": done.grant.id, "taken": True}
+    assert await asked.questions.answer(taken) == {"used": True}, "whoever took it has it still"
     await asked.approvals.revoke_grant(done.grant.id, who=BOB)
     assert asked.actions[-2:] == ["grant.spend", "grant.revoke"]
+    assert await asked.questions.answer(taken) == {"used": False}
 
 
 async def test_what_cannot_be_cut_or_told_to_the_node_is_said(tmp_path: Path) -> None:

@@ -127,6 +127,26 @@ async def test_the_snapshot_that_tells_of_the_spent_use_does_not_take_the_permit
     assert held.desk.uses == {"g-aaaaaaaaaa": 0}
 
 
+async def test_a_grant_that_is_taken_back_while_its_permit_is_written_permits_nothing() -> None:
+    held = Held1()
+    waiting = held.begin()
+    await until(lambda: len(held.desk.asked) == 1)
+    held.give(held.grant(held.desk.asked[0]))
+    append = held.world.journal.append
+
+    async def taken_back_meanwhile(record: str, entry: Any) -> None:
+        await append(record, entry)
+        if entry.fields.get("decision") == "permit" and held.world.knowledge.snapshot.grants:
+            held.desk.revoked.add("g-aaaaaaaaaa")
+            held.know(replace(held.world.knowledge.snapshot, grants={}))
+            held.desk.answer = Answered(word=Word.DENIED, approval="a-b", detail="alice denied approval a-b")
+
+    held.world.journal.append = taken_back_meanwhile  # type: ignore[method-assign]
+    await denied(waiting, "approval_denied")
+    assert [one["decision"] for one in held.world.records()] == ["hold", "permit", "deny"]
+    assert held.world.openings.using("grant", "g-aaaaaaaaaa") == {}
+
+
 @pytest.mark.parametrize("judging", [1, 2])
 async def test_a_grant_that_comes_while_the_request_is_being_decided_is_not_missed(
     monkeypatch: pytest.MonkeyPatch, judging: int

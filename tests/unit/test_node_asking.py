@@ -60,6 +60,7 @@ async def test_a_question_is_answered(asking: Asking, wire: Wire) -> None:
 @pytest.mark.parametrize(("used", "had"), [(True, True), (False, False), (None, False), ("yes", False), (1, False)])
 async def test_a_use_is_had_only_when_it_is_said_so(asking: Asking, wire: Wire, used: object, had: bool) -> None:
     assert await answered(asking, wire, asking.use("g-a"), used=used) is had
+    assert await answered(asking, wire, asking.stands("g-a"), used=used) is had
 
 
 async def test_what_is_no_answer_is_none(asking: Asking, wire: Wire) -> None:

@@ -57,11 +57,8 @@ class Hearing(Answers):
 
     def covering(self, grants: Iterable[Grant], asked: Question) -> Grant | None:
         now = self._clock.now()
-        mine: tuple[Grant, ...] = (
-            () if self._taken is None else (self._taken,)
-        )  # its last use is ours: the snapshot may know it as spent
-        for grant in (*mine, *grants):
-            if grant.id not in self._useless and grant.covers(asked, now):
+        for grant in (self._taken, *grants):  # the last use may be the one that was taken: no snapshot has it then
+            if grant is not None and grant.id not in self._useless and grant.covers(asked, now):
                 return grant
         return None
 
@@ -70,10 +67,13 @@ class Hearing(Answers):
 
     async def take(self, grant: Grant) -> Refusal | None:
         """None where one use is ours now, or none had to be taken."""
-        if grant.uses is None or grant is self._taken:
+        if grant.uses is None:
             return None
+        # What is taken already may have been taken back since: the snapshot tells a grant that is used up from a
+        # revoked one no more than from any other that it does not have.
+        had = self._desk.stands if grant is self._taken else self._desk.use
         try:
-            if await self._desk.use(grant.id):
+            if await had(grant.id):
                 self._taken = grant
                 return None
         except Unavailable as error:

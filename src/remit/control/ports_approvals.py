@@ -50,6 +50,11 @@ class ApprovalDesk(Protocol):
         """Take one use of a grant; whether there was one. `Unavailable`: it may be taken or not, and is not had."""
         ...
 
+    async def stands(self, grant: str) -> bool:
+        """Whether a use that was taken may still be had: not where the grant was taken back meanwhile, or is over.
+        `Unavailable`: nobody could say."""
+        ...
+
 
 class Approvals(Protocol):
     """Approvals as the control plane stores them."""

@@ -21,7 +21,7 @@ from remit.core import grant as granting
 from remit.core import prefixes
 from remit.core.approval import Approval
 from remit.core.errors import Conflict, Invalid, NotFound
-from remit.core.grant import Question
+from remit.core.grant import Grant, Question
 from remit.core.task import Task
 
 PENDING_PER_TASK = 8
@@ -90,7 +90,8 @@ class Questions:
     async def answer(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         """A message of the link, answered: a `question`, or the `use` of a grant."""
         if message.get("type") == "use":
-            return {"used": await self.use(str(message.get("grant"))[:32])}
+            had = self.stands if message.get("taken") is True else self.use
+            return {"used": await had(str(message.get("grant"))[:32])}
         try:
             question = granting.read_question(message["question"])
         except (KeyError, TypeError, ValueError) as error:
@@ -101,21 +102,31 @@ class Questions:
     async def use(self, identity: str) -> bool:
         """See `control.ports_approvals.ApprovalDesk.use`. Durable before it is answered."""
         with self._store.unit() as unit:
-            try:
-                grant = unit.grants.get(identity)
-                if grant.expires is not None and self._ends.passed(grant.id, grant.expires):
-                    return False
-                if asker(unit, grant.question) is None:
-                    return False
-                grant = granting.use(grant)
-            except (Conflict, NotFound):
+            found = self._usable(unit, identity)
+            if found is None or found.state is not granting.State.ACTIVE:
                 return False
+            grant = granting.use(found)
             # Not published: a node asks here for each use anyway, and a new snapshot would have it decide once more.
             unit.grants.save(grant)
         if grant.state is granting.State.SPENT:
             detail = f"grant {grant.id} is used up after {grant.used}"
             await self._recorder.quietly("grant.spend", detail, kind=shown.KIND, **shown.grant_facts(grant))
         return True
+
+    async def stands(self, identity: str) -> bool:
+        """See `control.ports_approvals.ApprovalDesk.stands`."""
+        with self._store.unit() as unit:
+            found = self._usable(unit, identity)
+        return found is not None and found.state in (granting.State.ACTIVE, granting.State.SPENT)
+
+    def _usable(self, unit: Unit, identity: str) -> Grant | None:
+        """The grant, in whatever state, where its time is not up and its task has authority."""
+        try:
+            grant = unit.grants.get(identity)
+        except NotFound:
+            return None
+        over = grant.expires is not None and self._ends.passed(grant.id, grant.expires)
+        return grant if not over and asker(unit, grant.question) is not None else None
 
 
 def asker(unit: Unit, question: Question) -> Task | None:

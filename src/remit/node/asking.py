@@ -48,6 +48,10 @@ class Asking:
         answer = await self._exchange({"type": "use", "grant": grant})
         return answer.get("used") is True
 
+    async def stands(self, grant: str) -> bool:
+        answer = await self._exchange({"type": "use", "grant": grant, "taken": True})
+        return answer.get("used") is True
+
     def connected(self, writer: asyncio.StreamWriter) -> None:
         """The link stands: whoever waits may ask (again)."""
         self._writer = writer

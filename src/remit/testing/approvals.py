@@ -83,13 +83,15 @@ class MemoryGrants:
 
 
 class MemoryDesk:
-    """Implements `control.ports_approvals.ApprovalDesk`: says `word` to every question, gives `uses` by grant."""
+    """Implements `control.ports_approvals.ApprovalDesk`: says `word` to every question, gives `uses` by grant, of which
+    those in `revoked` do not stand."""
 
     def __init__(self) -> None:
         self.available = True
         self.answer = Answered(word=Word.PENDING, approval="a-aaaaaaaaaa")
         self.asked: list[Question] = []
         self.uses: dict[str, int] = {}
+        self.revoked: set[str] = set()
 
     async def ask(self, question: Question) -> Answered:
         self._here()
@@ -101,6 +103,10 @@ class MemoryDesk:
         left = self.uses.get(grant, 0)
         self.uses[grant] = max(0, left - 1)
         return left > 0
+
+    async def stands(self, grant: str) -> bool:
+        self._here()
+        return grant in self.uses and grant not in self.revoked
 
     def _here(self) -> None:
         if not self.available:
