@@ -272,9 +272,9 @@ class Boundary:
 
         self.run(begin())
 
-    def serve_check(self) -> None:
+    def serve_check(self, pending_max: int = 1024) -> None:
         """(Re)start the check; back when it listens."""
-        self.start("check", serve_check(Path(self.layout.check_socket), self._decide, self._refuse, 1024))
+        self.start("check", serve_check(Path(self.layout.check_socket), self._decide, self._refuse, pending_max))
         until(Path(self.layout.check_socket).exists, "the check listens")
 
     def serve_hold(self, pending_max: int = 1024) -> None:

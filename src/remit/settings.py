@@ -84,7 +84,9 @@ class Settings:
         "",
         "Evaluate policies on the Open Policy Agent there (http://127.0.0.1:8181, unix:/path); empty: in process.",
     )
-    check_pending_max: int = _described(2048, "Requests that may wait for a decision at once; more are refused.")
+    check_pending_max: int = _described(
+        2048, "Requests that may wait for a decision at once; more are refused, but for a few of each cell."
+    )
     retention_s: float = _described(
         30 * 86400.0, "How long the output and workspace of an ended task are kept; unmerged changes are kept longer."
     )

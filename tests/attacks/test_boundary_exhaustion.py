@@ -18,7 +18,7 @@ from boundary_harness import Boundary, exchange, proxy_header, until
 from cryptography import x509
 from servers import Greeter
 
-from remit.boundary import ca, completions, refuse, sds, sds_server
+from remit.boundary import ca, completions, refuse, sds_server
 from remit.boundary.leaf_ration import Ration, nobody
 from remit.boundary.sds import Desk
 from remit.boundary.sds_server import serve_sds
@@ -101,7 +101,6 @@ def test_a_renewed_leaf_is_shown_without_a_restart(boundary: Boundary, monkeypat
     with sds_with(boundary, Desk(ca.load(boundary.directory / "node"), Ration(nobody))):
         first = until(lambda: handshake(boundary, "renew.test"), "SDS is used again")
         monkeypatch.setattr(ca, "LEAF_RENEW", ca.LEAF_LIFE)
-        monkeypatch.setattr(sds, "LEAF_RENEW", ca.LEAF_LIFE)
         assert isinstance(first, x509.Certificate)
 
         def renewed() -> bool:
@@ -186,6 +185,39 @@ def test_checks_that_one_cell_keeps_waiting_do_not_stop_another(boundary: Bounda
     finally:
         for sock in waiting:
             sock.close()
+
+
+def test_a_cell_that_fills_what_may_wait_for_a_decision_leaves_another_its_share(boundary: Boundary) -> None:
+    """As with names whose servers do not answer: each decision waits for them, and a cell may ask for a thousand."""
+    go = asyncio.Event()
+
+    async def script(evidence: Evidence) -> Permitted:
+        if evidence.peer.startswith("100.64.0.1:"):
+            await go.wait()
+        return boundary.permit(evidence)
+
+    boundary.script = script
+    boundary.stop("check")
+    boundary.serve_check(40)
+    try:
+        with contextlib.ExitStack() as kept:
+            waiting: list[socket.socket] = []
+            for _ in range(60):
+                waiting.append(kept.enter_context(boundary.connect(port=80, tls=False)))
+                waiting[-1].sendall(b"GET / HTTP/1.1\r\nhost: api.test\r\n\r\n")
+            until(lambda: len(boundary.seen) >= 40, "as many as may wait are being decided")
+            for number in range(5):
+                with boundary.connect(port=80, tls=False, source=("100.64.0.2", 5000 + number)) as sock:
+                    assert exchange(sock, "/", "api.test").status == 200
+            assert sum(evidence.peer.startswith("100.64.0.1:") for evidence in boundary.seen) == 40
+    finally:
+        boundary.run(released(go))
+        boundary.stop("check")
+        boundary.serve_check()
+
+
+async def released(event: asyncio.Event) -> None:
+    event.set()
 
 
 def test_refused_connections_that_one_cell_keeps_open_do_not_take_the_words_from_another(

@@ -217,6 +217,37 @@ async def test_more_than_may_wait_are_refused_at_once(tmp_path: Path) -> None:
             writer.close()
 
 
+async def test_a_cell_that_fills_what_may_wait_leaves_every_other_cell_its_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remit.boundary.check_server.SHARE", 2)
+    path, gate = tmp_path / "c", asyncio.Event()
+
+    async def decide(evidence: Evidence) -> Permitted | Denied:
+        await gate.wait()
+        return PERMITTED
+
+    async with serving(path, serve_check(path, decide, Refusals(), 6)), asyncio.timeout(60):
+        held: dict[int, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = {1: [], 2: [], 3: []}
+        for cell, count in ((1, 9), (2, 3), (3, 2)):
+            peer = f"v={flow.source(cell)[0]}:4000 - - - - -".encode()
+            for _ in range(count):
+                reader, writer = await asyncio.open_unix_connection(str(path))
+                writer.write(asked().replace(b"v=- - - - - -", peer))
+                held[cell].append((reader, writer))
+                await asyncio.sleep(0)
+        answers = {cell: [asyncio.ensure_future(answer(one)) for one, _ in of] for cell, of in held.items()}
+        refused = asyncio.gather(*answers[1][6:], answers[2][2])
+        assert {status for status, _ in await refused} == {SPOKEN[503]}
+        gate.set()
+        for cell, permitted in ((1, 6), (2, 2), (3, 2)):
+            got = [status for status, _ in await asyncio.gather(*answers[cell])]
+            assert got.count(200) == permitted, cell
+        for of in held.values():
+            for _, writer in of:
+                writer.close()
+
+
 @pytest.mark.parametrize(
     ("method", "path"), [("FROB", "/"), ("GET", "/a?q=\u00fc"), ("FROB", "/a?q=\u00fc"), ("VERSION-CONTROL", "/\u00fc")]
 )

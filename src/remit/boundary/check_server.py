@@ -1,7 +1,8 @@
 """Where Envoy asks: each request is decided at once, or as soon as what it waits for is there.
 
 Bounds how many wait, and answers a denial for everything that goes wrong on the way: silence would be one too (Envoy's
-time-out), but without a reason.
+time-out), but without a reason. A cell whose decisions take long (a name whose server does not answer) may fill the
+bound; above it there is as much room again, of which each cell has a share, so that another cell's are decided.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from remit.control.decide import Denied, Held, Permitted
 from remit.core.reason import Reason
 from remit.core.request import Evidence
 
+SHARE = 32
+"""Decisions that any cell may have waiting when others have filled the bound."""
 Decide = Callable[[Evidence], Awaitable[Permitted | Denied | Held]]
 Render = Callable[[Permitted | Denied | Held], bytes]
 Unheard = Callable[[str], Awaitable[None]]
@@ -35,7 +38,8 @@ async def serve_check(
     met: Met = check_wire.nobody_asks,
     unheard: Unheard = untold,
 ) -> None:
-    """Answer Envoy on Unix socket `path` until cancelled. At most `pending_max` decisions wait at once."""
+    """Answer Envoy on Unix socket `path` until cancelled. At most `pending_max` decisions wait at once; of cells that
+    have fewer than `SHARE` waiting, as many again."""
     await check_wire.serve(path, _Desk(decide, refuse, pending_max, render, met, unheard))
 
 
@@ -48,17 +52,18 @@ class _Desk(check_wire.Desk):
         self._render = render
         self._decide = decide
         self._refuse = refuse
-        self._pending_max = pending_max
+        self._pending_max, self._share = pending_max, min(SHARE, pending_max)
         self._under_way: set[eager.Steps] = set()
+        self._waiting: dict[str, int] = {}
+        """Decisions under way, by the address of the cell that asks."""
 
     def connection(self) -> _Connection:
         return _Connection(self)
 
     def ask(self, method: bytes, target: bytes, raw: Lines, answer: Answer) -> None:
         """Decide, then call `answer` with the bytes. Where too many wait, answer at once and keep no record."""
-        if len(self._under_way) >= self._pending_max:
-            message = f"{self._pending_max} requests wait for a decision already"
-            answer(self._render(check_wire.unrecorded(Reason.OVERLOADED, message)))
+        if len(self._under_way) >= 2 * self._pending_max:
+            answer(self._render(self._overloaded()))
             return
         eager.Steps(self._answer(method, target, raw, answer), self._under_way).start()
 
@@ -79,9 +84,22 @@ class _Desk(check_wire.Desk):
 
     async def _decided(self, method: bytes, target: bytes, raw: Lines) -> Permitted | Denied | Held:
         read = check.parse(method, target, raw)
-        if isinstance(read, Evidence):
-            return await self._decide(read)
-        return await self._refuse(read.refusal, token=read.token, flow=read.flow, **read.facts)
+        source = (read.peer if isinstance(read, Evidence) else read.flow).rpartition(":")[0]
+        waiting = self._waiting.get(source, 0)
+        if waiting >= self._share and len(self._under_way) >= self._pending_max:
+            return self._overloaded()
+        self._waiting[source] = waiting + 1
+        try:
+            if isinstance(read, Evidence):
+                return await self._decide(read)
+            return await self._refuse(read.refusal, token=read.token, flow=read.flow, **read.facts)
+        finally:
+            self._waiting[source] -= 1
+            if not self._waiting[source]:
+                del self._waiting[source]
+
+    def _overloaded(self) -> Denied:
+        return check_wire.unrecorded(Reason.OVERLOADED, f"{len(self._under_way)} requests wait for a decision already")
 
 
 class _Connection(check_wire.Connection):
