@@ -15,6 +15,7 @@ from servers import free_port
 
 from remit.api import access
 from remit.api.app import create_app
+from remit.cell import daemon
 from remit.core.principal import OperatorKind, OperatorRole, Right
 
 STRANGER = 59999
@@ -101,6 +102,27 @@ async def test_nobody_with_a_token_acts_under_the_name_of_another(plane: Plane, 
             (await admin.post(path, json=body)).raise_for_status()
             assert plane.node.records[-1][1]["operator"] == "bob"
     assert sorted(one.operator for one in plane.services.tasks.all(alive_only=True)) == ["admin-1", "bob"]
+
+
+@pytest.mark.parametrize("uid", [0, os.getuid(), STRANGER])
+def test_who_starts_a_task_and_who_answers_for_it_are_called_the_same(uid: int) -> None:
+    assert access.user_name(uid) == daemon.user_name(uid)
+
+
+@pytest.mark.parametrize("uid", [0, os.getuid()])
+async def test_a_built_in_administrator_has_one_name_and_keeps_its_rights(
+    plane: Plane, admin: httpx.AsyncClient, uid: int
+) -> None:
+    """Under a second name it could answer what its own tasks ask; with a lesser role nobody might be left to change it."""
+    name = (await client(plane, uid).get("/v1/whoami")).json()["name"]
+    for role in ("admin", "auditor"):
+        answer = await admin.post("/v1/operators", json={"name": "second", "role": role, "uid": uid})
+        assert answer.status_code == 409
+        assert f"uid {uid} is {name}, an administrator already" in answer.json()["detail"]
+    operating = plane.services.operating  # which a former release would have asked
+    await operating.add("second", kind=OperatorKind.HUMAN, role=OperatorRole.AUDITOR, uid=uid, author="root")
+    who = (await client(plane, uid).get("/v1/whoami")).json()
+    assert (who["name"], who["role"]) == (name, "admin")
 
 
 @pytest.mark.parametrize("shown", ["Bearer wrong", "Bearer remit_op_wrong", "Basic eDp5", ""])

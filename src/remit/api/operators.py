@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel, ConfigDict, Field
 
+from remit.api import access
 from remit.api.services import Services, principal, services
 from remit.core.errors import Conflict
 from remit.core.principal import Operator, OperatorKind, OperatorRole, Principal
@@ -57,7 +58,8 @@ async def listed(found: Annotated[Services, Depends(services)]) -> dict[str, lis
 
 @router.post("/operators", summary="Add an operator", status_code=201)
 async def added(body: Add, found: Annotated[Services, Depends(services)], who: Who) -> dict[str, Any]:
-    """409 where the name is taken, or is that of a user of this machine who is not meant."""
+    """409 where the name is taken, or is that of a user of this machine who is not meant, or would be a second one of a
+    built-in administrator."""
     with contextlib.suppress(KeyError):
         user = pwd.getpwnam(body.name)
         if user.pw_uid != body.uid:
@@ -65,6 +67,11 @@ async def added(body: Add, found: Annotated[Services, Depends(services)], who: W
                 f"{body.name} is a user of this machine (uid {user.pw_uid}): records would mix them up",
                 hint=f"--uid {user.pw_uid}, or another name",
             )
+    if body.uid is not None and access.built_in(body.uid) and body.name != (own := access.user_name(body.uid)):
+        raise Conflict(
+            f"uid {body.uid} is {own}, an administrator already: as {body.name} it could answer itself",
+            hint="leave --uid out for somebody else",
+        )
     operator, record = await found.operating.add(
         body.name, kind=body.kind, role=body.role, uid=body.uid, author=who.name
     )

@@ -127,7 +127,7 @@ class Daemon:
 
     async def _run(self, connection: wire.Connection, message: dict[str, Any]) -> None:
         asked = request.run(message)
-        await self._start(connection, asked, connection.user, _name(connection.user))
+        await self._start(connection, asked, connection.user, user_name(connection.user))
 
     async def _delegate(self, connection: wire.Connection, message: dict[str, Any]) -> None:
         """A part of a task that runs, for the one whose task that is: without a workspace, a terminal or variables."""
@@ -239,7 +239,7 @@ class Daemon:
 
     async def _prune(self, connection: wire.Connection, message: dict[str, Any]) -> None:
         asked = request.prune(message, self._kept)
-        plan = await self._pruner.prune(asked, _name(connection.user))
+        plan = await self._pruner.prune(asked, user_name(connection.user))
         await connection.tell(event="pruned", dry_run=asked.dry_run, **prune.told(plan))
 
     async def keep_pruned(self) -> None:
@@ -285,8 +285,9 @@ class Daemon:
             await asyncio.gather(*jobs, return_exceptions=True)
 
 
-def _name(user: int) -> str:
+def user_name(uid: int) -> str:
+    """What records call this user; just as the API does (`api.access.user_name`), or four eyes could be one pair."""
     try:
-        return pwd.getpwuid(user).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(user)
+        return f"uid {uid}"
