@@ -146,6 +146,13 @@ def test_what_a_human_should_be_asked_is_not_crowded_out(crowd: list[str]) -> No
     assert "more than 16 reasons to hold it" in str(asked(16).failure)
 
 
+def test_reasons_that_begin_alike_are_not_one() -> None:
+    held = [judged("hold contains input.query if true", {"query": "x" * 400 + end}).holds for end in ("", "a", "b")]
+    assert [len(said) for ((_, said),) in held] == [400] * 3
+    assert len(set(held)) == 3
+    assert held[0] == (("p", "x" * 400),)
+
+
 def test_a_denial_is_one_however_many_reasons_there_are_to_hold() -> None:
     opinion = judged('deny contains "no" if true\nhold contains n if some n in numbers.range(1, 40)', DOCUMENT)
     assert opinion.failure is None

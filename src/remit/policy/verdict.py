@@ -6,6 +6,7 @@ A policy's document is text that a person wrote, shaped by what an agent sent: w
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -80,8 +81,17 @@ def _messages(document: Mapping[str, Any], rule: str) -> list[str]:
     found = []
     for item in (value if isinstance(value, list) else [value])[: MAX_MESSAGES + 1]:
         said = item.get("msg", item) if isinstance(item, dict) else item
-        found.append(printable(said if isinstance(said, str) else json.dumps(said)))
+        found.append(_bound(said if isinstance(said, str) else json.dumps(said)))
     return found
+
+
+def _bound(text: str) -> str:
+    """`text` as it is shown. Of a longer one the beginning and the SHA-256 of all: a grant is bound to its reasons, and
+    one for what a human saw the beginning of covers no other end."""
+    if len(text) <= MAX_MESSAGE:
+        return printable(text)
+    whole = f"… SHA-256 {hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()}"
+    return printable(text)[: MAX_MESSAGE - len(whole)] + whole
 
 
 def _unfit(key: str, name: str, text: object) -> str | None:
