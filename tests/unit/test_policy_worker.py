@@ -15,7 +15,7 @@ from remit.core.decision import Candidate, Opinion
 from remit.core.request import Request
 from remit.core.snapshot import Policy, Role, Rules, Snapshot
 from remit.core.task import State, Task
-from remit.node import policy_process, policy_worker
+from remit.node import policy_places, policy_process, policy_worker
 from remit.node.policy_worker import Worker
 
 LOOP = "deny contains 1 if { some a in numbers.range(1, 3000); some b in numbers.range(1, 3000); a * b == -1 }"
@@ -172,11 +172,23 @@ async def test_a_caller_that_gives_up_does_not_take_the_worker_with_it(worker: W
 
 async def test_one_task_cannot_fill_the_queue(worker: Worker) -> None:
     worker.update(knowing(p=UNSTEADY))
-    many = [worker.judge(asked()) for _ in range(policy_worker.MAX_WAITING_OF_TASK + 10)]
+    many = [worker.judge(asked()) for _ in range(policy_places.MAX_WAITING_OF_TASK + 10)]
     opinions = await asyncio.gather(*many, worker.judge(asked(task="t-bbbbbbbbbb")))
     refused = [o for o in opinions[:-1] if o.failure == "too many requests wait for the policies"]
     assert len(refused) == 10
     assert opinions[-1].denials == (("p", "no"),)
+
+
+async def test_many_tasks_cannot_fill_the_queue_for_another(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those that one agent delegates to."""
+    monkeypatch.setattr(policy_places, "MAX_WAITING", 64)
+    worker.update(knowing(p=UNSTEADY))
+    tasks = [f"t-{letter * 10}" for letter in "abcd"]
+    many = [worker.judge(asked(task=task)) for _ in range(30) for task in tasks]
+    other = [worker.judge(asked(task="t-zzzzzzzzzz")) for _ in range(policy_places.SHARE)]
+    opinions = await asyncio.gather(*many, *other)
+    assert [one.failure for one in opinions].count(policy_places.FULL) == 120 - 64
+    assert [one.denials for one in opinions[120:]] == [(("p", "no"),)] * policy_places.SHARE
 
 
 async def test_a_changed_policy_is_asked_anew_and_nothing_of_the_old_one_is_remembered(worker: Worker) -> None:

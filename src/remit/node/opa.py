@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ import httpx
 from remit.control.ports import Policies
 from remit.core.decision import Candidate, Opinion
 from remit.core.snapshot import Policy, Snapshot
+from remit.node import policy_places
 from remit.policy import bundle, rego, verdict
 from remit.policy.given import given
 from remit.policy.memo import Memo
@@ -28,8 +28,6 @@ from remit.policy.memo import Memo
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 32
-MAX_WAITING = 256
-MAX_WAITING_OF_TASK = 32
 MAX_ANSWER = 1 << 20
 KEEP_ALIVE_S = 60.0
 _ASKING = "strict-builtin-errors=true&provenance=true"
@@ -71,7 +69,7 @@ class Opa:
             trust_env=False,
         )
         self._edition = _edition({})
-        self._waiting: Counter[str] = Counter()
+        self._places = policy_places.Places()
 
     def update(self, snapshot: Snapshot) -> None:
         """Take only answers from the policies of `snapshot` from now on."""
@@ -105,9 +103,9 @@ class Opa:
         await self._http.aclose()
 
     async def _bounded(self, task: str, edition: _Edition, names: tuple[str, ...], body: bytes) -> Opinion:
-        if self._waiting.total() >= MAX_WAITING or self._waiting[task] >= MAX_WAITING_OF_TASK:
-            return Opinion(failure="too many requests wait for the policies")
-        self._waiting[task] += 1
+        if not self._places.free(task):
+            return Opinion(failure=policy_places.FULL)
+        self._places.take(task)
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self._opinion(edition, names, body)
@@ -119,9 +117,7 @@ class Opa:
             log.warning("OPA could not be asked: %r", error)
             return Opinion(failure=f"OPA could not be asked: {type(error).__name__}")
         finally:
-            self._waiting[task] -= 1
-            if not self._waiting[task]:
-                del self._waiting[task]
+            self._places.leave(task)
 
     async def _opinion(self, edition: _Edition, names: tuple[str, ...], body: bytes) -> Opinion:
         said = verdict.Verdict()

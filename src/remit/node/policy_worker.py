@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 from remit.control.ports import Policies
 from remit.core.decision import Candidate, Opinion
 from remit.core.snapshot import Policy, Snapshot
+from remit.node import policy_places
 from remit.node.policy_process import Died, Process
 from remit.policy import ast
 from remit.policy.given import given
@@ -28,8 +28,6 @@ from remit.policy.memo import Memo
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING = 256
-MAX_WAITING_OF_TASK = 32
 PATIENCE_S = 0.6
 """How long a request waits for its turn. Envoy's own time-out for a decision is 1 s."""
 LOAD_TIMEOUT_S = 5.0
@@ -67,8 +65,8 @@ class Worker:
         self._edition = _Edition(policies={})
         self._process: Process | None = None
         self._loaded: _Edition | None = None
-        self._queue: asyncio.Queue[_Job | None] = asyncio.Queue(maxsize=MAX_WAITING)
-        self._waiting: Counter[str] = Counter()
+        self._queue: asyncio.Queue[_Job | None] = asyncio.Queue(maxsize=2 * policy_places.MAX_WAITING)
+        self._places = policy_places.Places()
         self._resting: dict[Hashable, float] = {}
         self._serving: asyncio.Task[None] | None = None
 
@@ -97,12 +95,12 @@ class Worker:
             return Opinion(
                 failure=f"{', '.join(names)}: ran away on a request of this task; asked again in {REST_S:g} s"
             )
-        if self._queue.full() or self._waiting[task] >= MAX_WAITING_OF_TASK:
-            return Opinion(failure="too many requests wait for the policies")
+        if self._queue.full() or not self._places.free(task):
+            return Opinion(failure=policy_places.FULL)
         job = _Job(task=task, names=names, document=document, edition=edition, answer=asyncio.Future())
         self._serve()
         self._queue.put_nowait(job)
-        self._waiting[task] += 1
+        self._places.take(task)
         return await asyncio.ensure_future(self._opinion(job))  # a task: it bounds itself in time
 
     async def close(self) -> None:
@@ -121,9 +119,7 @@ class Worker:
         except TimeoutError:
             return Opinion(failure="the policies did not answer in time")
         finally:
-            self._waiting[job.task] -= 1
-            if not self._waiting[job.task]:
-                del self._waiting[job.task]
+            self._places.leave(job.task)
 
     def _serve(self) -> None:
         if self._serving is None or self._serving.done():
