@@ -51,6 +51,15 @@ async def test_a_cell_that_asks_too_fast_is_refused_and_the_next_one_is_not() ->
     assert log.reasons() == ["no_capability"] * 3 + ["records_exceeded", "no_capability"]
 
 
+async def test_a_cell_has_one_share_whichever_family_it_asks_over() -> None:
+    log = Log(burst=2)
+    await log.append(FLOW)
+    await log.append("[fd00:201:2::1]:40001")
+    for peer in (FLOW, "[fd00:201:2::1]:40002"):
+        with pytest.raises(Exceeded):
+            await log.append(peer)
+
+
 async def test_the_share_comes_back_with_time_and_never_exceeds_a_burst() -> None:
     log = Log()
     for _ in range(3):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from remit.control.ports import Entry, Journal
+from remit.core import flow
 from remit.core.errors import Unavailable
 from remit.core.reason import Reason
 
@@ -54,7 +55,7 @@ class Rationed:
         self._monotonic = monotonic
         self._per_second = per_second
         self._burst = burst
-        self._cells: OrderedDict[str, _Share] = OrderedDict()
+        self._cells: OrderedDict[int | None, _Share] = OrderedDict()
 
     def new_id(self) -> str:
         return self._journal.new_id()
@@ -62,10 +63,10 @@ class Rationed:
     async def append(self, record: str, entry: Entry) -> None:
         """Raises `Exceeded` where the cell that `entry` is about has had its share."""
         fields = entry.fields
-        flow = fields.get("flow")
-        if flow:
+        peer = fields.get("flow")
+        if peer:
             now = self._monotonic()
-            share = self._of(str(flow).rpartition(":")[0], now)
+            share = self._of(flow.cell_at(str(peer)), now)
             share.used = max(share.used - (now - share.since) * self._per_second, 0.0)
             share.since = now
             if share.used >= self._burst:
@@ -93,7 +94,7 @@ class Rationed:
         }
         await self._journal.append(record, Entry(kind="decision", fields=told))
 
-    def _of(self, cell: str, now: float) -> _Share:
+    def _of(self, cell: int | None, now: float) -> _Share:
         found = self._cells.get(cell)
         if found is None:
             found = self._cells[cell] = _Share(since=now)
