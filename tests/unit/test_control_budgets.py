@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from audit_log import content
 
 from remit import testing
 from remit.audit import head, record, replay, segments, verify
@@ -392,6 +393,34 @@ async def test_lives_and_segments_add_up_to_one_ledger(tmp_path: Path) -> None:
         assert one.used() == last
         first = next(iter(replay.since_checkpoint(tmp_path / "audit", MARKS)))
         assert first["kind"] == "checkpoint", "the whole log was not read"
+
+
+async def test_a_warning_is_not_told_again_by_the_next_life_until_there_was_room_meanwhile(tmp_path: Path) -> None:
+    def told() -> list[str]:
+        lines = (json.loads(line) for line in content(tmp_path).replace(b"\0", b"").splitlines())
+        return [found["budget"] for found in lines if found.get("event") == "warning"]
+
+    clock, snapshot = testing.ManualClock(NOW), knowing("[{time: 1000s}, {bytesIn: 100Mi, per: 1h}, {requests: 100}]")
+    clock.advance(850)
+    first = [f"role/r/task/{TASK}/time", "role/r/bytesIn/1h"]
+    for number in range(6):
+        async with life(tmp_path, snapshot, clock) as one:
+            one.know(dataclasses.replace(snapshot, epoch=number + 1))
+            if number == 0:
+                answer = await one.ask()
+                assert isinstance(answer, Permitted)
+                moved = {"bytes_out": 0, "bytes_in": 90 << 20, "flow": "100.64.0.1:1024"}
+                await one.budgets.counted(answer.record, moved)
+            await asyncio.gather(*(one.ask(path=f"/{number}/{n}") for n in range(9)))
+            await one.budgets.warn()
+            assert sorted(told()) == sorted(first)
+    assert len(segments.numbers(tmp_path / "audit")) > 3
+    async with life(tmp_path, snapshot, clock) as one:
+        one.budgets.raised("r-1", {"budget": first[0], "by": 1000})
+        await one.budgets.warn()
+        clock.advance(800)
+        await one.budgets.warn()
+        assert sorted(told()) == sorted([*first, first[0]])
 
 
 def test_a_record_that_is_too_long_loses_none_of_its_charges() -> None:

@@ -30,8 +30,7 @@ from remit.core.task import ALIVE, Task
 
 log = logging.getLogger(__name__)
 
-KIND = "budget"
-"""Of the records that warn, or give back."""
+KIND = ledger_log.BUDGET
 SWEEP_S = 1.0
 CUTS_OF_TASK = 3
 """How often the flows of a task are cut when its time is over: a request may just have been permitted."""
@@ -54,8 +53,6 @@ class Budgets:
         """By (task, account): how often its time has been found to be over."""
         self._moving: dict[str, tuple[Line, ...]] = {}
         """By task: its budgets of what goes on while nobody asks, time and bytes."""
-        self._warned: set[str] = set()
-        """Accounts of which four fifths are used, as was told."""
         self._applying: dict[tuple[str, ...], tuple[Role, Capability, Task, tuple[Line, ...]]] = {}
 
     def update(self, snapshot: Snapshot) -> None:
@@ -91,7 +88,8 @@ class Budgets:
         """The record of `charge` is durable."""
         self._ledger.confirm(charge.record)
         for crossed in charge.crossed:
-            self._warned.add(crossed.line.account)
+            if crossed.line.budget.quantity is not Quantity.REQUESTS:
+                self._ledger.warned.add(crossed.line.account)
             whose = {"task": candidate.task.id, "role": candidate.role.name, "record": charge.record}
             await self._warn(crossed.line, crossed.used, crossed.limit, whose)
 
@@ -156,19 +154,20 @@ class Budgets:
 
     async def warn(self) -> None:
         """Tell once of every budget of time or bytes of which four fifths are used. To be called every second."""
-        now, near, before = self._ledger.now(self._now()), set[str](), set(self._warned)
+        now, seen, warned = self._ledger.now(self._now()), set[str](), self._ledger.warned
         for task in self._snapshot.tasks.values():
             for line in self._watched(task) if task.state in ALIVE else ():
-                view = {} if line.account in near else self._view(line, task, now)
-                if not view or view["used"] * 5 < view["limit"] * 4:
+                if line.account in seen:
                     continue
-                near.add(line.account)
-                if line.account not in self._warned:
-                    self._warned.add(line.account)
+                seen.add(line.account)
+                view = self._view(line, task, now)
+                if view["used"] * 5 < view["limit"] * 4:
+                    warned.discard(line.account)
+                elif line.account not in warned:
+                    warned.add(line.account)
                     own = budgets.owner_task(line.account) is not None
                     whose = {"task": task.id if own else None, "role": task.role if own else None}
                     await self._warn(line, int(view["used"]), int(view["limit"]), whose)
-        self._warned -= before - near
 
     def _watched(self, task: Task) -> tuple[Line, ...]:
         if task.id not in self._moving:

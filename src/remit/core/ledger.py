@@ -80,6 +80,8 @@ class Ledger:
         self._returned: dict[str, None] = {}
         """Charges that were given back lately: the record that says so may follow."""
         self._now = 0
+        self.warned: set[str] = set()
+        """Accounts of time or bytes of which four fifths are used, as was told."""
 
     @property
     def full(self) -> bool:
@@ -261,6 +263,10 @@ class Ledger:
     def forget(self, alive: Iterable[str]) -> None:
         """Give up the accounts of tasks that are not `alive` and were not used for a day, and whatever is empty."""
         kept = set(alive)
+        owners = {name: budgets.owner_task(name) for name in self.warned}
+        self.warned -= {
+            name for name, task in owners.items() if (name not in self._accounts if task is None else task not in kept)
+        }
         for record in [record for record, one in self._open.items() if self._now - one.at_ms > FORGOTTEN_MS]:
             del self._open[record]
         for name, account in list(self._accounts.items()):
@@ -282,6 +288,7 @@ class Ledger:
             "open": {record: [opened.at_ms, opened.taken] for record, opened in self._open.items()},
             "written": sorted(self._written),
             "returned": list(self._returned),
+            "warned": sorted(self.warned),
         }
 
     def load(self, dumped: Mapping[str, Any]) -> None:
@@ -297,6 +304,7 @@ class Ledger:
             self._open[record] = _Open(int(at_ms), pairs)
         self._written.update(dumped.get("written", ()))
         self._returned.update(dict.fromkeys(dumped.get("returned", ())))
+        self.warned.update(dumped.get("warned", ()))  # which former releases did not write
 
     def _extend(self, account: str, taken: list[list[int]], amount: int, now: int) -> None:
         step = budgets.kind(account).step(now)

@@ -7,13 +7,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from remit.core import budget
+from remit.core.budget import Quantity
 from remit.core.ledger import Ledger
 
 RESERVATION, CHECKPOINT = "reservation", "checkpoint"
 """Kinds of record: reservations that grew; the ledger as it was when a segment began."""
+BUDGET = "budget"
+"""The kind of records that warn, or give back."""
 RAISE = "budget.raise"
 """The operator action."""
-MARKS = (b'"charged_at":', b'"kind":"checkpoint"')
+MARKS = (b'"charged_at":', b'"kind":"checkpoint"', b'"kind":"budget"')
 """One of these stands in every line that `add` needs."""
 PART_BYTES = 16 << 10
 CHECKPOINT_BYTES = 256 << 10
@@ -37,6 +41,12 @@ def add(ledger: Ledger, found: Mapping[str, Any]) -> None:
         ledger.count(found["record"], out, into, ended=True, clock_ms=found["charged_at"])
     elif kind == RESERVATION:
         ledger.extend(found["record"], found["reserved"], found["charged_at"])
+    elif (
+        kind == BUDGET
+        and found.get("event") == "warning"
+        and budget.kind(found["budget"]).quantity is not Quantity.REQUESTS
+    ):
+        ledger.warned.add(found["budget"])
     elif kind == "operator" and found.get("action") == RAISE:
         ledger.raise_(record, found["budget"], found["by"], found["charged_at"])
         ledger.confirm(record)
@@ -48,13 +58,14 @@ def checkpoint(ledger: Ledger) -> list[Mapping[str, Any]]:
     dumped = ledger.dump()
     parts: list[dict[str, Any]] = []
     size = total = PART_BYTES
-    for name in ("accounts", "open", "written", "returned"):
+    for name in ("accounts", "open", "written", "returned", "warned"):
         items = dumped[name]
         for key in items:
             length = len(json.dumps([key, items[key] if isinstance(items, Mapping) else None])) + 8
             size, total = size + length, total + length
             if size > PART_BYTES or not parts:
-                parts.append({"now": dumped["now"], "accounts": {}, "open": {}, "written": [], "returned": []})
+                empty: dict[str, Any] = {"accounts": {}, "open": {}, "written": [], "returned": [], "warned": []}
+                parts.append({"now": dumped["now"], **empty})
                 size = length
             if isinstance(items, Mapping):
                 parts[-1][name][key] = items[key]
