@@ -35,16 +35,17 @@ def request(auth: Auth) -> tuple[str, dict[str, Any]]:
 async def login(client: Client, auth: Auth, monotonic: Callable[[], float]) -> Token:
     """A new token. `Unavailable` where there is none."""
     path, body = request(auth)
-    return token(await client.request("POST", path, body=body), monotonic, monotonic())
+    asked = monotonic()
+    return token(await client.request("POST", path, body=body), asked)
 
 
 async def renew(client: Client, held: Token, monotonic: Callable[[], float]) -> Token:
     """`held` with more time. `Unavailable` where the server does not give it."""
     asked = monotonic()
-    return token(await client.request("POST", "auth/token/renew-self", token=held.value, body={}), monotonic, asked)
+    return token(await client.request("POST", "auth/token/renew-self", token=held.value, body={}), asked)
 
 
-def token(answer: dict[str, Any], monotonic: Callable[[], float], asked: float) -> Token:
+def token(answer: dict[str, Any], asked: float) -> Token:
     """The token in an answer to a request that was sent at `asked`."""
     auth = answer.get("auth")
     value = auth.get("client_token") if isinstance(auth, dict) else None
