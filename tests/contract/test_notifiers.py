@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -20,6 +21,7 @@ from remit.core.approval import Approval, State
 from remit.core.errors import Unavailable
 from remit.core.expiry import Nearness
 from remit.core.grant import Question
+from remit.notify import webhook
 from remit.notify.slack import Slack, message
 from remit.notify.webhook import Webhook
 from remit.testing import ManualClock, MemoryNotifier
@@ -172,3 +174,33 @@ async def test_the_end_of_a_secret_can_be_verified(receiver: Receiver) -> None:
     expected = base64.b64encode(hmac.new(KEY, signed, hashlib.sha256).digest()).decode()
     assert (headers["webhook-id"], headers["webhook-signature"]) == ("r-2", f"v1,{expected}")
     assert json.loads(body)["type"] == "secret.expired"
+
+
+@pytest.mark.parametrize(("begins", "taken"), [(b"HTTP/1.1 200 OK\r\nx: ", False), (b"HTTP/1.1 200 OK\r\n\r\n", True)])
+async def test_a_receiver_whose_answer_does_not_end_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, begins: bytes, taken: bool
+) -> None:
+    """A byte at a time, for ever: so few notices may be under way that such a receiver would stop all of them."""
+
+    hung_up = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(begins)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        writer.close()
+        hung_up.set()
+
+    monkeypatch.setattr(webhook, "TIMEOUT_S", 0.3)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with asyncio.timeout(30), server:
+        sending = Slack(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/").notify(NOTICE)
+        if taken:
+            await sending
+        else:
+            with pytest.raises(Unavailable, match="not delivered"):
+                await sending
+        await hung_up.wait()
