@@ -208,6 +208,33 @@ def test_more_than_may_wait_are_answered_at_once(boundary: Boundary) -> None:
         boundary.serve_hold()
 
 
+def test_a_cell_that_fills_the_second_check_leaves_another_its_share(
+    boundary: Boundary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold_server, "SHARE", 2)
+    door = Door(boundary)
+    boundary.stop("hold")
+    boundary.serve_hold(pending_max=40)
+    sockets: list[socket.socket] = []
+    try:
+        for cell, count in (("100.64.0.1", 50), ("100.64.0.2", 2)):
+            for _ in range(count):
+                sockets.append(boundary.connect(source=(cell, boundary.port())))
+                begin(sockets[-1], "/")
+        until(lambda: door.waiting == 32, "three quarters wait, and two of the other cell")
+        door.open()
+        for sock in sockets[-2:]:
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+        said = [sock.recv(65536) for sock in sockets[:-2]]
+        assert sum(one.startswith(b"HTTP/1.1 200 ") for one in said) == 30
+        assert sum(b"overloaded" in one for one in said) == 20
+    finally:
+        for sock in sockets:
+            sock.close()
+        boundary.stop("hold")
+        boundary.serve_hold()
+
+
 def test_a_held_websocket_upgrade_waits_without_a_body(boundary: Boundary) -> None:
     boundary.script = boundary.hold
     boundary.hold_script = boundary.deny

@@ -22,6 +22,8 @@ from remit.core.request import Evidence
 BODY_MAX_BYTES = 256 << 10
 """What Envoy keeps of a held request: 1,024 of them are 256 MiB of its heap."""
 PENDING_MAX = 1024
+SHARE = 16
+"""A quarter of all places is for cells that have fewer waiting: one whose secret's service is slow may have many."""
 
 Hold = Callable[[Evidence, Body], Awaitable[Permitted | Denied]]
 
@@ -40,14 +42,15 @@ class _Desk(check_wire.Desk):
         self._refuse = refuse
         self._pending_max = pending_max
         self._waiting: set[asyncio.Task[None]] = set()
+        self._of: dict[str, int] = {}
+        """How many wait, by the address of the cell that asks."""
 
     def connection(self) -> _Connection:
         return _Connection(self)
 
     def ask(self, method: bytes, target: bytes, raw: Lines, body: Body, answer: Answer) -> asyncio.Task[None] | None:
         if len(self._waiting) >= self._pending_max:
-            message = f"{self._pending_max} requests wait for a human already"
-            answer(check.render(check_wire.unrecorded(Reason.OVERLOADED, message)))
+            answer(check.render(self._overloaded()))
             return None
         task = asyncio.ensure_future(self._answer(method, target, raw, body, answer))
         self._waiting.add(task)
@@ -68,9 +71,24 @@ class _Desk(check_wire.Desk):
 
     async def _decided(self, method: bytes, target: bytes, raw: Lines, body: Body) -> Permitted | Denied:
         read = check.parse(method, target, raw)
-        if isinstance(read, Evidence):
+        if not isinstance(read, Evidence):
+            return await self._refuse(read.refusal, token=read.token, flow=read.flow, **read.facts)
+        source = read.peer.rpartition(":")[0]
+        mine = self._of.get(source, 0)
+        if mine >= SHARE and len(self._waiting) > self._pending_max * 3 // 4:
+            return self._overloaded()
+        self._of[source] = mine + 1
+        try:
             return await self._hold(read, body)
-        return await self._refuse(read.refusal, token=read.token, flow=read.flow, **read.facts)
+        finally:
+            self._of[source] -= 1
+            if not self._of[source]:
+                del self._of[source]
+
+    def _overloaded(self) -> Denied:
+        return check_wire.unrecorded(
+            Reason.OVERLOADED, f"{len(self._waiting)} requests wait in the second check already"
+        )
 
 
 class _Connection(check_wire.Connection):
