@@ -7,7 +7,7 @@ another reason than the one that was meant is refused by accident.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Self
@@ -115,9 +115,7 @@ def parse(table: str, source: str) -> list[Case]:
     found: list[Case] = []
     problems: list[manifests.Problem] = []
     for tree in trees:
-        mistakes: list[manifests.Problem] = []
-        spec = validation.validated(CasesSpec, tree.value, (), _teller(mistakes, source, tree.lines))
-        problems += mistakes
+        spec = _spec(tree, source, problems)
         if spec is None:
             continue
         for sentence, case in spec.cases.items():
@@ -131,6 +129,13 @@ def parse(table: str, source: str) -> list[Case]:
     if problems:
         raise manifests.ManifestError(problems)
     return found
+
+
+def _spec(tree: text.Tree, source: str, problems: list[manifests.Problem]) -> CasesSpec | None:
+    def wrong(path: Path, mistake: validation.Mistake) -> None:
+        problems.append(manifests.located(mistake, path, source, tree.lines))
+
+    return validation.validated(CasesSpec, tree.value, (), wrong)
 
 
 def _case(sentence: str, spec: CaseSpec, role: str, at: str, source: str, line: int) -> Case:
@@ -150,26 +155,3 @@ def _case(sentence: str, spec: CaseSpec, role: str, at: str, source: str, line: 
         source=source,
         line=line,
     )
-
-
-def _teller(
-    into: list[manifests.Problem], source: str, lines: Mapping[Path, int]
-) -> Callable[[Path, validation.Mistake], None]:
-    """Takes mistakes down as problems, each with the line of its field or of the nearest one above."""
-
-    def tell(path: Path, mistake: validation.Mistake) -> None:
-        at = path
-        while at and at not in lines:
-            at = at[:-1]
-        into.append(
-            manifests.Problem(
-                file=source,
-                line=lines.get(at, 0),
-                field=manifests.dotted(path),
-                expected=mistake.expected,
-                found=mistake.found,
-                nearest=mistake.nearest,
-            )
-        )
-
-    return tell

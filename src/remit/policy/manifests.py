@@ -139,6 +139,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {found}?)" if found else ""
 
 
+def located(mistake: validation.Mistake, path: Path, source: str, lines: Mapping[Path, int]) -> Problem:
+    """A mistake with its place: the line of its field, or of the nearest field above it."""
+    return Problem(
+        file=source,
+        line=_line(lines, path),
+        field=dotted(path),
+        expected=mistake.expected,
+        found=mistake.found,
+        nearest=mistake.nearest,
+    )
+
+
 def dotted(path: Path) -> str:
     """`spec.methods[0]`."""
     out = ""
@@ -163,16 +175,7 @@ def _document(
     problems: list[Problem] = []
 
     def wrong(path: Path, mistake: validation.Mistake) -> None:
-        problems.append(
-            Problem(
-                file=source,
-                line=_line(positions, path),
-                field=dotted(path),
-                expected=mistake.expected,
-                found=mistake.found,
-                nearest=mistake.nearest,
-            )
-        )
+        problems.append(located(mistake, path, source, positions))
 
     if not isinstance(item, dict):
         wrong((), validation.Mistake("expected a manifest (a mapping)", validation.shown(item)))
