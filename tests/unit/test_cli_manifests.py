@@ -66,7 +66,7 @@ def test_every_mistake_of_every_file_is_told_at_once(tmp_path: Path) -> None:
         )
     with pytest.raises(ManifestError) as caught:
         reading.read([str(tmp_path)])
-    assert [(Path(p.source).name, p.line) for p in caught.value.problems] == [("a.yaml", 5), ("b.yaml", 5)]
+    assert [(Path(p.file).name, p.line) for p in caught.value.problems] == [("a.yaml", 5), ("b.yaml", 5)]
     assert "did you mean capabilities?" in caught.value.detail
 
 

@@ -135,7 +135,7 @@ def test_status_labels_and_annotations_are_allowed_and_status_does_not_travel() 
     text = ROLE.replace("{name: r}", "{name: r, labels: {a: b}, annotations: {c: d}}") + "  {}\nstatus: {x: 1}\n"
     (document,) = manifests.parse(text, "f.yaml")
     assert "status" not in document.raw
-    assert (document.api_version, document.kind, document.name) == (specs.API_VERSION, "Role", "r")
+    assert (document.raw["apiVersion"], document.kind, document.name) == (specs.API_VERSION, "Role", "r")
 
 
 def test_documents_through_the_api_have_a_number_instead_of_a_line() -> None:

@@ -40,10 +40,6 @@ class Problem:
         near = f" (did you mean {self.nearest}?)" if self.nearest else ""
         return f"{where}: {f'{self.field}: ' if self.field else ''}{self.expected}{found}{near}"
 
-    @property
-    def source(self) -> str:
-        return self.file
-
 
 class ManifestError(Invalid):
     """All mistakes of a set of manifests at once."""
@@ -64,7 +60,6 @@ class Document:
     name: str
     spec: specs.Spec | None
     raw: Mapping[str, Any]
-    api_version: str = specs.API_VERSION
     source: str = ""
     positions: Mapping[Path, int] = field(default_factory=dict)
     blocks: frozenset[Path] = frozenset()
