@@ -230,8 +230,9 @@ async def test_a_cell_that_fills_what_may_wait_leaves_every_other_cell_its_share
     async with serving(path, serve_check(path, decide, Refusals(), 6)), asyncio.timeout(60):
         held: dict[int, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = {1: [], 2: [], 3: []}
         for cell, count in ((1, 9), (2, 3), (3, 2)):
-            peer = f"v={flow.source(cell)[0]}:4000 - - - - -".encode()
-            for _ in range(count):
+            for number in range(count):
+                four, six = flow.source(cell)
+                peer = f"v={four if number % 2 else f'[{six}]'}:4000 - - - - -".encode()
                 reader, writer = await asyncio.open_unix_connection(str(path))
                 writer.write(asked().replace(b"v=- - - - - -", peer))
                 held[cell].append((reader, writer))

@@ -14,6 +14,7 @@ from pathlib import Path
 from remit.boundary import check, check_wire, eager
 from remit.boundary.check_wire import Answer, Lines, Met, Refuse
 from remit.control.decide import Denied, Held, Permitted
+from remit.core import flow
 from remit.core.reason import Reason
 from remit.core.request import Evidence
 
@@ -54,8 +55,8 @@ class _Desk(check_wire.Desk):
         self._refuse = refuse
         self._pending_max, self._share = pending_max, min(SHARE, pending_max)
         self._under_way: set[eager.Steps] = set()
-        self._waiting: dict[str, int] = {}
-        """Decisions under way, by the address of the cell that asks."""
+        self._waiting: dict[int | None, int] = {}
+        """Decisions under way, by the cell that asks, over whichever family of addresses."""
 
     def connection(self) -> _Connection:
         return _Connection(self)
@@ -84,19 +85,19 @@ class _Desk(check_wire.Desk):
 
     async def _decided(self, method: bytes, target: bytes, raw: Lines) -> Permitted | Denied | Held:
         read = check.parse(method, target, raw)
-        source = (read.peer if isinstance(read, Evidence) else read.flow).rpartition(":")[0]
-        waiting = self._waiting.get(source, 0)
+        cell = flow.cell_at(read.peer if isinstance(read, Evidence) else read.flow)
+        waiting = self._waiting.get(cell, 0)
         if waiting >= self._share and len(self._under_way) >= self._pending_max:
             return self._overloaded()
-        self._waiting[source] = waiting + 1
+        self._waiting[cell] = waiting + 1
         try:
             if isinstance(read, Evidence):
                 return await self._decide(read)
             return await self._refuse(read.refusal, token=read.token, flow=read.flow, **read.facts)
         finally:
-            self._waiting[source] -= 1
-            if not self._waiting[source]:
-                del self._waiting[source]
+            self._waiting[cell] -= 1
+            if not self._waiting[cell]:
+                del self._waiting[cell]
 
     def _overloaded(self) -> Denied:
         return check_wire.unrecorded(Reason.OVERLOADED, f"{len(self._under_way)} requests wait for a decision already")

@@ -16,6 +16,7 @@ from remit.boundary import check, check_wire
 from remit.boundary.check_wire import Answer, Lines, Met, Refuse
 from remit.control.decide import Denied, Permitted
 from remit.control.holding import Body
+from remit.core import flow
 from remit.core.reason import Reason
 from remit.core.request import Evidence
 
@@ -42,8 +43,8 @@ class _Desk(check_wire.Desk):
         self._refuse = refuse
         self._pending_max = pending_max
         self._waiting: set[asyncio.Task[None]] = set()
-        self._of: dict[str, int] = {}
-        """How many wait, by the address of the cell that asks."""
+        self._of: dict[int | None, int] = {}
+        """How many wait, by the cell that asks, over whichever family of addresses."""
 
     def connection(self) -> _Connection:
         return _Connection(self)
@@ -73,17 +74,17 @@ class _Desk(check_wire.Desk):
         read = check.parse(method, target, raw)
         if not isinstance(read, Evidence):
             return await self._refuse(read.refusal, token=read.token, flow=read.flow, **read.facts)
-        source = read.peer.rpartition(":")[0]
-        mine = self._of.get(source, 0)
+        cell = flow.cell_at(read.peer)
+        mine = self._of.get(cell, 0)
         if mine >= SHARE and len(self._waiting) > self._pending_max * 3 // 4:
             return self._overloaded()
-        self._of[source] = mine + 1
+        self._of[cell] = mine + 1
         try:
             return await self._hold(read, body)
         finally:
-            self._of[source] -= 1
-            if not self._of[source]:
-                del self._of[source]
+            self._of[cell] -= 1
+            if not self._of[cell]:
+                del self._of[cell]
 
     def _overloaded(self) -> Denied:
         return check_wire.unrecorded(
