@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 
 import pytest
 from boundary_harness import SECRET, Boundary, exchange, send
+from boundary_upstreams import Echo
 
 from remit.boundary import envoy
 
@@ -32,6 +34,18 @@ def test_the_check_sees_who_asks_for_what(boundary: Boundary) -> None:
     assert seen.peer == seen.direct_peer
     assert seen.destination.endswith(":443")
     assert seen.headers == {"x-mine": "1,2", "content-length": "5"}
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_an_upstream_is_reached_that_speaks_one_version_of_tls_alone(
+    boundary: Boundary, version: ssl.TLSVersion
+) -> None:
+    only, upstream = boundary.authority.server_context("api.test"), Echo()
+    only.minimum_version = only.maximum_version = version
+    boundary.run(upstream.start(only))
+    boundary.opened.append(upstream.server)
+    boundary.script = boundary.permit_with(pin_port=upstream.port)
+    assert boundary.ask().status == 200
 
 
 def test_plain_http_is_checked_and_dialled_too(boundary: Boundary) -> None:

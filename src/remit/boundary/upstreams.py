@@ -95,7 +95,8 @@ def _dynamic(name: str, protocols: Json, connect_timeout_s: float, ca_file: str 
     }
     if ca_file is not None:
         context: Json = {
-            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+            # Envoy's own most is TLS 1.2 where it is the client.
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
             "validation_context": {"trusted_ca": {"filename": ca_file}},
         }
         if "explicit_http_config" in protocols:
