@@ -24,8 +24,11 @@ from remit.control.publish import Publisher
 from remit.control.reaching import Reaching
 from remit.control.recording import Recorder
 from remit.core import frame
+from remit.core.budget import Budget, Quantity
 from remit.core.errors import Unavailable
 from remit.core.names import Address
+from remit.core.snapshot import Role, Rules, Snapshot
+from remit.core.task import State, Task
 from remit.node import link as node_link
 from remit.node.link import Link
 
@@ -347,6 +350,31 @@ async def test_what_the_node_may_not_let_go_on_is_cut_and_what_is_used_is_told(t
         bench.journal.full = True
         with pytest.raises(Unavailable, match="full"):
             await bench.link.record("operator", fields)
+
+
+async def test_a_budget_is_told_by_its_name_however_many_there_are(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    node = bench.node()
+    budgets = Budgets(clock=bench.clock, journal=bench.journal, cut=node.cut)
+    node.keeps(budgets)
+    own = tuple(Budget(quantity=Quantity.REQUESTS, limit=9, per_s=hours * 3600) for hours in range(1, 6))
+    now = bench.clock.now()
+    tasks = [
+        Task(id=f"t-{number:010d}", role="r", state=State.RUNNING, cell=number, created=now, budgets=own)
+        for number in range(1, 501)
+    ]
+    async with bench.link.listening(bench.socket, bench.publisher.current), running(node):
+        await until(lambda: bench.link.connected)
+        budgets.update(
+            Snapshot(version="1", rules=Rules(roles={"r": Role(name="r")}), tasks={task.id: task for task in tasks})
+        )
+        last = f"task/{tasks[-1].id}/requests/5h"
+        assert last not in {one["budget"] for one in await bench.link.usage()}, (
+            "all of them fit: the test shows nothing"
+        )
+        assert [one["budget"] for one in await bench.link.usage([last])] == [last]
+        assert len(await bench.link.usage([tasks[-1].id])) == len(await bench.link.usage([f"task/{tasks[-1].id}"])) == 5
+        assert await bench.link.usage(["task/t-000000050/", "nothing"]) == []
 
 
 async def test_the_node_tells_what_it_would_dial_and_its_own_addresses(tmp_path: Path) -> None:

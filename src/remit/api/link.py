@@ -145,10 +145,10 @@ class NodeLink:
         anew: bytes = await self._ask("rekeyed", message, RECORD_TIMEOUT_S, "did not seal anew in time")
         return anew
 
-    async def usage(self) -> Sequence[Mapping[str, Any]]:
+    async def usage(self, wanted: Sequence[str] = ()) -> Sequence[Mapping[str, Any]]:
         """See `control.ports_control.Node.usage`."""
         found: list[dict[str, Any]] = await self._ask(
-            "usage", {"type": "usage"}, RECORD_TIMEOUT_S, "did not tell what is used in time"
+            "usage", {"type": "usage", "names": list(wanted)}, RECORD_TIMEOUT_S, "did not tell what is used in time"
         )
         return found
 

@@ -202,8 +202,8 @@ class Budgets:
     def confirm(self, record: str) -> None:
         self._ledger.confirm(record)
 
-    def show(self) -> Sequence[Mapping[str, Any]]:
-        """Every budget in force, by account, with its use."""
+    def show(self, names: Sequence[str] = ()) -> Sequence[Mapping[str, Any]]:
+        """Budgets in force, by account, with their use: those that `names` mean (`core.spent.meant`), or every one."""
         now = self._ledger.now(self._now())
         found = {line.account: self._view(line, None, now) for line in bounds.of_no_task(self._snapshot)}
         for task in self._snapshot.tasks.values():
@@ -211,7 +211,8 @@ class Budgets:
                 for line in bounds.of_task(self._snapshot, task):
                     if budgets.owner_task(line.account) is not None:
                         found[line.account] = self._view(line, task, now)
-        return [found[account] for account in sorted(found)]
+        shown = (found[account] for account in sorted(found))
+        return [one for one in shown if not names or spent.meant(one, names)]
 
     async def watch(self) -> None:
         """Sweep every second, until cancelled."""

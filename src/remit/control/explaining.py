@@ -51,7 +51,7 @@ class Explaining:
         if isinstance(begun, explaining.Explanation):
             return {**begun.as_json(), **mode}
         try:
-            used: Sequence[Mapping[str, Any]] | None = await self._node.usage()
+            used: Sequence[Mapping[str, Any]] | None = await self._node.usage(explaining.accounts(begun))
         except Unavailable:
             used = None
         begun = explaining.with_usage(begun, used)

@@ -37,17 +37,17 @@ class Spending:
 
     async def show(self, wanted: str = "") -> Sequence[Mapping[str, Any]]:
         """Budgets whose name is `wanted` or begins with it (up to a `/`), or that are the task's own whose id it is."""
-        found = await self._node.usage()
-        return [one for one in found if not wanted or _meant(one, wanted)]
+        return await self._node.usage([wanted] if wanted else ())
 
     async def raise_(self, name: str, by: str, reason: str, *, operator: str) -> Raised:
         """Allow `by` more (`100`, `10Mi`, `30m`). `NotFound`: there is no such budget; `Invalid`: no amount or reason.
 
         A budget with a window is raised until the window has passed.
         """
-        found = {str(one["budget"]): one for one in await self._node.usage()}
+        found = {str(one["budget"]): one for one in await self._node.usage([name])}
         if name not in found:
-            near = next(iter(difflib.get_close_matches(name[:200], found, n=1)), "")
+            others = [str(one["budget"]) for one in await self._node.usage()]
+            near = next(iter(difflib.get_close_matches(name[:200], others, n=1)), "")
             guess = f" (did you mean {near}?)" if near else ""
             raise NotFound(f"no budget {ascii(name[:200])[1:-1]} is in force{guess}", hint="remit budget show")
         reason = reason.strip()
@@ -63,10 +63,5 @@ class Spending:
         detail = f"budget {name} raised by {budgets.amount(quantity, more)}: {reason}"
         facts = {"budget": name, "by": more, "why": reason, "task": found[name]["task"]}
         record = await self._recorder.before(ledger_log.RAISE, operator, detail, **facts)
-        now = {str(one["budget"]): one for one in await self._node.usage()}
+        now = {str(one["budget"]): one for one in await self._node.usage([name])}
         return Raised(record=record, budget=now.get(name, found[name]))
-
-
-def _meant(one: Mapping[str, Any], wanted: str) -> bool:
-    name = str(one["budget"])
-    return name == wanted or name.startswith(f"{wanted.rstrip('/')}/") or one["task"] == wanted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,6 +28,13 @@ def view(standing: Shortage, *, used: int) -> Mapping[str, Any]:
         "left": max(0, limit - used),
         "returns": _time(standing.returns_ms),
     }
+
+
+def meant(one: Mapping[str, Any], names: Sequence[str]) -> bool:
+    """Whether the budget of this view is one of `names`, begins with one (up to a `/`), or is the own one of a task
+    whose id is among them."""
+    name = str(one["budget"])
+    return any(name == each or name.startswith(f"{each.rstrip('/')}/") or one["task"] == each for each in names)
 
 
 def exhausted(short: Shortage, now_ms: int) -> Refusal:

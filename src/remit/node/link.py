@@ -36,7 +36,7 @@ READ_BYTES = 1 << 18
 FLOWS_MAX = 50_000
 """More than these would not fit a frame; then every flow of the tasks concerned is meant."""
 MAX_SHOWN = 2000
-"""Budgets told at once."""
+"""Budgets told at once, of those that are asked for."""
 PROBES_MAX = 4
 PROBED_MAX = 32
 OWN_MAX = 4096
@@ -188,7 +188,8 @@ class Link:
             case "rekey" if self._rekeys is not None:
                 return {"type": "rekeyed", "id": message.get("id"), **_rekeyed(self._rekeys, message)}
             case "usage":
-                shown = self._budgets.show() if self._budgets is not None else ()
+                names = [str(name) for name in message.get("names") or ()]
+                shown = self._budgets.show(names) if self._budgets is not None else ()
                 return {"type": "usage", "id": message.get("id"), "budgets": list(shown[:MAX_SHOWN])}
             case "addresses":
                 return self._addresses(message)

@@ -113,6 +113,11 @@ def _says(one: Above, asked: Request) -> Mapping[str, Any]:
     }
 
 
+def accounts(candidate: Candidate) -> tuple[str, ...]:
+    """The names of the budgets that would apply."""
+    return tuple(line.account for line in bounds.of_request(candidate))
+
+
 def with_usage(candidate: Candidate, known: Sequence[Mapping[str, Any]] | None) -> Candidate:
     """`candidate` with the use of the budgets that would apply to it. What is a task's own is unused by a new task."""
     by_name = {str(one["budget"]): one for one in known or ()}

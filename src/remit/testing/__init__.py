@@ -25,7 +25,7 @@ from remit.control.ports_control import (
     RevocationKind,
     SealedSecret,
 )
-from remit.core import names, prefixes
+from remit.core import names, prefixes, spent
 from remit.core.claims import Claims
 from remit.core.errors import Conflict, Unavailable
 from remit.core.flow import MAX_CELL
@@ -312,9 +312,9 @@ class MemoryNode:
         self.rekeying.append((step, name))
         return blob[::-1]
 
-    async def usage(self) -> Sequence[Mapping[str, Any]]:
+    async def usage(self, wanted: Sequence[str] = ()) -> Sequence[Mapping[str, Any]]:
         self._here()
-        return self.budgets
+        return [one for one in self.budgets if not wanted or spent.meant(one, wanted)]
 
     async def addresses(self, host: str) -> Known:
         self._here()
