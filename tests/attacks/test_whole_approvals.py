@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import asked
 import pytest
@@ -259,6 +260,22 @@ def test_explain_says_that_a_human_is_asked(remit: Instance, upstreams: Upstream
     told = json.loads(remit.cli("explain", "--role", "asker", "--json", "GET", url).stdout)
     assert (told["decision"], told["reason"], told["detail"]) == ("hold", "approval_required", "capability paid asks")
     assert [step["outcome"] for step in told["steps"] if step["step"] == "approval"] == ["stop"]
+
+
+def test_explain_knows_the_grants_of_a_task(remit: Instance, upstreams: Upstreams, agent: Agent) -> None:
+    number = agent.send("/pay/known")
+    grant: Any = approve(remit, "/pay/known", "--scope", "prefix")["grant"]
+    assert agent.answer(number).status == 200
+
+    def told(path: str) -> tuple[str, str | None]:
+        url = f"https://{API}:{upstreams.https_port}{path}"
+        said = json.loads(remit.cli("explain", "--task", grant["task"], "--json", "GET", url).stdout)
+        return said["decision"], said["grant"]
+
+    assert told("/pay/known/below") == ("permit", grant["id"])
+    assert told("/pay/unknown") == ("hold", None)
+    remit.cli("approvals", "revoke", grant["id"])
+    assert told("/pay/known/below") == ("hold", None)
 
 
 def test_the_log_is_whole_after_all_that(remit: Instance) -> None:

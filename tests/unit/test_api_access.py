@@ -68,13 +68,14 @@ async def test_an_auditor_reads_and_changes_nothing(plane: Plane) -> None:
             ("POST", "/v1/operators/auditor-1/tokens", {}),
             ("POST", "/v1/approvals/a-x/approve", {}),
             ("DELETE", "/v1/operators/auditor-1", None),
+            ("DELETE", "/v1/grants/g-aaaaaaaaaa", None),
         ):
             answer = await api.request(method, path, json=body)
             assert answer.status_code == 403, (method, path)
             assert "auditor" in answer.json()["detail"]
     assert (await client(plane).get("/v1/roles")).json()["items"] == []
     tried = [fields for _, fields in plane.node.records if fields["action"] == "refused"]
-    assert [fields["operator"] for fields in tried] == ["auditor-1"] * 6
+    assert [fields["operator"] for fields in tried] == ["auditor-1"] * 7
     assert tried[0]["detail"] == "POST /v1/apply refused: auditor may not"
 
 
@@ -82,6 +83,8 @@ async def test_an_approver_changes_nothing_but_approvals(plane: Plane) -> None:
     async with await bearing(plane, OperatorRole.APPROVER) as api:
         assert (await api.post("/v1/apply", json={"documents": MANIFESTS})).status_code == 403
         assert (await api.post("/v1/approvals/a-x/approve", json={})).status_code != 403
+        assert (await api.delete("/v1/grants/g-aaaaaaaaaa")).status_code == 404, "who gives may take back"
+        assert (await api.delete("/v1/roles/devops")).status_code == 403
 
 
 async def test_an_admin_by_token_is_recorded_under_its_name(plane: Plane) -> None:

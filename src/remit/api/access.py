@@ -29,7 +29,8 @@ def right(method: str, path: str) -> Right:
     """What a request takes. What is not listed takes the most."""
     if method in ("GET", "HEAD") or (method == "POST" and (path in READING or path.startswith("/logs/"))):
         return Right.READ
-    if path.startswith("/v1/approvals/") and method == "POST":
+    answering = path.startswith("/v1/approvals/") and method == "POST"
+    if answering or (path.startswith("/v1/grants/") and method == "DELETE"):  # who gave may take back
         return Right.APPROVE
     return Right.CHANGE
 

@@ -19,7 +19,7 @@ TOKEN_PREFIX = "remit_op_"  # noqa: S105 - what every token begins with, so that
 class Right(StrEnum):
     READ = "read"
     APPROVE = "approve"
-    """Answer approvals."""
+    """Answer approvals, and take back what an answer granted."""
     CHANGE = "change"
     """Everything else: manifests, secrets, tasks, revocations, operators."""
 
