@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator
 from remit.core.budget import MAX_AMOUNT, Budget, Quantity, Window
 from remit.core.errors import Invalid
 from remit.policy import quantity, specs
+from remit.policy.manifests import nearest
+
+KNOWN = tuple(one.value for one in Quantity)
 
 
 def compiled(spec: specs.BudgetSpec) -> Iterator[Budget]:
@@ -46,12 +49,14 @@ def amount(what: Quantity, text: str) -> int:
 
 
 def of_task(items: Iterable[str]) -> tuple[Budget, ...]:
-    """`requests=100`, `bytesOut=10Mi` or `time=30m`: a task's own. Raises `Invalid`, naming the item."""
+    """`requests=100` or just `100`, `bytesOut=10Mi`, `time=30m`: a task's own. Raises `Invalid`, naming the item."""
     found: list[Budget] = []
     hint = "--budget requests=100, bytesOut=10Mi, bytesIn=1Gi or time=30m"
     for item in items:
-        name, _, value = item.partition("=")
+        name, _, value = item.partition("=") if "=" in item else ("requests", "=", item)
         try:
+            if name not in KNOWN:
+                raise ValueError(f"nothing is counted as {name[:40]!a}{nearest(name, KNOWN)}")
             what = Quantity(name)
             found.append(Budget(quantity=what, limit=amount(what, value)))
         except ValueError as error:
