@@ -264,11 +264,13 @@ result = everything(sock, data)
         assert "200" not in cell.do(source, data=data)
         (record,) = wait_for(
             lambda known=known: [
-                one for one in whole.audit(decision="deny", role="attacker") if one["id"] not in known
+                one
+                for one in whole.audit(decision="deny", role="attacker")
+                if one["id"] not in known and one["port"] == 3128  # a refused lookup of a test before may come late
             ],
             "its record",
         )
-        assert record["reason"] in ("no_capability", "refused_by_boundary") and record["port"] == 3128, record
+        assert record["reason"] in ("no_capability", "refused_by_boundary"), record
     assert whole.arrived == before
 
 
