@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import textwrap
 from pathlib import Path
 
+import pytest
 from cells_rig import Rig
 from cells_rig import node as node
 
@@ -73,3 +75,45 @@ def test_no_socket_has_a_filter_that_is_compiled(node: Rig) -> None:
         "socket.socket().setsockopt(1, socket.SO_REUSEADDR, 1)"
     )
     assert node.python(script).stdout.split() == [b"1", b"1"]
+
+
+ANSWERS = """
+one = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
+ask = struct.pack("=IHHIIBxHiII", 32, 18, 1, 1, 0, 0, 0, 1, 0, 0)  # RTM_GETLINK, rtnetlink(7)
+"""
+ERRORS = """
+one = socket.socket(%s, socket.SOCK_DGRAM)
+for level, option, value in ((0, 11, 1), (0, 10, 2), (41, 25, 1), (41, 23, 2)):  # IP_RECVERR, IP_MTU_DISCOVER
+    with contextlib.suppress(OSError): one.setsockopt(level, option, value)
+one.connect(("localhost", 9))
+ask = bytes(65530)
+"""
+
+
+@pytest.mark.parametrize(
+    "what", [ANSWERS, ERRORS % "socket.AF_INET", ERRORS % "socket.AF_INET6"], ids=("netlink", "udp", "udp6")
+)
+def test_words_of_the_kernel_that_nobody_reads_end_their_task_and_are_told(node: Rig, what: str) -> None:
+    """Answers of netlink and errors of datagrams are queued in memory that counts for no group."""
+    script = (
+        "import contextlib, os, resource, socket, struct\nkept, room = [], 128 << 20\n"
+        "most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\nresource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\n"
+        f"def fill():\n{textwrap.indent(what, '    ')}"
+        "    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 30)\n"
+        "    size = one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)\n"
+        "    for _ in range(size // 512):\n"
+        "        with contextlib.suppress(OSError): one.send(ask, socket.MSG_DONTWAIT)\n"
+        "    kept.append(one)\n"
+        "    return size\n"
+        "while room > 0: room -= fill()\n"
+        "os.read(0, 1)"
+    )
+    child = node.popen("--", "/usr/bin/python3", "-c", script, stdin=subprocess.PIPE)
+    try:
+        assert child.wait(30) == 137
+        assert child.stderr is not None
+        assert b"sockets have queued" in child.stderr.read()
+    finally:
+        child.kill()
+        child.communicate()
+    assert node.sh("true").returncode == 0

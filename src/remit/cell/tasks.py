@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from remit.cell import cell as cells
-from remit.cell import control_client, environment, forward_link, network, output, process, request, stored
+from remit.cell import control_client, environment, forward_link, network, output, process, request, stored, unread
 from remit.core import flow, snapshot
 from remit.core.claims import MAX_TOKEN_BYTES
 from remit.core.errors import RemitError, Unavailable
@@ -93,11 +93,12 @@ class Task:
         renewing = self._spawn(self._renew())
         limit_s = self.cell.wanted.limits.time_s
         timer = self._spawn(self._expire(limit_s)) if limit_s is not None else None
+        watching = self._spawn(self._watch())
         try:
             self.code = await self.main.wait()
         finally:
             self.cell.group.kill()
-            for job in (renewing, timer):
+            for job in (renewing, timer, watching):
                 if job is not None:
                     job.cancel()
         if self._stopped:
@@ -148,6 +149,12 @@ class Task:
             except RemitError as error:
                 log.error("the token of task %s was not renewed: %s", self.id, error.detail)
                 wait_s = min(RETRY_S, self._ttl_s / 10)
+
+    async def _watch(self) -> None:
+        while not unread.beyond(self.main.first):  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(unread.EVERY_S)
+        most = unread.MOST_BYTES >> 20
+        self._spawn(self.stop(0.0, f"its sockets have queued more than {most} MiB of the kernel's that nobody read"))
 
     async def _expire(self, limit_s: float) -> None:
         await asyncio.sleep(limit_s)
