@@ -15,8 +15,10 @@ import httpx
 import pytest
 from control_plane import MANIFESTS, Plane
 from servers import free_port
+from starlette.types import Message
 
-from remit.api import server
+from remit.api import guard, server
+from remit.api.app import create_app
 from remit.core.errors import Unavailable
 
 
@@ -119,6 +121,7 @@ def test_whoever_says_nothing_keeps_no_connection_and_takes_no_descriptors(
     assert all(_closed(one) for one in silent), "and none for long"
     for one in silent:
         one.close()
+    monkeypatch.setattr(server, "HEAD_TIMEOUT_S", 60.0)
     assert tcp.get("/v1/status").status_code == 200
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(tmp_path / "c.sock")), base_url="http://x") as api:
         assert api.get("/v1/status").status_code == 200
@@ -128,6 +131,33 @@ def test_whoever_says_nothing_keeps_no_connection_and_takes_no_descriptors(
 def test_a_stranger_is_not_kept(tcp: httpx.Client, headers: dict[str, str]) -> None:
     assert tcp.get("/v1/status", headers=headers).headers["connection"] == "close"
     assert "connection" not in tcp.get("/v1/status").headers
+
+
+async def test_a_last_answer_comes_after_the_rest_of_its_request(plane: Plane) -> None:
+    """A body that comes to a closed connection resets it, and the client may never read why it was refused."""
+    steps: list[str] = []
+    rest = iter([True, True, False])
+
+    async def receive() -> Message:
+        steps.append("received")
+        return {"type": "http.request", "body": b"x", "more_body": next(rest)}
+
+    async def send(message: Message) -> None:
+        steps.append(message["type"])
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/apply", "headers": [(b"host", b"evil.test")]}
+    await guard.LoopbackGuard(create_app(plane.services), port=1, token="x")(scope, receive, send)
+    assert steps == ["received"] * 3 + ["http.response.start", "http.response.body"]
+
+
+def test_who_is_not_let_in_and_sends_no_body_is_not_waited_for(
+    tcp: httpx.Client, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "LINGER_S", 0.1)
+    with socket.create_connection(("127.0.0.1", port)) as silent:
+        silent.settimeout(30)
+        silent.sendall(b"POST /v1/apply HTTP/1.1\r\nhost: evil.test\r\ncontent-length: 2\r\n\r\n")
+        assert silent.makefile("rb").read().startswith(b"HTTP/1.1 403")
 
 
 async def test_a_port_in_use_is_one_clear_error(plane: Plane, tmp_path: Path, port: int) -> None:

@@ -9,6 +9,8 @@ are read, and a body without a length as soon as it grows beyond that.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 from typing import Any
 
@@ -17,6 +19,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from remit.api import problems
 
 MAX_BODY_BYTES = 1 << 20
+LINGER_S = 1.0
+"""How long a last answer waits for the rest of its request: bytes that come to a closed connection reset it, and the
+answer is lost (RFC 9112 §9.6)."""
 
 
 class BodyLimit:
@@ -105,13 +110,13 @@ class LoopbackGuard:
         if refusal is None:
             shown = next(value for name, value in scope["headers"] if name == b"authorization")
             bootstrap = hmac.compare_digest(shown, self._expected)
-            await self._app({**scope, "remit.bootstrap": bootstrap}, receive, _last(send))
+            await self._app({**scope, "remit.bootstrap": bootstrap}, *_last(receive, send))
             return
         kind, status, detail = refusal
         answer = problems.response(kind, status, detail, hint="the token is in the control plane's state directory")
         if status == 401:
             answer.headers["www-authenticate"] = "Bearer"
-        await answer(scope, receive, _last(send))
+        await answer(scope, *_last(receive, send))
 
     def _refusal(self, scope: Scope) -> tuple[str, int, str] | None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -124,15 +129,26 @@ class LoopbackGuard:
         return None
 
 
-def _last(send: Send) -> Send:
-    """`send`, which ends the connection of whoever is not let in: they would keep it."""
+def _last(receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """`receive` and `send`, which end the connection of whoever is not let in: they would keep it."""
+    more = True
+
+    async def received() -> Message:
+        nonlocal more
+        message = await receive()
+        more = message["type"] == "http.request" and message.get("more_body", False)
+        return message
 
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] in (401, 403):
             message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    while more:
+                        await received()
         await send(message)
 
-    return sent
+    return received, sent
 
 
 async def _too_large(scope: Scope, receive: Receive, send: Send) -> None:
