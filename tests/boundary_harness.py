@@ -26,7 +26,7 @@ from pathlib import Path
 
 from boundary_upstreams import Echo, TestAuthority
 
-from remit.boundary import ca, envoy
+from remit.boundary import ca, envoy, http_chain
 from remit.boundary.check_server import serve_check
 from remit.boundary.hold_server import serve_hold
 from remit.boundary.leaf_ration import Ration, nobody
@@ -47,11 +47,13 @@ from remit.core.request import Evidence, read
 SECRET = b"Bearer real-secret"
 PLACEHOLDER = b"ph_000000"
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+PATIENCE_S = 5
+"""How long a check may take here: the servers share a processor, and an interpreter, with the test."""
 Answer = Permitted | Denied | Held
 Script = Callable[[Evidence], Answer | Awaitable[Answer]]
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 10.0) -> object:
+def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> object:
     """Wait for `condition` to be true; its value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -218,6 +220,10 @@ class Boundary:
             until(Path(path).exists, path)
         bootstrap = self.directory / "envoy.json"
         envoy.write_bootstrap(bootstrap, self.layout)
+        hasty, patient = (f'"timeout": "{time}"' for time in (http_chain.CHECK_TIMEOUT, f"{PATIENCE_S}s"))
+        written = bootstrap.read_text()
+        assert hasty in written
+        bootstrap.write_text(written.replace(hasty, patient))
         self.log = (self.directory / "envoy.log").open("wb")
         self.process = subprocess.Popen(
             list(envoy.argv(bootstrap, concurrency=1)), stdout=self.log, stderr=self.log, umask=0o077
@@ -403,9 +409,9 @@ class Boundary:
         return str(self.directory / "root" / ca.ROOT_CERTIFICATE)
 
     def lines(self) -> list[dict]:
-        """What Envoy has written to the spool so far."""
+        """What Envoy has written to the spool so far; half a line is still being written."""
         path = Path(self.layout.spool)
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
 
     def line(self, **wanted: object) -> dict:
         """The line of the spool with these values, once it is there."""

@@ -9,6 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The suite decides what is accepted: it fails for the code, neither for a busy machine nor by the luck of a draw.
+settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 WITH_PROCESSES = frozenset({"attacks", "e2e", "faults", "integration"})
 

@@ -140,10 +140,10 @@ def served(plane: Plane, socket: Path, *, port: int = 0) -> Iterator[asyncio.Abs
 
     thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
     thread.start()
-    assert started.wait(10), "the API did not start"
+    assert started.wait(60), "the API did not start"
     try:
         yield loops[0]
     finally:
         loops[0].call_soon_threadsafe(tasks[0].cancel)
-        thread.join(15)
+        thread.join(60)
         assert not thread.is_alive(), "the API did not stop"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 REMIT = Path(sys.executable).parent / "remit"
-COMMAND_TIMEOUT_S = 60
+COMMAND_TIMEOUT_S = 120
 
 
 class Instance:
@@ -156,7 +156,7 @@ def refused(instance: Instance, code: int, *said: str, command: str = "up --deta
         assert text in done.stderr
 
 
-def wait_for(condition: Any, what: str, timeout_s: float = 60.0) -> Any:
+def wait_for(condition: Any, what: str, timeout_s: float = 120.0) -> Any:
     """The first true value of `condition()`; fails with `what` after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

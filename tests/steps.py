@@ -106,7 +106,7 @@ class Stopped:
             return
         cell.start(ASK, data=self._data, **self._given)
         if step.resolving:
-            assert self._gate.asked.wait(10), "the address was not looked up"
+            assert self._gate.asked.wait(60), "the address was not looked up"
         else:
             wait_for(lambda: whole.upstreams.reached(self.path), "the request upstream")
 
@@ -144,7 +144,7 @@ def permitted(whole: Whole) -> set[str]:
             return []
 
     try:
-        records = wait_for(listed, "the log", 40)
+        records = wait_for(listed, "the log")
     except AssertionError as error:
         raise AssertionError(f"{error}: {tried}") from error
     return {str(record.get("path")) for record in records}

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from boundary_harness import Boundary, exchange, until
+from boundary_harness import PATIENCE_S, Boundary, exchange, until
 
 from remit.control.decide import Permitted
 from remit.core.request import Evidence
@@ -35,7 +35,7 @@ def test_a_check_that_is_gone_refuses_everything_until_it_is_back(boundary: Boun
     boundary.line(status=503, details="ext_authz_error")
 
 
-def test_a_check_that_stalls_refuses_after_a_second(boundary: Boundary) -> None:
+def test_a_check_that_stalls_refuses_in_time(boundary: Boundary) -> None:
     async def never(_: Evidence) -> Permitted:
         await asyncio.Event().wait()
         raise AssertionError
@@ -43,7 +43,7 @@ def test_a_check_that_stalls_refuses_after_a_second(boundary: Boundary) -> None:
     boundary.script = never
     began = time.monotonic()
     refused(boundary, 503, "ext_authz_error")
-    assert time.monotonic() - began > 0.8
+    assert time.monotonic() - began > PATIENCE_S - 0.2
 
 
 def test_a_check_that_breaks_denies(boundary: Boundary) -> None:

@@ -110,7 +110,7 @@ def test_the_end_of_a_flow_is_the_end_of_its_upstream_connection(boundary: Bound
     sock = boundary.connect("db.test", 7003, tls=False, door=boundary.door("tcp"))
     assert exactly(sock, 3) == b"220"
     sock.close()
-    assert greeter.ended.acquire(timeout=5)
+    assert greeter.ended.acquire(timeout=60)
 
 
 def test_a_postgresql_client_is_told_why_and_by_which_record(boundary: Boundary) -> None:

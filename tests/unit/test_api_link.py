@@ -277,7 +277,7 @@ async def test_a_record_answer_that_nobody_asked_for_is_ignored(bench: Bench) ->
 
 
 async def test_a_node_that_falls_silent_is_taken_for_gone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SILENCE_S", 0.05)
+    monkeypatch.setattr(module, "SILENCE_S", 0.5)
     end = await rough(bench)
     with pytest.raises(EOFError):
         await end.hear()
