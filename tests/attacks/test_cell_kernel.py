@@ -77,6 +77,21 @@ def test_no_socket_has_a_filter_that_is_compiled(node: Rig) -> None:
     assert node.python(script).stdout.split() == [b"1", b"1"]
 
 
+def test_filters_of_an_agents_own_leave_others_room_to_compile_theirs(node: Rig) -> None:
+    """The same limit; each thread may have 32,768 instructions, which the cell's own filters take up."""
+    script = (
+        "import ctypes, struct\nlibc, held = ctypes.CDLL(None, use_errno=True), 0\n"
+        "allow, divide = struct.pack('HBBI', 6, 0, 0, 0x7FFF0000), struct.pack('HBBI', 0x34, 0, 0, 3)\n"
+        "def load(count):\n"
+        "  buffer = ctypes.create_string_buffer(divide * (count - 1) + allow)\n"
+        "  head = struct.pack('HxxxxxxQ', count, ctypes.addressof(buffer))\n"
+        "  return libc.prctl(22, 2, head, 0, 0) == 0\n"
+        "while load(500): held += 500\n"
+        "print(held)"
+    )
+    assert 1000 <= int(node.python(script).stdout) <= 4000
+
+
 ANSWERS = """
 one = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
 ask = struct.pack("=IHHIIBxHiII", 32, 18, 1, 1, 0, 0, 0, 1, 0, 0)  # RTM_GETLINK, rtnetlink(7)

@@ -1,8 +1,9 @@
 """The seccomp filters of a cell, as BPF programs for bubblewrap (seccomp(2)).
 
-Two filters, because a rule with arguments and a rule without exclude each other in one: the first knows which calls
+Two that filter, because a rule with arguments and a rule without exclude each other in one: the first knows which calls
 exist at all, the second which arguments are refused. The kernel takes the stricter answer of the two, and between two
-refusals that of the filter loaded last. Foreign architectures (i386, x32) are killed, libseccomp's default.
+refusals that of the filter loaded last. Two more take room (`_filling`). Foreign architectures (i386, x32) are killed,
+libseccomp's default.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import functools
 import os
 import socket
+import struct
 
 import pyseccomp
 
@@ -40,10 +42,25 @@ _PROTOCOL = {1: socket.IPPROTO_TCP, 2: socket.IPPROTO_UDP}
 """Beside 0, the one protocol of a type: no ICMP, SCTP, MPTCP, UDP-Lite."""
 
 
+_FILLING = (4000, 1700)
+"""Instructions of `_filling`: 28,500 of those that the kernel translates them to; ours take less than 2,000 more."""
+
+
 @functools.cache
 def programs() -> tuple[bytes, ...]:
     """The BPF programs, in the order in which they must be loaded."""
-    return _exported(_calls()), _exported(_arguments())
+    return *(_filling(count) for count in _FILLING), _exported(_calls()), _exported(_arguments())
+
+
+def _filling(count: int) -> bytes:
+    """Allows everything with its first instruction; the others are there to be counted.
+
+    An agent may filter itself, as browsers and agents with sandboxes of their own do. But what is compiled shares one
+    limit with the whole machine (net.core.bpf_jit_limit), and each thread may have 32,768 translated instructions:
+    that of three cells would be all, and no sandbox could start. What we have loaded counts, and all threads share it.
+    """
+    allow, divide = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000), struct.pack("=HBBI", 0x3C, 0, 0, 0)
+    return allow + divide * (count - 2) + allow
 
 
 _SETTING_UP = frozenset(("mount", "umount2", "pivot_root", "setns", "unshare", "sethostname", "chroot"))

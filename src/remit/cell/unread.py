@@ -21,7 +21,7 @@ _FEW = 16
 
 
 def beyond(process: int) -> bool:
-    """Whether the sockets around `process` (its network namespace) have more than `MOST_BYTES` queued; not if it is gone."""
+    """Whether the sockets of the network namespace of `process` have more than `MOST_BYTES` queued."""
     network, queued = Path(f"/proc/{process}/net"), 0
     with contextlib.suppress(OSError):
         for bytes_queued in _each(network):
