@@ -10,7 +10,8 @@ from questions import ALICE, BOB, begin
 
 from remit.control.ports_approvals import Word
 from remit.control.ports_control import RevocationKind
-from remit.control.questions import PENDING_PER_TASK
+from remit.control.questions import PENDING_PER_TASK, UNANSWERED_PER_TREE
+from remit.core import approval as approving
 from remit.core.errors import Conflict, Invalid, NotFound, Unavailable
 from remit.core.grant import Scope
 from remit.core.principal import OperatorRole, Principal
@@ -184,6 +185,22 @@ async def test_a_flood_stops_at_the_cap_and_leaves_the_next_task_room(tmp_path: 
     assert len(asked.approvals.all(pending_only=True)) == PENDING_PER_TASK
     second = await asked.plane.services.tasks.create("devops", ["agent"], operator="bob")
     assert (await asked.ask(task=second.task.id)).word is Word.PENDING
+
+
+async def test_children_one_after_the_other_do_not_ask_without_end(tmp_path: Path) -> None:
+    asked = await begin(tmp_path, delegates=["devops"])
+    tasks, top = asked.plane.services.tasks, asked.question.task
+    words = []
+    for number in range(8):
+        child = (await tasks.create("devops", ["agent"], operator="bob", parent=top)).task.id
+        words += [(await asked.ask(task=child, path=f"/{number}/{n}")).word for n in range(PENDING_PER_TASK)]
+        tasks.failed(child)
+        await asked.approvals.sweep()
+    assert words == [Word.PENDING] * UNANSWERED_PER_TREE + [Word.EXCEEDED] * (len(words) - UNANSWERED_PER_TREE)
+    other = (await tasks.create("devops", ["agent"], operator="bob")).task.id
+    assert (await asked.ask(task=other)).word is Word.PENDING
+    asked.plane.clock.advance(approving.LIFETIME.total_seconds() + 1)
+    assert (await asked.ask()).word is Word.PENDING
 
 
 async def test_a_task_cannot_answer_itself(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ task that has too many open gets no more. What is asked is recorded before a hum
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -20,12 +21,16 @@ from remit.core import approval as approving
 from remit.core import grant as granting
 from remit.core import prefixes
 from remit.core.approval import Approval
+from remit.core.delegation import MAX_DEPTH
 from remit.core.errors import Conflict, Invalid, NotFound
 from remit.core.grant import Grant, Question
 from remit.core.task import Task
 
 PENDING_PER_TASK = 8
 """Questions of one task that may be open at once."""
+UNANSWERED_PER_TREE = 32
+"""Questions of a quarter of an hour that nobody answered, of all tasks below one that nobody delegated, ended or not:
+else children, one after the other, would ask humans without end."""
 
 Tell = Callable[[Notice], Awaitable[None]]
 
@@ -85,6 +90,10 @@ class Questions:
         if len(unit.approvals.pending(question.task)) >= PENDING_PER_TASK:
             said = f"task {question.task} has {PENDING_PER_TASK} approvals open already"
             return Answered(word=Word.EXCEEDED, detail=said)
+        top = _top(unit, question.task)
+        if sum(_top(unit, one) == top for one in _unanswered(unit, now)) >= UNANSWERED_PER_TREE:
+            said = f"task {top} and those below it have asked {UNANSWERED_PER_TREE} questions that nobody answered yet"
+            return Answered(word=Word.EXCEEDED, detail=said)
         return None
 
     async def answer(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -136,3 +145,20 @@ def asker(unit: Unit, question: Question) -> Task | None:
     except (NotFound, Conflict):
         return None
     return approving.authority(question, task)
+
+
+def _unanswered(unit: Unit, now: datetime) -> list[str]:
+    """The task of each question that could still be open."""
+    lately = unit.approvals.recent(now - approving.LIFETIME)
+    return [one.question.task for one in lately if one.author is None]
+
+
+def _top(unit: Unit, task: str) -> str:
+    """The task at the top of its tree, as far as it is known still."""
+    with contextlib.suppress(NotFound, Conflict):
+        for _ in range(MAX_DEPTH + 1):
+            parent = unit.tasks.get(task).parent
+            if parent is None:
+                break
+            task = parent
+    return task
