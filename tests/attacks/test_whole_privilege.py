@@ -103,6 +103,25 @@ def test_each_reads_its_own_files_and_what_was_made_for_it(whole: Whole, process
         assert not any("issuer" in path for path in found)
 
 
+def test_another_user_of_the_machine_opens_nothing_and_locks_nothing(whole: Whole) -> None:
+    """A file that can be read can be locked: whoever held the supervisor's lock would keep the node from starting."""
+    run = whole.remit.run_dir
+    found = [path for path in run.rglob("*") if not path.is_dir() and "stage" not in path.parts]
+    source = """
+import json, socket, sys
+for path in json.loads(sys.argv[1]):
+    for act in (open, lambda path: socket.socket(socket.AF_UNIX).connect(path)):
+        try: act(path); print(path)
+        except OSError: pass
+"""
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", source, json.dumps([str(path) for path in found])], text=True,
+        capture_output=True, user=65534, group=65534, extra_groups=[], cwd="/", check=True,
+    )  # fmt: skip
+    assert run / "supervisor.lock" in found
+    assert done.stdout.split() == [str(run / "supervisor.json")]
+
+
 @pytest.mark.parametrize(
     ("process", "reaches"),
     [

@@ -145,10 +145,13 @@ async def _run(settings: Settings, supervisor: Supervisor, up: Callable[[], None
 
 
 def _lock(path: Path) -> int:
-    """Whoever looks (`running.state`) holds the lock for a moment too, and a supervisor that ends removes the file."""
+    """Whoever looks (`running.state`) holds the lock for a moment too, and a supervisor that ends removes the file.
+
+    Nobody else may open it: whoever can read a file can lock it.
+    """
     deadline = time.monotonic() + LOCK_PATIENCE_S
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with contextlib.suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.stat().st_ino == os.fstat(descriptor).st_ino:

@@ -21,17 +21,20 @@ STOP_TIMEOUT_S = 30.0
 
 def down(settings: Settings) -> bool:
     """Stop the node and wait until it is gone; False where none was up. `Unavailable` where it does not stop."""
-    running = state(settings)
+    running, told = state(settings), 0
     if running is None:
         return False
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(running["pid"], signal.SIGTERM)
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while time.monotonic() < deadline:
-        if state(settings) is None:
-            return True
+        if running["pid"] and not told:  # 0 while it starts: that would be our own process group
+            told = running["pid"]
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(told, signal.SIGTERM)
         time.sleep(0.05)
-    raise Unavailable(f"pid {running['pid']} did not stop in {STOP_TIMEOUT_S:g} s", hint=f"see {settings.log_dir}")
+        running = state(settings)
+        if running is None:
+            return True
+    raise Unavailable(f"pid {told} did not stop in {STOP_TIMEOUT_S:g} s", hint=f"see {settings.log_dir}")
 
 
 def state(settings: Settings) -> dict[str, Any] | None:
