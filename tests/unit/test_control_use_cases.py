@@ -588,6 +588,43 @@ async def test_why_tells_what_became_of_an_answer(plane: Plane, more: dict[str, 
     assert (await plane.services.explaining.why("r-00"))["explanation"][-1].endswith(told)
 
 
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        (
+            {"kind": "completion", "record": "r-1", "status": 200, "bytes_out": 1, "bytes_in": 2, "duration_ms": 3},
+            "This is the end of the request of record r-1, at T. The upstream answered 200 after 3 ms; 1 bytes went "
+            "out, 2 came in. The whole story: remit why r-1",
+        ),
+        (
+            {"kind": "reservation", "record": "r-1", "reserved": {"role/devops/bytesOut": 2048}, "cut": False},
+            "The request of record r-1 was moving all the bytes that were set aside for it, so at T more were: now "
+            "2048 of role/devops/bytesOut. It went on.",
+        ),
+        (
+            {"kind": "reservation", "record": "r-1", "reserved": {"role/devops/bytesOut": 2048}, "cut": True},
+            "The request of record r-1 was moving all the bytes that were set aside for it, so at T more were: now "
+            "2048 of role/devops/bytesOut. There was no room for more, so it was cut.",
+        ),
+        (
+            {"kind": "checkpoint", "part": 1, "parts": 2, "now": 5},
+            "What was used of all budgets when this file of the log was begun, at T (part 1 of 2), so that a start "
+            "need not add up the whole log. Nothing was asked for or decided.",
+        ),
+        (
+            {"kind": "segment", "segment": 7, "format": "remit-audit-1"},
+            "File 7 of the log begins here, at T; its hash ties it to the one before.",
+        ),
+    ],
+    ids=lambda value: f"{value['kind']} {value.get('cut', '')}" if isinstance(value, dict) else "",
+)
+async def test_why_says_what_a_record_is_that_decided_nothing(
+    plane: Plane, record: dict[str, object], told: str
+) -> None:
+    plane.audit.records.append({"id": "r-0000000009", "seq": 9, "time": "T", "task": None, **record})
+    assert (await plane.services.explaining.why("r-0000000009"))["explanation"] == [told]
+
+
 async def test_why_tells_who_revoked_the_task(plane: Plane) -> None:
     revoked = {"id": "r-0000000001", "seq": 1, "kind": "operator", "action": "revoke", "operator": "bob"}
     plane.audit.records.append({**revoked, "time": "2025-12-31T23:59:59Z", "task": "t-abcdefghij"})

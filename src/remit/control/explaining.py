@@ -14,7 +14,7 @@ from remit.control.ports import Clock
 from remit.control.ports_audit import Audit, AuditFilter
 from remit.control.ports_control import CurrentPolicies, Node
 from remit.control.publish import Publisher
-from remit.core import answers
+from remit.core import answers, ledger_log
 from remit.core.errors import NotFound, Unavailable
 from remit.core.names import Address
 from remit.core.reason import MEANING, STEPS, Reason
@@ -80,13 +80,9 @@ class Explaining:
         return {"record": record, "completion": completion, "explanation": await self._story(record, completion)}
 
     async def _story(self, record: Mapping[str, Any], completion: Mapping[str, Any] | None) -> Sequence[str]:
-        kind = record.get("kind")
-        if kind in ("operator", "approval"):
-            who = f"{record['operator']} did this" if record.get("operator") else "This happened"
-            return [f"{who} at {record.get('time')}: {record.get('detail')}."]
-        if kind == "budget":
-            what = "A warning" if record.get("event") == "warning" else "A correction"
-            return [f"{what}, at {record.get('time')}: {record.get('detail')}."]
+        told = _of_no_request(record)
+        if told is not None:
+            return [told]
         lines = [_asked(record)]
         try:
             reason = Reason(str(record.get("reason")))
@@ -111,6 +107,39 @@ class Explaining:
             for entry in page.records
             if entry.get("action") == "revoke"
         ][-1:]
+
+
+def _of_no_request(record: Mapping[str, Any]) -> str | None:
+    """The story of a record that is no decision on a request or a name."""
+    at = record.get("time")
+    match record.get("kind"):
+        case "operator" | "approval":
+            who = f"{record['operator']} did this" if record.get("operator") else "This happened"
+            return f"{who} at {at}: {record.get('detail')}."
+        case "budget":
+            what = "A warning" if record.get("event") == "warning" else "A correction"
+            return f"{what}, at {at}: {record.get('detail')}."
+        case "completion":
+            of = record.get("record")
+            how = _ended(record, {name: record.get(name) for name in COMPLETION_FIELDS})
+            return f"This is the end of the request of record {of}, at {at}. {how} The whole story: remit why {of}"
+        case ledger_log.RESERVATION:
+            held = ", ".join(f"{amount} of {name}" for name, amount in (record.get("reserved") or {}).items())
+            after = "There was no room for more, so it was cut." if record.get("cut") else "It went on."
+            return (
+                f"The request of record {record.get('record')} was moving all the bytes that were set aside for it, so "
+                f"at {at} more were: now {held}. {after}"
+            )
+        case ledger_log.CHECKPOINT:
+            part = f"part {record.get('part')} of {record.get('parts')}"
+            return (
+                f"What was used of all budgets when this file of the log was begun, at {at} ({part}), so that a start "
+                "need not add up the whole log. Nothing was asked for or decided."
+            )
+        case "segment":
+            return f"File {record.get('segment')} of the log begins here, at {at}; its hash ties it to the one before."
+        case _:
+            return None
 
 
 def _asked(record: Mapping[str, Any]) -> str:
