@@ -1,5 +1,7 @@
 """What an OPA uploads: unpacked up to a bound, kept up to a bound, and held against what our engine decides."""
 
+import asyncio
+import contextlib
 import gzip
 import json
 import os
@@ -138,6 +140,34 @@ def test_uploaded_decisions_are_listed_and_compared(plane: Plane, remit: Remit, 
     assert opa.post("/logs", content=json.dumps(lies).encode(), headers=ZIPPED | {"content-encoding": ""}).is_success
     code, out, err = remit("policy", "decisions", "--compare")
     assert (code, "here: denies (no deletes); OPA: no objection" in out, "2 differs" in err) == (1, True, True)
+
+
+def test_the_loop_that_serves_the_api_waits_for_no_file_of_decisions(
+    opa: httpx.Client, plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def noted(what: str) -> None:
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop()
+            what += " in the loop"
+        seen.append(what)
+
+    class Event(dict[str, Any]):
+        def items(self) -> Any:
+            noted("written")
+            return super().items()
+
+    def latest(limit: int) -> Any:
+        noted("read")
+        return [Event(decision_id="d")]
+
+    monkeypatch.setattr(plane.services.decisions, "add", lambda events: noted("kept"))
+    monkeypatch.setattr(plane.services.decisions, "latest", latest)
+    sent = json.dumps([event("GET", {}, "r")]).encode()
+    assert opa.post("/logs", content=gzip.compress(sent), headers=ZIPPED).json() == {"kept": 1}
+    assert opa.get("/v1/decisions").json() == {"items": [{"decision_id": "d"}]}
+    assert seen == ["kept", "read", "written"]
 
 
 def test_what_cannot_be_taken_is_a_problem(opa: httpx.Client, plane: Plane) -> None:

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 
 class Decisions(Protocol):
+    """Called from threads: both read and write files."""
+
     def add(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Keep them; the oldest go where there is no room. `Unavailable`: they are not kept."""
         ...
