@@ -187,6 +187,7 @@ async def test_what_may_not_be_said_is_refused_and_recorded(
 ) -> None:
     call = Call(door, body, headers=told(task))
     await call.done
+    assert call.body.endswith(b"}\n")
     problem = json.loads(call.body)
     assert (call.status, problem["reason"]) == (400, "malformed")
     assert problem["detail"].isprintable()

@@ -44,6 +44,7 @@ async def applied(api: httpx.AsyncClient) -> None:
 def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, object]:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.text.endswith("}\n")
     body: dict[str, object] = answer.json()
     assert body["type"] == f"https://remit.dev/problems/{kind}"
     assert body["status"] == status
@@ -65,6 +66,11 @@ async def test_mistakes_in_manifests_come_one_by_one(api: httpx.AsyncClient) -> 
     body = problem(answer, 422, "invalid")
     assert [e["field"] for e in body["errors"]] == ["apiVersion", "kind"]  # type: ignore[attr-defined]
     assert "did you mean Role?" in str(body["detail"])
+
+
+async def test_a_name_that_a_request_made_up_is_not_told_back_whole(api: httpx.AsyncClient) -> None:
+    body = problem(await api.post("/v1/apply", json={"documents": [], "x" * 100_000: 1}), 422, "invalid")
+    assert body["detail"] == f"body.{'x' * 64} is not a field of this request"
 
 
 async def test_every_kind_can_be_listed_shown_and_removed(api: httpx.AsyncClient) -> None:

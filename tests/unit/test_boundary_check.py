@@ -197,6 +197,7 @@ def test_a_denial_is_a_problem_and_sets_nothing(reason: Reason) -> None:
     names = {line.partition(b":")[0] for line in head.split(b"\r\n")[1:]}
     assert names - {b"retry-after"} == {b"content-type", b"content-length", b"x-remit-record"}
     problem = json.loads(body)
+    assert body.endswith(b"}\n")
     assert set(problem) == {"type", "title", "status", "detail", "reason", "record", "next"}
     assert (problem["reason"], problem["record"], problem["detail"]) == (reason.value, "r-2", "be\r\ncause")
 

@@ -308,7 +308,10 @@ async def _ping(peer: _Peer) -> None:
 def _rekeyed(message: Mapping[str, Any]) -> bytes | RemitError:
     blob = message.get("blob")
     if isinstance(blob, str):
-        return base64.b64decode(blob)
+        try:
+            return base64.b64decode(blob)
+        except ValueError:
+            return Unavailable("the node sealed into what is no Base64", hint="remit status")
     kind = Conflict if message.get("conflict") is True else Unavailable
     return kind(str(message.get("error") or "the node could not seal anew"), hint="remit secret rekey")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -24,6 +24,7 @@ from remit.policy.manifests import ManifestError
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+MAX_NAME = 64
 STATUS: Mapping[str, int] = {"invalid": 422, "not-found": 404, "conflict": 409, "unavailable": 503}
 _KIND = {400: "invalid", 401: "unauthorized", 403: "forbidden", 404: "not-found", 405: "invalid", 413: "too-large"}
 
@@ -45,6 +46,15 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
+class _Told(JSONResponse):
+    """Ends its line, so that a shell's prompt does not stand behind it."""
+
+    media_type = MEDIA_TYPE
+
+    def render(self, content: Any) -> bytes:
+        return super().render(content) + b"\n"
+
+
 def response(
     kind: str, status: int, detail: str, *, hint: str = "", errors: list[dict[str, Any]] | None = None
 ) -> Response:
@@ -57,7 +67,7 @@ def response(
     }
     if errors:
         body["errors"] = errors
-    return JSONResponse(body, status_code=status, media_type=MEDIA_TYPE)
+    return _Told(body, status_code=status)
 
 
 def install(app: FastAPI) -> None:
@@ -70,7 +80,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        mistakes = [{"field": ".".join(map(str, e["loc"])), "message": _said(e["type"])} for e in error.errors()[:20]]
+        mistakes = [{"field": _field(e["loc"]), "message": _said(e["type"])} for e in error.errors()[:20]]
         first = mistakes[0] if mistakes else {"field": "request", "message": "is not valid"}
         return response("invalid", 422, f"{first['field']} {first['message']}", errors=mistakes)
 
@@ -87,6 +97,11 @@ def install(app: FastAPI) -> None:
         return response(
             "internal", 500, "something unexpected went wrong", hint="the control plane's log has the trace"
         )
+
+
+def _field(place: Sequence[object]) -> str:
+    """Where it is; a name that the request gave is cut, for it may be anything."""
+    return ".".join(str(part)[:MAX_NAME] for part in place)
 
 
 def _said(kind: str) -> str:

@@ -258,15 +258,18 @@ def problem(record: str, refusal: Refusal) -> bytes:
 def problem_body(record: str, refusal: Refusal) -> bytes:
     """The JSON of a problem (RFC 9457)."""
     meaning = refusal.meaning
-    return json.dumps(
-        {
-            "type": f"https://remit.dev/problems/{refusal.reason.value}",
-            "title": meaning.title,
-            "status": meaning.status,
-            "detail": refusal.detail,
-            "reason": refusal.reason.value,
-            "record": record,
-            "next": meaning.next,
-            **refusal.facts,
-        }
-    ).encode()
+    return (
+        json.dumps(
+            {
+                "type": f"https://remit.dev/problems/{refusal.reason.value}",
+                "title": meaning.title,
+                "status": meaning.status,
+                "detail": refusal.detail,
+                "reason": refusal.reason.value,
+                "record": record,
+                "next": meaning.next,
+                **refusal.facts,
+            }
+        ).encode()
+        + b"\n"
+    )
