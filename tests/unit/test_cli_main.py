@@ -67,6 +67,14 @@ def test_an_output_that_cannot_be_written_is_one_error() -> None:
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
+@pytest.mark.parametrize("where", ["remit.cli.run.main", "remit.cli.commands.application"])
+def test_an_interruption_is_an_exit_code_without_a_traceback(where: str) -> None:
+    module, _, name = where.rpartition(".")
+    code = f"import {module} as m\ndef stopped(_=()): raise KeyboardInterrupt\nm.{name} = stopped\n"
+    done = python(code + "from remit.cli.main import main; main()", "run" if name == "main" else "version")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize(
     ("command", "where"), [("version", "remit.cli.commands.invoke"), ("run", "remit.cli.run.main")]
 )

@@ -74,8 +74,12 @@ def _detached(settings: Settings, rekey: bool) -> None:
         finally:
             os._exit(code)
     os.close(write)
-    os.waitpid(child, 0)
-    _follow_start(read)
+    try:
+        os.waitpid(child, 0)
+        _follow_start(read)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted: the node goes on starting\nhint: remit status, or remit down\n")
+        raise
 
 
 def _follow_start(read: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
 
 FAST = frozenset({"run", "exec", "attach"})
@@ -21,6 +22,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = _ended(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
     except Exception as error:
         if sys.flags.dev_mode:
             raise
