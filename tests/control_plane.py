@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from remit import testing
+from remit import __version__, testing
 from remit.api import server
 from remit.api.services import Services
 from remit.app import plane
@@ -87,7 +87,7 @@ def build(directory: Path, store: Store | None = None) -> Plane:
             trust_domain="remit.local",
             audit_bounds=Bounds(),
             token_ttl_s=600,
-            version="0.0.test",
+            version=__version__,
         )
     )
     made.publisher.begin()

@@ -16,7 +16,8 @@ from command_line import Remit
 from command_line import remit as remit
 from control_plane import CAPABILITY, CREDENTIAL, MANIFESTS, ROLE, Plane
 
-from remit.cli import cells, commands, output, tasks
+from remit import __version__
+from remit.cli import cells, commands, completion, output, tasks
 from remit.control.ports_audit import AuditFilter
 from remit.core.errors import Unavailable
 
@@ -480,3 +481,19 @@ def test_budgets_of_a_node_that_is_away_are_not_known(remit: Remit, plane: Plane
     code, _, problem = remit("budget", "show")
     assert code == 6
     assert "no node is connected" in problem
+
+
+def test_a_node_of_another_version_is_told_of_once_and_never_into_a_half_typed_line(
+    plane: Plane, remit: Remit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert remit("ps")[2] == "no task runs\n"
+    monkeypatch.setattr("remit.cli.client.__version__", "9.9.9")
+    assert completion.tasks("t") == []
+    assert capsys.readouterr().err == ""
+    code, out, err = remit("operator", "list", "--json")
+    assert (code, out) == (0, "")
+    assert err == (
+        f"warning: the node runs remit {__version__}, and this is remit 9.9.9\n"
+        "hint: remit down, then remit up --detach, with the one that is meant\n"
+    )
+    assert remit("operator", "list", "--json")[2] == ""

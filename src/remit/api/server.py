@@ -27,10 +27,10 @@ from remit.core.errors import Unavailable
 
 GRACE_S = 5
 BACKLOG = 128
+VERSION_HEADER = "remit-version"
+"""On the socket only: the command line is told whose API it uses, a stranger on loopback is not."""
 DOOR_CONNECTIONS = 512
 """Envoy answers 503 for more: tasks that delegate must not take the descriptors of the API."""
-
-
 LOOPBACK_CONNECTIONS = 256
 """At once. More are closed: descriptors are needed by the socket, over which authority is taken away."""
 HEAD_TIMEOUT_S = 10.0
@@ -101,7 +101,8 @@ async def serve(
     """
     app = create_app(services)
     with contextlib.ExitStack() as open_sockets:
-        listeners = [(_server(app), open_sockets.enter_context(_unix(control_socket)))]
+        versions = [(VERSION_HEADER, services.version)]
+        listeners = [(_server(app, headers=versions), open_sockets.enter_context(_unix(control_socket)))]
         open_sockets.callback(control_socket.unlink, missing_ok=True)
         if port:
             guarded = LoopbackGuard(app, port=port, token=_token(token_file))
@@ -131,7 +132,13 @@ async def serve_door(door: ASGIApp, path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _server(app: ASGIApp, protocol: type[H11Protocol] = _PeerProtocol, *, connections: int | None = None) -> _Server:
+def _server(
+    app: ASGIApp,
+    protocol: type[H11Protocol] = _PeerProtocol,
+    *,
+    connections: int | None = None,
+    headers: list[tuple[str, str]] | None = None,
+) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
@@ -141,6 +148,7 @@ def _server(app: ASGIApp, protocol: type[H11Protocol] = _PeerProtocol, *, connec
             log_config=None,
             access_log=False,
             server_header=False,
+            headers=headers,
             proxy_headers=False,
             limit_concurrency=connections,
             timeout_graceful_shutdown=GRACE_S,

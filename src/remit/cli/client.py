@@ -7,6 +7,7 @@ and the same exit code wherever the mistake was found.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import socket
 import ssl
@@ -17,7 +18,9 @@ from urllib.parse import quote
 
 import httpx
 
+from remit import __version__
 from remit import settings as configuration
+from remit.cli import output
 from remit.core.errors import Conflict, Invalid, NotFound, RemitError, Unavailable
 from remit.settings import Settings
 
@@ -45,9 +48,9 @@ class Event(NamedTuple):
 
 
 class Client:
-    """Synchronous. Raises the four errors of `core.errors`."""
+    """Synchronous. Raises the four errors of `core.errors`. `talks`: warn where the node is of another version."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, talks: bool = True) -> None:
         self._socket = settings.control_socket
         _probe(self._socket)
         # No TLS on this socket: a context that trusts nobody spares reading all of the system's CAs.
@@ -55,7 +58,12 @@ class Client:
         token = configuration.environment().get("REMIT_TOKEN")
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.Client(
-            transport=transport, base_url="http://localhost", timeout=TIMEOUT_S, trust_env=False, headers=headers
+            transport=transport,
+            base_url="http://localhost",
+            timeout=TIMEOUT_S,
+            trust_env=False,
+            headers=headers,
+            event_hooks={"response": [_compare] if talks else []},
         )
 
     def get(self, path: str, **query: object) -> Any:
@@ -140,9 +148,9 @@ class Client:
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[Client]:
+def connected(*, talks: bool = True) -> Iterator[Client]:
     """A client of the control plane that the settings name."""
-    client = Client(configuration.load())
+    client = Client(configuration.load(), talks=talks)
     try:
         yield client
     finally:
@@ -165,6 +173,19 @@ def part(text: str) -> str:
     if text in ("", ".", ".."):
         raise Invalid(f"{text!r} is not a name")
     return quote(text, safe="")
+
+
+def _compare(response: httpx.Response) -> None:
+    node = response.headers.get("remit-version", __version__)
+    if node != __version__:
+        _differing(node)
+
+
+@functools.cache
+def _differing(node: str) -> None:
+    """Said once, however many requests a command makes."""
+    output.say(f"warning: the node runs remit {node[:40]}, and this is remit {__version__}")
+    output.say("hint: remit down, then remit up --detach, with the one that is meant")
 
 
 def _present(query: Mapping[str, object]) -> dict[str, str]:

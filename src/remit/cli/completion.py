@@ -64,7 +64,7 @@ def _parameter(name: str, annotation: object) -> inspect.Parameter:
 
 def _asked(path: str, name: Callable[[Any], str], incomplete: str) -> list[str]:
     try:
-        with client.connected() as api:
+        with client.connected(talks=False) as api:
             return [found for item in api.get(path)["items"] if (found := name(item)).startswith(incomplete)]
     except RemitError:
         return []
