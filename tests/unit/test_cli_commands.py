@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -18,7 +19,7 @@ from control_plane import CAPABILITY, CREDENTIAL, MANIFESTS, ROLE, Plane
 
 from remit import __version__
 from remit.cli import cells, commands, completion, output, tasks
-from remit.control.ports_audit import AuditFilter
+from remit.control.ports_audit import AUDIT_FILTERS, KINDS, AuditFilter
 from remit.core.errors import Unavailable
 
 RECORD = {
@@ -497,3 +498,52 @@ def test_a_node_of_another_version_is_told_of_once_and_never_into_a_half_typed_l
         "hint: remit down, then remit up --detach, with the one that is meant\n"
     )
     assert remit("operator", "list", "--json")[2] == ""
+
+
+@pytest.mark.parametrize("command", ["audit list", "audit tail", "audit export"])
+def test_whatever_lists_records_is_narrowed_alike_and_names_every_kind(remit: Remit, command: str) -> None:
+    code, out, _ = remit(*command.split(), "--help")
+    options = set(re.findall(r"--[a-z]+", out))
+    assert (code, {f"--{name}" for name in (*AUDIT_FILTERS, "tree")} - options) == (0, set())
+    assert {"--since", "--until"} <= options or command == "audit tail"
+    assert not [kind for kind in KINDS if kind not in out]
+
+
+def test_records_are_narrowed_by_what_the_options_say(plane: Plane, remit: Remit) -> None:
+    for number in (1, 2):
+        record = {**RECORD, "id": f"r-000000000{number}", "seq": number, "host": f"h{number}.example"}
+        asyncio.run(plane.audit.add(record))
+    assert [one["seq"] for one in records(remit("audit", "list", "--host", "h2.example", "--json")[1])] == [2]
+    assert [one["seq"] for one in records(remit("audit", "export", "--host", "h1.example")[1])] == [1]
+    assert len(records(remit("audit", "list", "--since", "999999d", "--json")[1])) == 2, "before all time is the start"
+    code, _, err = remit("audit", "list", "--until", "later")
+    assert (code, err.splitlines()[0]) == (2, "error: 'later' is not a time")
+
+
+def test_uses_of_a_secret_are_narrowed_as_records_are(applied: Path, remit: Remit) -> None:
+    assert remit("secret", "usage", "github-token", "--since", "2h")[0] == 0
+    assert remit("secret", "usage", "github-token", "--since", "soon")[0] == 2
+
+
+def test_secrets_that_credentials_need_are_named(applied: Path, remit: Remit, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, out, err = remit("secret", "list")
+    assert (out, err.splitlines()) == (
+        "",
+        [
+            "no secret is stored",
+            "credentials need, and nobody has stored: github-token",
+            "hint: remit secret put github-token",
+        ],
+    )
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"value")))
+    assert remit("secret", "put", "github-token")[0] == 0
+    assert remit("secret", "list")[2] == ""
+
+
+@pytest.mark.parametrize(
+    "command", ["prune --older-than soon", "operator token ann --ttl soon", "approvals approve a-1 --for soon"]
+)
+def test_a_duration_that_is_none_is_told_in_one_way(plane: Plane, remit: Remit, command: str) -> None:
+    code, out, err = remit(*command.split())
+    option = command.split()[-2]
+    assert (code, out, err) == (2, "", f"error: {option} 'soon': expected a duration such as 90s, 30m or 1h30m\n")

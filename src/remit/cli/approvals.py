@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from remit.cli import client, following, options, output
-from remit.core.errors import Invalid
 from remit.core.grant import Scope
 from remit.policy import quantity
 
@@ -61,7 +60,7 @@ def approve(
     """Allow it. The request that waits is decided again, from the start."""
     body: dict[str, Any] = {"scope": scope.value, "note": note}
     if duration:
-        body["for_s"] = _seconds(duration)
+        body["for_s"] = options.quantity_of(quantity.duration_s, duration, "--for")
     if uses is not None:
         body["uses"] = uses
     with client.connected() as api:
@@ -121,7 +120,10 @@ def grants(as_json: options.Json = False) -> None:
 
 
 @app.command()
-def revoke(grant: Annotated[str, typer.Argument(metavar="GRANT")], as_json: options.Json = False) -> None:
+def revoke(
+    grant: Annotated[str, typer.Argument(metavar="GRANT", help="Its whole id (`remit approvals grants`).")],
+    as_json: options.Json = False,
+) -> None:
     """Take a grant back, and cut what is open under it; one that is used up too."""
     with client.connected() as api:
         done = api.delete(f"/v1/grants/{client.part(grant)}")
@@ -158,10 +160,3 @@ def _tell(one: dict[str, Any]) -> None:
             **{f"--scope {offer['scope']}": offer["allows"] for offer in one["offers"]},
         }
     )
-
-
-def _seconds(text: str) -> float:
-    try:
-        return quantity.duration_s(text)
-    except ValueError as error:
-        raise Invalid(f"{text!r} is not a duration", hint="such as 90s or 30m") from error

@@ -6,17 +6,14 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from remit.cli import client, completion, following, options, output
-from remit.core.errors import Invalid, NotFound, Unavailable
-from remit.policy import quantity
+from remit.cli import client, following, narrowing, options, output
+from remit.core.errors import NotFound, Unavailable
 
 _COLUMNS = ("time", "id", "task", "role", "decision", "reason", "status", "request")
 TABLE_ROWS = 100
@@ -25,51 +22,17 @@ PAGE = 1000
 
 app = typer.Typer(no_args_is_help=True, help="List, follow, show and verify the audit log.")
 
-Task = Annotated[str | None, typer.Option(help="Id of a task, or its first letters.", autocompletion=completion.tasks)]
-Tree = Annotated[
-    str | None, typer.Option(help="Likewise: of it and of every task below it.", autocompletion=completion.tasks)
-]
-Role = Annotated[str | None, typer.Option(autocompletion=completion.roles)]
-Decision = Annotated[str | None, typer.Option(help="permit, hold or deny.")]
-Reason = Annotated[str | None, typer.Option(help="Such as no_capability; docs/reference lists them.")]
-Capability = Annotated[str | None, typer.Option()]
-Credential = Annotated[str | None, typer.Option()]
-Host = Annotated[str | None, typer.Option()]
-Kind = Annotated[str | None, typer.Option(help="decision, operator, approval, dns, boundary, budget or completion.")]
-Moment = Annotated[str | None, typer.Option(metavar="TIME", help="RFC 3339, or how long ago: 90s, 30m, 1h, 2d.")]
 RecordId = Annotated[str, typer.Argument(metavar="RECORD", help="Id of a record, or its first letters.")]
 
 
 @app.command("list")
+@narrowing.narrowed()
 def list_records(
-    task: Task = None,
-    tree: Tree = None,
-    role: Role = None,
-    decision: Decision = None,
-    reason: Reason = None,
-    capability: Capability = None,
-    credential: Credential = None,
-    host: Host = None,
-    kind: Kind = None,
-    since: Moment = None,
-    until: Moment = None,
+    query: narrowing.Query,
     limit: Annotated[int | None, typer.Option(min=1, help="The latest so many. Default: 100; all with --json.")] = None,
     as_json: options.Json = False,
 ) -> None:
     """List records, oldest first."""
-    query: dict[str, object] = {
-        "task": task,
-        "tree": tree,
-        "role": role,
-        "decision": decision,
-        "reason": reason,
-        "capability": capability,
-        "credential": credential,
-        "host": host,
-        "kind": kind,
-        "since": moment(since),
-        "until": moment(until),
-    }
     wanted = limit if limit is not None or as_json else TABLE_ROWS
     with client.connected() as api:
         if as_json:
@@ -81,18 +44,11 @@ def list_records(
 
 
 @app.command()
-def tail(
-    task: Task = None,
-    tree: Tree = None,
-    role: Role = None,
-    decision: Decision = None,
-    kind: Kind = None,
-    as_json: options.Json = False,
-) -> None:
+@narrowing.narrowed(times=False)
+def tail(query: narrowing.Query, as_json: options.Json = False) -> None:
     """Print records as they are written, until interrupted. A control plane that goes is waited for; of what is written
     meanwhile nothing is left out."""
-    wanted = {"task": task, "tree": tree, "role": role, "decision": decision, "kind": kind}
-    for record in following.events("/v1/audit/stream", wanted):
+    for record in following.events("/v1/audit/stream", query):
         if as_json:
             output.line(record)
         else:
@@ -237,22 +193,6 @@ def _request(record: Mapping[str, Any]) -> str:
     port = f":{record['port']}" if record.get("port") not in (None, usual) else ""
     where = f"{record.get('scheme') or 'tcp'}://{record['host']}{port}{record.get('path') or ''}"
     return f"{by}{record.get('method') or record.get('kind')} {where}"
-
-
-def moment(text: str | None) -> str | None:
-    if text is None:
-        return None
-    try:
-        ago = quantity.duration_s(text)
-    except ValueError:
-        pass
-    else:
-        return datetime.fromtimestamp(time.time() - ago, UTC).isoformat()
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise Invalid(f"{text!r} is not a time", hint="write 2026-01-31T12:00:00Z, or 30m (30 minutes ago)") from error
-    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).isoformat()
 
 
 def _told(problem: object) -> str:

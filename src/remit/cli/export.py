@@ -17,7 +17,7 @@ from typing import Annotated, Any, BinaryIO
 import typer
 
 from remit import __version__
-from remit.cli import audit, client, options, output, parquet
+from remit.cli import client, narrowing, options, output, parquet
 from remit.core.errors import Conflict, Invalid, Unavailable
 from remit.policy import decision_log
 
@@ -28,7 +28,9 @@ _LABELS = {"id": "remit", "version": __version__}
 Write = Callable[[bytes], None]
 
 
+@narrowing.narrowed()
 def export(
+    query: narrowing.Query,
     form: Annotated[
         str, typer.Option("--format", help="jsonl: records as they are; parquet; opa-decision-log: as OPA logs.")
     ] = "jsonl",
@@ -39,17 +41,6 @@ def export(
         bool,
         typer.Option("--whole", help="Every line of the log as it stands there, completions too; narrow by time only."),
     ] = False,
-    task: audit.Task = None,
-    tree: audit.Tree = None,
-    role: audit.Role = None,
-    decision: audit.Decision = None,
-    reason: audit.Reason = None,
-    capability: audit.Capability = None,
-    credential: audit.Credential = None,
-    host: audit.Host = None,
-    kind: audit.Kind = None,
-    since: audit.Moment = None,
-    until: audit.Moment = None,
     as_json: options.Json = False,
 ) -> None:
     """Give records to other systems, oldest first: print them, a JSON object a line, or write a file."""
@@ -57,20 +48,7 @@ def export(
         raise Invalid(f"there is no format {form[:40]!a}", hint=", ".join(FORMATS))
     if form == "parquet" and out is None:
         raise Invalid("a Parquet file cannot be printed", hint="--out FILE")
-    query: dict[str, object] = {
-        "task": task,
-        "tree": tree,
-        "role": role,
-        "decision": decision,
-        "reason": reason,
-        "capability": capability,
-        "credential": credential,
-        "host": host,
-        "kind": kind,
-        "since": audit.moment(since),
-        "until": audit.moment(until),
-        "whole": "true" if whole else None,
-    }
+    query = {**query, "whole": "true" if whole else None}
     with client.connected() as api:
         if out is None:
             _all(api, query, _printed(form))

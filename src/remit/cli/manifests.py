@@ -78,14 +78,14 @@ def get(
 
 def remove(
     kind: Annotated[str, typer.Argument(help="role, capability, credential or policy.")],
-    name: Annotated[str, typer.Argument()],
+    name: Annotated[str, typer.Argument(help="Its name.")],
     as_json: options.Json = False,
 ) -> None:
     """Take a manifest away. Refused while another one names it."""
     with client.connected() as api:
         answer = api.delete(f"/v1/{PLURALS[_kind(kind)]}/{client.part(name)}")
     if as_json:
-        output.line(answer or {})
+        output.line(answer)
     else:
         output.say(f"{_kind(kind)} {name} removed")
 

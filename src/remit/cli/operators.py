@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from remit.cli import client, options, output
-from remit.core.errors import Invalid
 from remit.core.principal import OperatorKind, OperatorRole
 from remit.policy import quantity
 
@@ -64,9 +63,9 @@ def token(
     as_json: options.Json = False,
 ) -> None:
     """Issue a token, printed once; use it in REMIT_TOKEN or as a bearer token of the API."""
-    path = f"/v1/operators/{client.part(name)}/tokens"
+    path, ttl_s = f"/v1/operators/{client.part(name)}/tokens", options.quantity_of(quantity.duration_s, ttl, "--ttl")
     with client.connected() as api:
-        answer = api.delete(path) if revoke else api.post(path, {"ttl_s": _seconds(ttl)})
+        answer = api.delete(path) if revoke else api.post(path, {"ttl_s": ttl_s})
     if as_json:
         output.line(answer)
     elif revoke:
@@ -86,10 +85,3 @@ def whoami(as_json: options.Json = False) -> None:
         output.line(answer)
     else:
         output.fields(answer)
-
-
-def _seconds(text: str) -> int:
-    try:
-        return int(quantity.duration_s(text))
-    except ValueError as error:
-        raise Invalid(f"{text!r} is not a duration", hint="such as 12h or 90d") from error

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from remit.cli import audit, client, junit, lineages, manifests, options, output
+from remit.cli import audit, client, junit, lineages, manifests, narrowing, options, output
 from remit.core.errors import Invalid, NotFound
 from remit.core.snapshot import Rules
 from remit.policy import cases, crosscheck, trial
@@ -64,16 +64,16 @@ def test_(
 @app.command()
 def replay(
     files: Annotated[list[str], typer.Option("--file", "-f", help="Changed manifests, as for apply. Repeatable.")],
-    since: audit.Moment = "1h",
-    until: audit.Moment = None,
-    role: audit.Role = None,
+    since: narrowing.Moment = "1h",
+    until: narrowing.Moment = None,
+    role: narrowing.Role = None,
     as_json: options.Json = False,
 ) -> None:
     """Decide recorded requests again, with changed manifests, and show what would be otherwise. Nothing is changed."""
     fresh = manifests.read(files)
     replaced = {(document.kind, document.name) for document in fresh}
     query: dict[str, object] = {"kind": "decision", "role": role}
-    query |= {"since": audit.moment(since), "until": audit.moment(until)}
+    query |= {"since": narrowing.moment(since), "until": narrowing.moment(until)}
     with client.connected() as api:
         current = in_force(api)
         changed = [document for document in current if (document.kind, document.name) not in replaced] + fresh
@@ -100,8 +100,8 @@ def diff(
     since: Annotated[
         str | None, typer.Option(metavar="TIME", help="Also decide again what was recorded since then: 1h, 2d.")
     ] = None,
-    until: audit.Moment = None,
-    role: audit.Role = None,
+    until: narrowing.Moment = None,
+    role: narrowing.Role = None,
     as_json: options.Json = False,
 ) -> None:
     """Show which decisions differ between two sets of manifests: of the cases in their tests/, and of recorded ones.
@@ -118,7 +118,7 @@ def diff(
     left_out = tabled.left_out
     if since is not None:
         query: dict[str, object] = {"kind": "decision", "role": role}
-        query |= {"since": audit.moment(since), "until": audit.moment(until)}
+        query |= {"since": narrowing.moment(since), "until": narrowing.moment(until)}
         with client.connected() as api:
             recorded = replaying.replay(
                 audit.pages(api, query), before=before, after=after, known=lineages.known(api, query)

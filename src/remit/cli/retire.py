@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from remit.cli import audit, client, options, output, parquet
+from remit.cli import client, narrowing, options, output, parquet
 from remit.core.errors import Conflict, Invalid, NotFound
 
 _HINT = "remit audit export --whole --out FILE"
@@ -32,7 +32,7 @@ def retire(
     as_json: options.Json = False,
 ) -> None:
     """Remove from the log what EXPORT has, in whole segments, oldest first. Recorded; the chain goes on to verify."""
-    body = {**_proof(export), "before": audit.moment(keep)}
+    body = {**_proof(export), "before": narrowing.moment(keep)}
     with client.connected() as api:
         done = api.post("/v1/audit/retire", body, patient=True)  # the control plane reads the log once
     if as_json:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from remit.cli import client, importing, options, output
+from remit.cli import client, importing, narrowing, options, output
 from remit.cli import drill as drilling
 from remit.core.errors import Invalid
 from remit.core.source import MAX_KEPT_BYTES
@@ -37,10 +37,9 @@ def put(
     as_json: options.Json = False,
 ) -> None:
     """Store a secret, read from stdin or asked for; one of that name is replaced."""
-    body = _body(_read(name, raw), expires)
+    body, path = _body(_read(name, raw), expires), f"/v1/secrets/{client.part(name)}"
     with client.connected() as api:
-        answer = api.put(f"/v1/secrets/{client.part(name)}", body)
-    _tell(answer, "stored", as_json=as_json)
+        _tell(api.put(path, body), "stored", as_json=as_json)
 
 
 @app.command()
@@ -51,10 +50,9 @@ def rotate(
     as_json: options.Json = False,
 ) -> None:
     """Store a new version of a secret: the next request uses it, open streams go on."""
-    body = _body(_read(name, raw), expires)
+    body, path = _body(_read(name, raw), expires), f"/v1/secrets/{client.part(name)}/rotate"
     with client.connected() as api:
-        answer = api.post(f"/v1/secrets/{client.part(name)}/rotate", body)
-    _tell(answer, "rotated", as_json=as_json)
+        _tell(api.post(path, body), "rotated", as_json=as_json)
 
 
 @app.command()
@@ -72,12 +70,16 @@ def rekey(as_json: options.Json = False) -> None:
 def list_secrets(as_json: options.Json = False) -> None:
     """List names, versions, ends and last uses; never values."""
     with client.connected() as api:
-        found = api.get("/v1/secrets")["items"]
+        answer = api.get("/v1/secrets")
+    found = answer["items"]
     if not as_json:
         times = ("updated", "expires", "last_used")
         found = [{**item, **{name: output.clock(item.get(name)) for name in times}} for item in found]
     columns = ("name", "version", "state", "updated", "expires", "last_used", "credentials")
     output.rows(columns, found, as_json=as_json, empty="no secret is stored")
+    if answer["needed"] and not as_json:
+        output.say(f"credentials need, and nobody has stored: {', '.join(answer['needed'])}")
+        output.say(f"hint: remit secret put {answer['needed'][0]}")
 
 
 @app.command()
@@ -96,14 +98,12 @@ def test(
 @app.command()
 def usage(
     name: Annotated[str, typer.Argument(help="A secret, or a credential.")],
-    since: Annotated[
-        str | None, typer.Option("--since", metavar="TIME", help="Only at this time (ISO 8601, with zone) or later.")
-    ] = None,
+    since: narrowing.Moment = None,
     as_json: options.Json = False,
 ) -> None:
     """Show who used a secret when, from the audit log."""
     with client.connected() as api:
-        found = api.get(f"/v1/secrets/{client.part(name)}/usage", since=since)
+        found = api.get(f"/v1/secrets/{client.part(name)}/usage", since=narrowing.moment(since))
     rows = found["items"]
     if not as_json:
         rows = [{**one, "first": output.clock(one["first"]), "last": output.clock(one["last"])} for one in rows]
@@ -114,12 +114,12 @@ def usage(
 
 
 @app.command("rm")
-def rm(name: Annotated[str, typer.Argument()], as_json: options.Json = False) -> None:
+def rm(name: Annotated[str, typer.Argument(help="A secret that is stored.")], as_json: options.Json = False) -> None:
     """Forget a secret. What uses it is refused from then on."""
     with client.connected() as api:
         answer = api.delete(f"/v1/secrets/{client.part(name)}")
     if as_json:
-        output.line(answer or {"name": name})
+        output.line(answer)
     else:
         output.say(f"secret {name} removed")
 

@@ -10,14 +10,12 @@ from __future__ import annotations
 import codecs
 import os
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from remit.cli import cells, client, options, output
-from remit.core.errors import Invalid
 from remit.policy import quantity
 
 _COLUMNS = ("id", "role", "state", "created", "exit", "command")
@@ -130,9 +128,11 @@ def prune(
     """Remove what is left of ended tasks: output, workspaces, their lines in `ps`. Runs by itself every hour."""
     request: dict[str, Any] = {"op": "prune", "dry_run": dry_run, "unmerged": unmerged}
     if older_than is not None:
-        request["age_s"] = 0 if older_than == "0" else _quantity(quantity.duration_s, older_than, "--older-than")
+        request["age_s"] = (
+            0 if older_than == "0" else options.quantity_of(quantity.duration_s, older_than, "--older-than")
+        )
     if total is not None:
-        request["total_bytes"] = 0 if total == "0" else _quantity(quantity.size_bytes, total, "--total")
+        request["total_bytes"] = 0 if total == "0" else options.quantity_of(quantity.size_bytes, total, "--total")
     answer = cells.ask(request, timeout_s=600.0)
     gone, kept = answer.get("pruned", []), answer.get("kept", [])
     if as_json:
@@ -149,13 +149,6 @@ def prune(
         output.say(f"hint: remit diff {kept[0]['task']}; remit merge {kept[0]['task']}; or remit prune --unmerged")
     if answer.get("more"):
         output.say(f"hint: {answer['more']} more are due: run it again")
-
-
-def _quantity(read: Callable[[str], float], text: str, option: str) -> float:
-    try:
-        return read(text)
-    except ValueError as error:
-        raise Invalid(f"{option} {text!r}: {error}", hint="remit prune --help") from error
 
 
 def _day(seconds: float) -> str:
