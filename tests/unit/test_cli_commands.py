@@ -250,7 +250,7 @@ def test_why_prefers_a_refused_request_to_the_refused_lookup_of_its_name(plane: 
 
 
 def test_verify_says_what_was_read(plane: Plane, remit: Remit) -> None:
-    assert remit("audit", "verify") == (0, "ok: 0 records in 1 segments, unbroken\n", "")
+    assert remit("audit", "verify") == (0, "ok: 0 records in 1 segment, unbroken\n", "")
 
 
 def test_a_log_that_was_tampered_with_fails_verify(plane: Plane, remit: Remit, monkeypatch: pytest.MonkeyPatch) -> None:

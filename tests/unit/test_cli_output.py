@@ -19,6 +19,14 @@ from remit.core.errors import Conflict, Invalid, NotFound, RemitError, Unavailab
         ("line\u2028end", "line\\u2028end"),
         ("\ud800", "\\ud800"),
         ("tag\U000e0041", "tag\\U000e0041"),
+        ("git\u3164hub", "git\\u3164hub"),
+        ("git\u115fhub", "git\\u115fhub"),
+        ("git\u2800hub", "git\\u2800hub"),
+        ("git\u034fhub", "git\\u034fhub"),
+        ("git\ufe0fhub", "git\\ufe0fhub"),
+        ("git\U000e0101hub", "git\\U000e0101hub"),
+        ("git\u00a0hub", "git\\xa0hub"),
+        ("git\ue000hub", "git\\ue000hub"),
         ("plain ü 日本", "plain ü 日本"),
         (None, ""),
     ],
@@ -89,3 +97,8 @@ def test_a_moment_is_shown_in_utc_without_fractions() -> None:
     assert output.clock("2026-01-02T03:04:05.123456+00:00") == "2026-01-02 03:04:05Z"
     assert output.clock("not a time") == "not a time"
     assert output.clock(None) == "-"
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 records"), (1, "1 record"), (2, "2 records")])
+def test_what_is_counted_is_one_or_several(number: int, said: str) -> None:
+    assert output.counted(number, "record") == said

@@ -238,7 +238,7 @@ def test_records_of_a_task_whose_parents_nothing_tells_of_are_left_out_and_count
     del family[0]
     changes, err = replayed(remit, tmp_path, NARROWER)
     assert changes == []
-    assert "1 decisions replayed; 3 left out" in err
+    assert "1 decision replayed; 3 left out" in err
     assert "3 of them are of tasks whose parents are in no record any more" in err
 
 
@@ -308,7 +308,7 @@ def test_two_sets_of_manifests_differ_in_what_was_recorded(remit: Remit, tmp_pat
     assert {(c["method"], c["was"], c["now"], c["count"]) for c in map(json.loads, out.splitlines())} == {
         ("POST", "deny no_capability", "permit read", 1)
     }
-    assert "recorded decisions decided by both" in err
+    assert "7 recorded decisions decided by both" in err
     assert remit("policy", "diff", old, old, "--since", "2025-12-31T00:00:00Z")[0] == 0
 
 

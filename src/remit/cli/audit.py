@@ -75,7 +75,8 @@ def verify(as_json: options.Json = False) -> None:
         output.line(report)
     elif report["ok"]:
         gone = f"; {report['retired']} before them were exported and retired" if report.get("retired") else ""
-        output.text(f"ok: {report['records']} records in {report['segments']} segments, unbroken{gone}")
+        records, segments = output.counted(report["records"], "record"), output.counted(report["segments"], "segment")
+        output.text(f"ok: {records} in {segments}, unbroken{gone}")
     if not report["ok"]:
         problem = report.get("problem") or {}
         if not as_json:

@@ -16,6 +16,8 @@ import struct
 import sys
 from typing import Any
 
+from remit.cli.escaping import safe
+
 _HEAD = struct.Struct(">cI")
 _CREDIT = 256 << 10
 """Input on the way that the command has not read yet."""
@@ -30,11 +32,6 @@ class Failed(Exception):
     def __init__(self, code: int, error: str, hint: str = "", cause: str = "") -> None:
         super().__init__(error)
         self.code, self.error, self.hint, self.cause = code, error, hint, cause
-
-
-def plain(text: str) -> str:
-    """`text` without what a terminal would act on."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def environment() -> dict[str, str]:
@@ -190,7 +187,7 @@ class Session:
         if message.get("event") != "exit":
             return None
         if message.get("detail"):
-            print(f"remit: {plain(str(message['detail']))}", file=sys.stderr)
+            print(f"remit: {safe(message['detail'])}", file=sys.stderr)
         return int(message["code"])
 
 

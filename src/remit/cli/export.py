@@ -61,7 +61,7 @@ def export(
         output.line(found)
     else:
         first, last = told["first"], told["last"]
-        output.text(f"{out}: {told['records']} records, {found['bytes']} bytes")
+        output.text(f"{out}: {output.counted(told['records'], 'record')}, {output.counted(found['bytes'], 'byte')}")
         if told["records"]:
             output.text(f"first: {first.get('seq')} {first.get('hash')}\nlast:  {last.get('seq')} {last.get('hash')}")
 

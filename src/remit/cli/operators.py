@@ -69,7 +69,7 @@ def token(
     if as_json:
         output.line(answer)
     elif revoke:
-        output.say(f"{answer['revoked']} tokens of {name} revoked")
+        output.say(f"{output.counted(answer['revoked'], 'token')} of {name} revoked")
     else:
         output.text(answer["token"])
         output.say(

@@ -1,7 +1,6 @@
 """What the command line prints: data on stdout, talk on stderr, nothing that can take a terminal over.
 
-Host names, paths, commands and logs were written by agents. A terminal obeys control characters (ECMA-48) and shows
-bidirectional and invisible ones as something else than they are, so every one is printed as its escape; JSON is ASCII.
+Host names, paths, commands and logs were written by agents, so all of it is escaped (`cli.escaping`); JSON is ASCII.
 On a terminal, the last column of a table is cut to fit; elsewhere they are plain text without colour and never cut.
 """
 
@@ -11,13 +10,12 @@ import contextlib
 import json
 import shutil
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from remit import settings
+from remit.cli.escaping import safe as safe
 
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 GAP = "  "
 NARROWEST = 24
 COLOURS = {
@@ -31,14 +29,6 @@ COLOURS = {
     "revoked": "31",
     "pending": "33",
 }
-
-
-def safe(text: object, *, keep: str = "") -> str:
-    """`text` with every control, format and separator character escaped, except those in `keep`."""
-    value = "" if text is None else str(text)
-    if value.isascii() and value.isprintable():
-        return value
-    return "".join(c if c in keep or unicodedata.category(c) not in _HIDDEN else _escaped(c) for c in value)
 
 
 def line(record: Mapping[str, Any]) -> None:
@@ -80,6 +70,11 @@ def fields(record: Mapping[str, Any]) -> None:
     width = max((len(name) for name in present), default=0)
     for name, value in present.items():
         sys.stdout.write(f"{safe(name).ljust(width)}{GAP}{safe(value)}\n")
+
+
+def counted(number: int, what: str) -> str:
+    """`1 record`, `2 records`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def text(value: str) -> None:
@@ -141,8 +136,3 @@ def _write(row: Sequence[str], widths: Sequence[int], *, coloured: bool) -> None
             for cell, out in zip(row, padded, strict=True)
         ]
     sys.stdout.write(GAP.join(padded).rstrip() + "\n")
-
-
-def _escaped(char: str) -> str:
-    code = ord(char)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -87,7 +87,10 @@ def replay(
             known=lineages.known(api, query),
         )
     _told(found.changes, as_json=as_json)
-    output.say(f"{found.replayed} decisions replayed; {found.left_out} left out, which rules alone did not decide")
+    output.say(
+        f"{output.counted(found.replayed, 'decision')} replayed; {found.left_out} left out, which rules alone did not "
+        "decide"
+    )
     _orphaned(found)
     if any(not change.certain for change in found.changes):
         output.say("(?): the record lacks what mattered (query, headers, budgets), or the rules have changed since")
@@ -114,7 +117,7 @@ def diff(
         raise Invalid("there is nothing to decide: neither has tests/, and no time is given", hint="--since 1h")
     of_role = [case for case in listed.values() if role in (None, case.role)]
     tabled = replaying.cases(of_role, before=before, after=after)
-    changes, counted = list(tabled.changes), f"{tabled.replayed} cases"
+    changes, counted = list(tabled.changes), output.counted(tabled.replayed, "case")
     left_out = tabled.left_out
     if since is not None:
         query: dict[str, object] = {"kind": "decision", "role": role}
@@ -124,7 +127,7 @@ def diff(
                 audit.pages(api, query), before=before, after=after, known=lineages.known(api, query)
             )
         changes += recorded.changes
-        counted += f" and {recorded.replayed} recorded decisions"
+        counted += f" and {output.counted(recorded.replayed, 'recorded decision')}"
         left_out += recorded.left_out
         _orphaned(recorded)
     _told(changes, as_json=as_json)

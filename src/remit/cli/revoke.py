@@ -27,7 +27,7 @@ def revoke(kind: Kind, name: Name, as_json: options.Json = False) -> None:
     if as_json:
         output.line(answer)
         return
-    output.text(f"{answer['kind']} {answer['name']} revoked; {answer['flows_closed']} open connections cut")
+    output.text(f"{answer['kind']} {answer['name']} revoked; {_cut(answer)}")
     _pending(answer)
     if kind != "task":
         output.say(f"hint: remit restore {kind} {answer['name']} gives it back")
@@ -68,9 +68,13 @@ def panic(
     elif lift:
         output.text("lifted; what was revoked on its own stays revoked")
     else:
-        output.text(f"everything revoked; {answer['flows_closed']} open connections cut")
+        output.text(f"everything revoked; {_cut(answer)}")
         _pending(answer)
         output.say('hint: remit panic --lift --reason "WHY" ends it')
+
+
+def _cut(answer: Mapping[str, Any]) -> str:
+    return f"{output.counted(answer['flows_closed'], 'open connection')} cut"
 
 
 def _pending(answer: Mapping[str, Any]) -> None:

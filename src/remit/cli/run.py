@@ -15,6 +15,7 @@ import sys
 from typing import Any, NoReturn
 
 from remit.cli import carry
+from remit.cli.escaping import safe
 
 _RUN = """\
 usage: remit run --role ROLE [options] -- COMMAND [ARGUMENT…]
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> int:
     except carry.Failed as failed:
         for name, text in (("error", failed.error), ("cause", failed.cause), ("hint", failed.hint)):
             if text:
-                print(f"{name}: {carry.plain(text)}", file=sys.stderr)
+                print(f"{name}: {safe(text)}", file=sys.stderr)
         return failed.code
     except BrokenPipeError:
         return 128 + signal.SIGPIPE
@@ -108,7 +109,7 @@ def _run(argv: list[str]) -> int:
     session = carry.Session(request)
     started = session.started()
     for name in started.get("absent", []):
-        print(f"warning: this machine cannot hold the limit on {carry.plain(str(name))}", file=sys.stderr)
+        print(f"warning: this machine cannot hold the limit on {safe(name)}", file=sys.stderr)
     if detach:
         print(json.dumps({"task": started["task"]}) if "json" in options else started["task"])
         return 0
@@ -163,6 +164,8 @@ def _options(
                 2, f"there is no option {item.partition('=')[0]}", usage.splitlines()[0].removeprefix("usage: ")
             )
         if name in flags:
+            if equals:
+                raise carry.Failed(2, f"--{name} takes no value", usage.splitlines()[0].removeprefix("usage: "))
             found[name] = True
             continue
         if not equals:
@@ -201,11 +204,12 @@ def _command(options: dict[str, Any], command: list[str], *, default_tty: bool) 
 
 
 def _task(prefix: str) -> str:
-    """The whole id that `prefix` stands for, among the running tasks."""
-    if len(prefix) == 12:
-        return prefix
+    """The whole id that `prefix` stands for, among the running tasks; `t-` may be left out."""
+    begins = prefix if prefix.startswith("t-") else f"t-{prefix}"
+    if len(begins) == 12:
+        return begins
     session = carry.Session({"op": "list"})
-    found = [str(cell["task"]) for cell in session.event().get("cells", []) if str(cell["task"]).startswith(prefix)]
+    found = [str(cell["task"]) for cell in session.event().get("cells", []) if str(cell["task"]).startswith(begins)]
     if len(found) != 1:
         problem = f"no running task begins with {prefix}" if not found else f"{len(found)} tasks begin with {prefix}"
         raise carry.Failed(4 if not found else 5, problem, "remit ps")
