@@ -98,7 +98,9 @@ def drill(
             _running(search, config)
         _kept(search, config, api, began)
     _report(search, as_json=as_json)
-    if any(sink.found for sink in search.sinks.values()):
+    found, said = verdict(search.sinks, proving=prove)
+    output.say(said)
+    if found:
         raise typer.Exit(1)
 
 
@@ -187,6 +189,20 @@ def _report(search: Search, *, as_json: bool) -> None:
             for name, sink in found
         ],
     )
+
+
+def verdict(sinks: Mapping[str, Sink], *, proving: bool) -> tuple[bool, str]:
+    """(whether the canary was found, that in words)"""
+    found = sorted(name for name, sink in sinks.items() if sink.found)
+    looked = output.counted(sum(sink.looked for sink in sinks.values()), "place")
+    if found:
+        meant = ", as it must where it is leaked on purpose (--prove)" if proving else ""
+        return True, f"the drill failed{meant}: the canary was found in {', '.join(found)}"
+    if proving:
+        return False, "the drill is worth nothing here: it did not find a canary that was leaked on purpose"
+    unread = sum(len(sink.unread) for sink in sinks.values())
+    but = f"; {output.counted(unread, 'place')} could not be searched" if unread else ""
+    return False, f"the drill passed: the canary was nowhere in {looked} searched{but}"
 
 
 def _outcome(sink: Sink) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ ZEROS = bytes(PAGE)
 MOST_ZEROS = 3
 """In one place of a spelling: of an ASCII character in UTF-32."""
 MAX_REGION = 256 << 20
+SHOWN_PATH = 200
+UNTRUSTED = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+"""A file of a cell may be a FIFO by now, which nobody writes to."""
 _REGION = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r\S+ \S+ \S+ \S+ *(.*)")
 CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
 COLLECTED = (Path("/var/lib/systemd/coredump"), Path("/var/crash"), Path("/var/lib/apport/coredump"))
@@ -60,7 +64,7 @@ class Search:
     def file(self, sink: str, path: Path) -> None:
         found = self.sink(sink)
         try:
-            with path.open("rb") as opened:
+            with os.fdopen(os.open(path, UNTRUSTED), "rb") as opened:
                 found.looked += 1
                 before = b""
                 while data := opened.read(CHUNK):
@@ -75,12 +79,22 @@ class Search:
 
     def tree(self, sink: str, root: Path, since: float = 0.0) -> None:
         """Every regular file below `root` that was changed at `since` (seconds since 1970) or later."""
-        for folder, _, files in _walk(root):
-            for name in files:
-                path = folder / name
+        waiting = [str(root)]  # an agent makes directories as deep as it likes
+        while waiting:
+            folder = waiting.pop()
+            try:
+                inside = list(os.scandir(folder))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                self.sink(sink).unread.append(f"{folder[:SHOWN_PATH]}: {error.strerror}")
+                continue
+            for one in inside:
                 with contextlib.suppress(OSError):
-                    if path.is_file() and not path.is_symlink() and path.stat().st_mtime >= since:
-                        self.file(sink, path)
+                    if one.is_dir(follow_symlinks=False):
+                        waiting.append(one.path)
+                    elif one.is_file(follow_symlinks=False) and one.stat(follow_symlinks=False).st_mtime >= since:
+                        self.file(sink, Path(one.path))
 
     def process(self, pid: int) -> None:
         """What others can read of a process: its arguments and environment."""
@@ -172,15 +186,3 @@ def roots(pids: Iterable[int]) -> list[Path]:
 
 def everybody() -> list[int]:
     return sorted(int(path.name) for path in Path("/proc").glob("[0-9]*"))
-
-
-def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """As `Path.walk` of Python 3.12."""
-    folders: list[str] = []
-    files: list[str] = []
-    with contextlib.suppress(OSError):
-        for path in root.iterdir():
-            (folders if path.is_dir() and not path.is_symlink() else files).append(path.name)
-    yield root, folders, files
-    for name in folders:
-        yield from _walk(root / name)
