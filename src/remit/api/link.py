@@ -147,9 +147,14 @@ class NodeLink:
 
     async def usage(self, wanted: Sequence[str] = ()) -> Sequence[Mapping[str, Any]]:
         """See `control.ports_control.Node.usage`."""
-        found: list[dict[str, Any]] = await self._ask(
-            "usage", {"type": "usage", "names": list(wanted)}, RECORD_TIMEOUT_S, "did not tell what is used in time"
-        )
+        found: list[dict[str, Any]] = []
+        more = True
+        while more:
+            behind = found[-1]["budget"] if found else ""
+            message = {"type": "usage", "names": list(wanted), "behind": behind}
+            told, more = await self._ask("usage", message, RECORD_TIMEOUT_S, "did not tell what is used in time")
+            found += told
+            more = more and bool(told)
         return found
 
     async def addresses(self, host: str) -> Known:
@@ -280,7 +285,7 @@ class NodeLink:
             case {"type": "rekeyed", "id": int(number)}:
                 peer.answered("rekeyed", number, _rekeyed(message))
             case {"type": "usage", "id": int(number), "budgets": list(found)}:
-                peer.answered("usage", number, found)
+                peer.answered("usage", number, (found, message.get("more") is True))
             case {"type": "addresses", "id": int(number), "fixed": list(fixed), "own": own}:
                 peer.answered("addresses", number, _known(fixed, own))
             case {"type": "question" | "use", "id": int()} if len(self._asked) < ASKED_MAX:

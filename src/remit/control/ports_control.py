@@ -310,8 +310,7 @@ class Node(Protocol):
         ...
 
     async def usage(self, wanted: Sequence[str] = ()) -> Sequence[Mapping[str, Any]]:
-        """Budgets in force and their use (`control.budgets.Budgets.show`); of many only the first ones, so say which.
-        `Unavailable`: it did not say."""
+        """Budgets in force and their use (`control.budgets.Budgets.show`). `Unavailable`: it did not say."""
         ...
 
     async def addresses(self, host: str) -> Known:

@@ -36,7 +36,7 @@ READ_BYTES = 1 << 18
 FLOWS_MAX = 50_000
 """More than these would not fit a frame; then every flow of the tasks concerned is meant."""
 MAX_SHOWN = 2000
-"""Budgets told at once, of those that are asked for."""
+"""Budgets told at once, of those that are asked for: more would not fit a frame."""
 PROBES_MAX = 4
 PROBED_MAX = 32
 OWN_MAX = 4096
@@ -188,9 +188,11 @@ class Link:
             case "rekey" if self._rekeys is not None:
                 return {"type": "rekeyed", "id": message.get("id"), **_rekeyed(self._rekeys, message)}
             case "usage":
-                names = [str(name) for name in message.get("names") or ()]
-                shown = self._budgets.show(names) if self._budgets is not None else ()
-                return {"type": "usage", "id": message.get("id"), "budgets": list(shown[:MAX_SHOWN])}
+                names, behind = [str(name) for name in message.get("names") or ()], str(message.get("behind") or "")
+                every = self._budgets.show(names) if self._budgets is not None else ()
+                shown = [one for one in every if one["budget"] > behind]
+                more = len(shown) > MAX_SHOWN
+                return {"type": "usage", "id": message.get("id"), "budgets": shown[:MAX_SHOWN], "more": more}
             case "addresses":
                 return self._addresses(message)
             case other:
