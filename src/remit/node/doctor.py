@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,17 @@ from pathlib import Path
 
 TRY_TIMEOUT_S = 10.0
 MIN_FREE_BYTES = 1 << 30
+MANY_CELLS = 200
+SYSCTL = Path("/proc/sys")
+MACHINE = {
+    "fs.file-max": 1 << 20,  # half of it for 512 processes of one cell with 1024 each (`cell.limits.open_files`)
+    "kernel.pid_max": 1 << 16,
+    "kernel.threads-max": 1 << 16,
+    **{f"user.max_{kind}_namespaces": 4 * MANY_CELLS for kind in ("user", "net", "mnt", "pid", "ipc", "uts", "cgroup")},
+}
+"""What the whole machine has of each, and `MANY_CELLS` take of it."""
+FILES = 1 << 16
+"""Descriptors of one process: the forwarder holds two for each connection of every cell."""
 TOOLS = {"bwrap": "bubblewrap", "nft": "nftables", "ip": "iproute2"}
 """Programs that are needed, and the package each comes in."""
 _PATH = f"{os.defpath}:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin"
@@ -49,6 +61,7 @@ def examine(
         "user namespace": _user_namespace,
         "overlayfs": _overlay,
         "limits": lambda: _limits(limits),
+        "room for many cells": _many_cells,
         "system CAs": lambda: _ca(ca_file),
         "state directory": lambda: _writable("state directory", state_dir),
         "run directory": lambda: _writable("run directory", run_dir),
@@ -139,6 +152,30 @@ def _limits(tried: Callable[[], tuple[Sequence[str], str]]) -> Check:
         needed=False,
         detail=detail,
         hint="run as root, with the cgroup controllers memory, pids and cpu given to this group" if missing else "",
+    )
+
+
+def _many_cells() -> Check:
+    """Fewer cells do with less, so none of it is needed."""
+    short = {}
+    for name, least in MACHINE.items():
+        try:
+            has = int((SYSCTL / name.replace(".", "/")).read_text())
+        except (OSError, ValueError):
+            continue  # not on this kernel
+        if has < least:
+            short[name] = (has, least)
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = files != resource.RLIM_INFINITY and files < FILES
+    told = [f"{name} is {has}" for name, (has, _) in short.items()] + ([f"ulimit -Hn is {files}"] if few else [])
+    raised = " ".join(f"{name}={least}" for name, (_, least) in short.items())
+    hints = ([f"sysctl {raised}"] if raised else []) + ([f"ulimit -Hn {FILES} before remit up"] if few else [])
+    return Check(
+        check="room for many cells",
+        ok=not told,
+        needed=False,
+        detail=f"little for {MANY_CELLS} cells: {', '.join(told)}" if told else f"enough for {MANY_CELLS}",
+        hint="; ".join(hints),
     )
 
 
