@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import MISSING, fields
+from enum import EnumType
 from pathlib import Path
 from typing import Any
 
 from typer.main import get_command
 
 from remit.cli import commands, run
+from remit.cli.examples import EXAMPLES
 from remit.core.reason import MEANING
 from remit.policy import manifests, specs
 from remit.settings import Settings
@@ -105,11 +107,24 @@ def _commands(path: str, command: Any, parts: list[str]) -> None:
             _commands(f"{path} {name}", command.commands[name], parts)
         return
     parts.append(f"## `{path}`\n\n{(command.help or '').strip()}\n")
-    if (usage := run.USAGE.get(path.removeprefix("remit "))) is not None:
+    name = path.removeprefix("remit ")
+    if (usage := run.USAGE.get(name)) is not None:
         parts.append(f"```text\n{usage}```\n")
-    options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
-    if options:
-        parts.append("\n".join(f"- `{', '.join(o.opts)}`: {o.help or ''}" for o in options) + "\n")
+    shown = [p for p in command.params if p.name != "help"]
+    if shown and usage is None:
+        parts.append("\n".join(map(_parameter, shown)) + "\n")
+    if name in EXAMPLES:
+        parts.append("```sh\n" + "\n".join(f"remit {one}" for one in EXAMPLES[name]) + "\n```\n")
+
+
+def _parameter(one: Any) -> str:
+    name = ", ".join(one.opts) if one.param_type_name == "option" else one.metavar or one.name.upper()
+    kind = one.type_descriptor.annotation
+    choices = [one.value for one in kind] if isinstance(kind, EnumType) else []
+    said = [one.help or "", f"One of: {', '.join(choices)}." if choices else ""]
+    if isinstance(one.default, str | int | float) and not isinstance(one.default, bool) and one.default != "":
+        said.append(f"Default: {getattr(one.default, 'value', one.default)}.")
+    return f"- `{name}`: {' '.join(filter(None, said))}"
 
 
 def main() -> int:

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
 
 from remit.cli import commands, run
+from remit.cli.examples import EXAMPLES as LINES
 from remit.policy import manifests
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +97,28 @@ def test_every_command_in_the_documentation_exists_with_its_options() -> None:
     for page in PAGES:
         for name in names(page):
             known(name.split())
+
+
+def test_every_command_has_an_example_that_it_would_take() -> None:
+    def all_of(path: str, command: Any) -> Iterator[tuple[str, Any]]:
+        for name, one in getattr(command, "commands", {}).items():
+            yield from all_of(f"{path} {name}".strip(), one)
+        if not hasattr(command, "commands"):
+            yield path, command
+
+    found = dict(all_of("", get_command(commands.application())))
+    assert set(LINES) == set(found) - set(run.USAGE)
+    for name, examples in LINES.items():
+        for example in examples:
+            assert f"remit {example}" in found[name].epilog
+            words = shlex.split(example.partition(" <")[0])
+            assert words[: len(name.split())] == name.split(), example
+            found[name].make_context(name, words[len(name.split()) :])
+
+
+def test_what_a_command_takes_is_explained() -> None:
+    unsaid = [line for line in (ROOT / "docs/reference/commands.md").read_text().splitlines() if line.endswith("`: ")]
+    assert not unsaid
 
 
 def test_every_directory_that_is_applied_exists() -> None:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import typer
 
 from remit import __version__
-from remit.cli import completion, errors, options, output, run
+from remit.cli import completion, errors, examples, options, output, run
 from remit.core.errors import RemitError
 
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
@@ -87,10 +87,10 @@ def application(names: Iterable[str] = (*_COMMANDS, *_GROUPS)) -> typer.Typer:
     )
     for name in run.USAGE:
         app.command(name)(completion.described(name))
-    app.command()(version)
+    app.command(epilog=examples.epilog("version"))(version)
     for name in names:
         if name in _COMMANDS:
-            app.command()(_found(_COMMANDS[name], name))
+            app.command(epilog=examples.epilog(name))(_found(_COMMANDS[name], name))
         else:
             app.add_typer(_group(name), name=name)
     return app
@@ -101,6 +101,8 @@ def _group(name: str) -> typer.Typer:
     group, *joining = (_found(module, attribute) for module, attribute in _GROUPS[name])
     for command in joining:
         group.command()(command)
+    for one in group.registered_commands:
+        one.epilog = examples.epilog(f"{name} {one.name or one.callback.__name__}")
     return cast("typer.Typer", group)
 
 

@@ -1,0 +1,73 @@
+"""An example or two of every command that typer knows, for its `--help` and for the reference; a test reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+EXAMPLES: Mapping[str, tuple[str, ...]] = {
+    "up": ("up --detach", "up --detach --api-port 8470"),
+    "down": ("down",),
+    "status": ("status",),
+    "doctor": ("doctor",),
+    "version": ("version",),
+    "apply": ("apply -f examples/01-first-cell", "apply --dry-run -f roles.yaml -f policies.yaml"),
+    "get": ("get roles", "get capability github"),
+    "remove": ("remove policy no-deletes",),
+    "schema": ("schema Role",),
+    "delegate": ("delegate --role notifier --budget requests=3 -- ./tell.sh",),
+    "ps": ("ps", "ps --all"),
+    "logs": ("logs -f t-7k3m",),
+    "stop": ("stop t-7k3m", "stop --grace 60 t-7k3m"),
+    "diff": ("diff t-7k3m",),
+    "merge": ("merge t-7k3m", "merge t-7k3m src/main.py"),
+    "prune": ("prune --dry-run --older-than 7d", "prune --total 5Gi"),
+    "why": ("why", "why r-agral7vo"),
+    "explain": ("explain --role devops DELETE https://api.github.com/repos/a/b",),
+    "revoke": ("revoke task t-7k3m", "revoke credential github-token"),
+    "restore": ("restore credential github-token",),
+    "revocations": ("revocations",),
+    "panic": ("panic --reason 'an agent sends what it should not'", "panic --lift --reason 'it was a test'"),
+    "whoami": ("whoami",),
+    "budget show": ("budget show", "budget show role/devops", "budget show t-7k3m"),
+    "budget raise": ("budget raise role/devops/requests/1h --by 100 --reason 'release day'",),
+    "policy test": ("policy test policies/devops", "policy test policies --junit results.xml"),
+    "policy replay": ("policy replay -f changed.yaml --since 1d",),
+    "policy diff": ("policy diff live policies/devops --since 1d",),
+    "policy decisions": ("policy decisions --compare",),
+    "secret put": ("secret put github-token <token", "secret put github-token --expires 90d"),
+    "secret rotate": ("secret rotate github-token <token",),
+    "secret rekey": ("secret rekey",),
+    "secret import": ("secret import --from .env --dry-run", "secret import --from env --only GITHUB_TOKEN"),
+    "secret list": ("secret list",),
+    "secret test": ("secret test github-token",),
+    "secret usage": ("secret usage github-token --since 7d",),
+    "secret rm": ("secret rm github-token",),
+    "secret drill": ("secret drill", "secret drill --prove"),
+    "audit list": ("audit list --decision deny --since 1h", "audit list --task t-7k3m --json"),
+    "audit tail": ("audit tail --role devops",),
+    "audit show": ("audit show r-agral7vo",),
+    "audit verify": ("audit verify",),
+    "audit keys": ("audit keys",),
+    "audit trust": ("audit trust 3f9a",),
+    "audit export": ("audit export --since 1d", "audit export --whole --out audit.jsonl"),
+    "audit retire": ("audit retire audit.jsonl --keep 90d",),
+    "audit acknowledge": ("audit acknowledge audit.jsonl",),
+    "audit retention": ("audit retention",),
+    "approvals list": ("approvals list", "approvals list --all"),
+    "approvals show": ("approvals show a-4f",),
+    "approvals approve": ("approvals approve a-4f", "approvals approve a-4f --scope prefix --for 10m --note 'seen'"),
+    "approvals deny": ("approvals deny a-4f --note 'use the staging repository'",),
+    "approvals watch": ("approvals watch",),
+    "approvals grants": ("approvals grants",),
+    "approvals revoke": ("approvals revoke g-4f7a2k9m3b",),
+    "operator add": ("operator add alice --role approver --uid 1000", "operator add ci --role auditor --service"),
+    "operator list": ("operator list",),
+    "operator rm": ("operator rm alice",),
+    "operator token": ("operator token ci --ttl 30d", "operator token ci --revoke"),
+    "issuer rotate": ("issuer rotate", "issuer rotate --compromised"),
+}
+
+
+def epilog(command: str) -> str:
+    """What stands below its help; every line on its own."""
+    return "\n".join(("\b", "Examples:", *(f"  remit {one}" for one in EXAMPLES.get(command, ()))))
