@@ -6,7 +6,9 @@ import gzip
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,7 @@ NO_UPLOADS: dict[str, tuple[bytes, str, str]] = {
     "no id": (json.dumps([{}]).encode(), "", "has an id"),
     "an id that is no text": (json.dumps([{"decision_id": 5}]).encode(), "", "decision_id"),
     "a long path": (json.dumps([{"decision_id": "x", "path": "p" * 300}]).encode(), "", "path"),
+    "lists of nothing": (gzip.compress(b"[" + b"[]," * 600_000 + b"[]]"), "gzip", "at most 1048576 values"),
     "too many": (json.dumps([{"decision_id": "x"}] * (uploads.MAX_EVENTS + 1)).encode(), "", "at most"),
 }
 
@@ -178,3 +181,19 @@ def test_what_cannot_be_taken_is_a_problem(opa: httpx.Client, plane: Plane) -> N
     assert opa.post("/logs", content=b"[]", headers={"content-type": "text/plain"}).status_code == 415
     assert opa.post("/logs", content=b"[]", headers={**ZIPPED, "authorization": "Bearer wrong"}).status_code == 401
     assert plane.services.decisions.latest(5) == []
+
+
+def test_uploads_are_read_one_after_the_other(opa: httpx.Client, plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may take a while and much memory: whoever may only read must not stop who takes authority away."""
+    both, met, read = threading.Barrier(2), [], uploads.read
+
+    def reading(body: bytes, encoding: str) -> list[dict[str, Any]]:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            met.append(both.wait(0.5))
+        return read(body, encoding)
+
+    monkeypatch.setattr(uploads, "read", reading)
+    with ThreadPoolExecutor(2) as two:
+        sent = [two.submit(opa.post, "/logs", content=gzip.compress(b"[]"), headers=ZIPPED) for _ in range(2)]
+        assert [one.result().status_code for one in sent] == [200, 200]
+    assert met == []

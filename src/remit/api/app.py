@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import FastAPI
 
 from remit.api import (
@@ -43,6 +45,7 @@ def create_app(services: Services) -> FastAPI:
         responses=problems.RESPONSES,
     )
     app.state.services = services
+    app.state.decisions = asyncio.Semaphore(1)
     problems.install(app)
     for module in (
         status,

@@ -7,7 +7,8 @@ The token is that of an auditor: an upload changes nothing, and takes no more ro
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -19,15 +20,20 @@ router = APIRouter(tags=["decisions"])
 
 Found = Annotated[Services, Depends(services)]
 Encoding = Annotated[str, Header(max_length=32)]
+_Found = TypeVar("_Found")
 
 
 @router.post("/logs", summary="Upload decisions of an OPA")
 async def uploaded(request: Request, found: Found, content_encoding: Encoding = "") -> dict[str, int]:
     """A JSON array of events in the shape of OPA's decision log, gzipped or not."""
     body = await request.body()
-    events = await run_in_threadpool(uploads.read, body, content_encoding)
-    await run_in_threadpool(found.decisions.add, events)
-    return {"kept": len(events)}
+
+    def taken() -> int:
+        events = uploads.read(body, content_encoding)
+        found.decisions.add(events)
+        return len(events)
+
+    return {"kept": await _alone(request, taken)}
 
 
 @router.post("/logs/{partition}", summary="Upload decisions of an OPA, with a partition")
@@ -42,8 +48,16 @@ async def partitioned(
 
 
 @router.get("/v1/decisions", summary="List decisions that an OPA uploaded")
-def listed(found: Found, limit: Annotated[int, Query(ge=1, le=10_000)] = 100) -> Response:
+async def listed(request: Request, found: Found, limit: Annotated[int, Query(ge=1, le=10_000)] = 100) -> Response:
     """`items`, oldest first. They are what OPA says of itself, not audit records."""
-    # Megabytes: made here, in a thread, and one event at a time, or the loop would wait.
-    items = b",".join(json.dumps(one).encode() for one in found.decisions.latest(limit))
-    return Response(b'{"items":[%b]}' % items, media_type="application/json")
+
+    def told() -> bytes:  # megabytes: one event at a time, or the loop would wait
+        return b'{"items":[%b]}' % b",".join(json.dumps(one).encode() for one in found.decisions.latest(limit))
+
+    return Response(await _alone(request, told), media_type="application/json")
+
+
+async def _alone(request: Request, work: Callable[[], _Found]) -> _Found:
+    """In a thread, and one at a time: many megabytes are taken apart, and who may read must not stop who revokes."""
+    async with request.app.state.decisions:
+        return await run_in_threadpool(work)

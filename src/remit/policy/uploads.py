@@ -22,6 +22,8 @@ from remit.policy import bundle, verdict
 
 MAX_UNPACKED = 8 << 20
 MAX_EVENTS = 5000
+MAX_VALUES = 1 << 20
+"""What may begin a value or part two of them. Lists of nothing take thirty times their text in memory."""
 MAX_EVENT = 64 << 10
 """Characters of an event that are kept whole; of a larger one, input and result are left out."""
 MAX_TEXT = 256
@@ -50,6 +52,8 @@ def read(body: bytes, encoding: str) -> list[dict[str, Any]]:
         body = _unpacked(body)
     elif encoding not in ("", "identity"):
         raise Invalid("an upload of decisions is gzipped or plain")
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise Invalid(f"an upload of decisions has at most {MAX_VALUES} values")
     try:
         events = json.loads(body)
     except (ValueError, RecursionError) as error:
