@@ -118,6 +118,18 @@ async def test_a_cut_counts_and_closes_every_flow_and_leaves_the_listeners(
 
 
 @pytest.mark.usefixtures("redirected")
+async def test_a_connection_that_is_cut_as_soon_as_it_is_accepted_is_reset(
+    forwarder: Forwarder, boundary: _Boundary, listeners: list[socket.socket]
+) -> None:
+    forwarder.handle(OPEN, listeners)
+    sock = socket.create_connection(listeners[0].getsockname())
+    forwarder._cells[5]._accept(listeners[0], False)
+    assert forwarder.handle({"id": 3, "op": "cut", "cell": 5}, [])["closed"] == 1
+    await _reset(sock)
+    assert boundary.headers == []
+
+
+@pytest.mark.usefixtures("redirected")
 async def test_a_cell_has_a_limit_of_flows_and_gets_them_back(
     forwarder: Forwarder, boundary: _Boundary, listeners: list[socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:

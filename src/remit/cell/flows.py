@@ -127,7 +127,7 @@ class Cell:
             return
         flow = _Flow(self._free_port(), self)
         self._flows[flow.port] = flow
-        self._spawn(self._carry(flow, sock, destination))
+        self._spawn(self._carry(flow, sock, destination), sock)
 
     def _free_port(self) -> int:
         while True:
@@ -166,7 +166,7 @@ class Cell:
             return
         connection = TcpConnection(self._number, self._relay, self._dns.discard)
         self._dns.add(connection)
-        self._spawn(self._carry_dns(connection, sock))
+        self._spawn(self._carry_dns(connection, sock), sock)
 
     async def _carry_dns(self, connection: TcpConnection, sock: socket.socket) -> None:
         try:
@@ -175,10 +175,16 @@ class Cell:
             self._dns.discard(connection)
             sock.close()
 
-    def _spawn(self, work: object) -> None:
+    def _spawn(self, work: object, sock: socket.socket) -> None:
         task: asyncio.Task[None] = self._loop.create_task(work)  # type: ignore[arg-type]
         self._work.add(task)
-        task.add_done_callback(self._work.discard)
+
+        def over(done: asyncio.Task[None]) -> None:
+            self._work.discard(done)
+            if done.cancelled():  # cut before its first step, so it closed nothing
+                _reset(sock)
+
+        task.add_done_callback(over)
 
     def forget(self, flow: _Flow) -> None:
         if self._flows.get(flow.port) is flow:
