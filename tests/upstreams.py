@@ -62,6 +62,8 @@ class Upstreams:
     def __init__(self, directory: Path) -> None:
         self.ca, self.certificate, self.key = certificates(directory)
         self.seen: list[dict[str, Any]] = []
+        self.left: list[str] = []
+        """Paths of answers whose reader went away, once that is noticed."""
         self.released = threading.Event()
         """Set: `/v1/held…` is answered."""
         self.repositories = directory / "repositories"
@@ -153,9 +155,7 @@ class Upstreams:
                         self.wfile.write(f"data: {number}\n\n".encode())
                         time.sleep(0.02)
                 except OSError:
-                    upstreams.seen.append(
-                        {"host": "", "method": "CLOSED", "path": self.path, "headers": {}, "body": ""}
-                    )
+                    upstreams.left.append(self.path)
 
             def _held(self, body: bytes, *, begun: bool) -> None:
                 """Answer when `upstreams.released` is set; with `begun`, one byte of it at once."""
@@ -181,7 +181,7 @@ class Upstreams:
                     self.wfile.write(b"1\r\nx\r\n")
                 with contextlib.suppress(OSError):
                     self.connection.recv(1)
-                upstreams.seen.append({"host": "", "method": "CLOSED", "path": self.path, "headers": {}, "body": ""})
+                upstreams.left.append(self.path)
                 self.close_connection = True
 
             def _git(self, body: bytes) -> None:

@@ -142,10 +142,10 @@ def test_a_stream_that_says_nothing_is_cut_and_its_end_is_on_record(site: Site, 
 
 
 def test_a_stream_that_was_cut_holds_nothing_upstream(site: Site) -> None:
-    source, _ = SILENT["an answer that stops"]
-    before = [one["method"] for one in site.upstreams.seen].count("CLOSED")
+    source, path = SILENT["an answer that stops"]
+    before = site.upstreams.left.count(path)
     site.run(source)
-    wait_for(lambda: [one["method"] for one in site.upstreams.seen].count("CLOSED") > before, "the upstream's end")
+    wait_for(lambda: site.upstreams.left.count(path) > before, "the upstream's end")
 
 
 def test_a_client_is_told_that_it_was_the_silence(site: Site) -> None:

@@ -109,7 +109,7 @@ print(fetch("{api}/v1/after")[1], flush=True)
         remit.cli("revoke", "task", task["id"])
         begun = time.monotonic()
         assert process.stdout.readline().strip() in ("cut", "ended")
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 20, "the stream ends by itself after a minute"
         assert json.loads(process.stdout.readline())["reason"] == "task_revoked"
 
 
@@ -145,7 +145,7 @@ def test_a_signal_reaches_the_command_and_a_dead_client_ends_the_task(remit: Ins
         assert p.stdout.readline() == "up\n"
         p.send_signal(signal.SIGTERM)
         assert p.stdout.readline() == "caught\n"
-        assert p.wait(10) == 3
+        assert p.wait(60) == 3
     with remit.running("nothing", "sh", "-c", "echo up; exec sleep 1000") as process:
         assert process.stdout is not None
         process.stdout.readline()

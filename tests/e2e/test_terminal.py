@@ -29,7 +29,7 @@ kind: Role
 metadata: {name: brief}
 spec: {limits: {time: 2s}}
 """
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 class Terminal:
@@ -41,11 +41,9 @@ class Terminal:
         self.before = termios.tcgetattr(self.slave)
         self._shown = b""
         environment = {**remit.environment, "TERM": "xterm"}
-        command = [str(REMIT), *arguments]
-        self.process = subprocess.Popen(command, preexec_fn=self._enter, env=environment)
-
-    def _enter(self) -> None:
-        os.login_tty(os.dup(self.slave))
+        command = ["setsid", "--ctty", str(REMIT), *arguments]  # no Python between fork and exec: we have threads
+        three = {"stdin": self.slave, "stdout": self.slave, "stderr": self.slave}
+        self.process = subprocess.Popen(command, env=environment, **three)
 
     def resize(self, rows: int, columns: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -215,6 +213,6 @@ for count in range(200):
 def test_a_task_ends_at_its_time_limit(remit: Instance) -> None:
     begun = time.monotonic()
     done = remit.run("brief", "sleep", "1000")
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 60
     assert done.returncode == 143, done.stderr
     assert "time limit" in done.stderr

@@ -195,7 +195,7 @@ def tcp(plane: Plane, tmp_path: Path, port: int) -> Iterator[httpx.Client]:
     with control_plane.served(plane, tmp_path / "c.sock", port=port):
         token = (tmp_path / "api-token").read_text().strip()
         bearer = {"authorization": f"Bearer {token}"}
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=bearer, trust_env=False) as api:
+        with httpx.Client(timeout=60, base_url=f"http://127.0.0.1:{port}", headers=bearer, trust_env=False) as api:
             yield api
 
 

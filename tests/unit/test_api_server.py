@@ -37,7 +37,10 @@ def tcp(plane: Plane, tmp_path: Path, port: int) -> Iterator[httpx.Client]:
     with control_plane.served(plane, tmp_path / "c.sock", port=port):
         token = (tmp_path / "api-token").read_text().strip()
         with httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {token}"}, trust_env=False
+            timeout=60,
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"authorization": f"Bearer {token}"},
+            trust_env=False,
         ) as client:
             yield client
 
@@ -47,7 +50,7 @@ def test_the_socket_is_its_owners_and_gone_afterwards(plane: Plane, tmp_path: Pa
     path.write_text("stale")
     with control_plane.served(plane, path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as api:
+        with httpx.Client(timeout=60, transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as api:
             assert api.get("/v1/status").json()["ok"] is False
             assert api.post("/v1/apply", json={"documents": MANIFESTS}).status_code == 200
     assert not path.exists()
@@ -57,7 +60,7 @@ def test_who_acts_over_the_socket_is_recorded_as_the_kernel_knows_them(plane: Pl
     path = tmp_path / "c.sock"
     with (
         control_plane.served(plane, path),
-        httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as api,
+        httpx.Client(timeout=60, transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as api,
     ):
         api.post("/v1/apply", json={"documents": MANIFESTS}, headers={"x-remit-uid": "0"}).raise_for_status()
     assert plane.node.records[0][1]["operator"] == pwd.getpwuid(os.getuid()).pw_name
@@ -91,7 +94,10 @@ def test_a_stranger_or_a_browser_is_refused(tcp: httpx.Client, headers: dict[str
 def test_two_tokens_are_none(tcp: httpx.Client) -> None:
     real = tcp.headers["authorization"]
     answer = httpx.get(
-        f"{tcp.base_url}/v1/status", headers=[("authorization", "Bearer x"), ("authorization", real)], trust_env=False
+        f"{tcp.base_url}/v1/status",
+        headers=[("authorization", "Bearer x"), ("authorization", real)],
+        trust_env=False,
+        timeout=60,
     )
     assert answer.status_code == 401
 
@@ -123,7 +129,9 @@ def test_whoever_says_nothing_keeps_no_connection_and_takes_no_descriptors(
         one.close()
     monkeypatch.setattr(server, "HEAD_TIMEOUT_S", 60.0)
     assert tcp.get("/v1/status").status_code == 200
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(tmp_path / "c.sock")), base_url="http://x") as api:
+    with httpx.Client(
+        timeout=60, transport=httpx.HTTPTransport(uds=str(tmp_path / "c.sock")), base_url="http://x"
+    ) as api:
         assert api.get("/v1/status").status_code == 200
 
 
@@ -175,7 +183,9 @@ async def test_a_port_in_use_is_one_clear_error(plane: Plane, tmp_path: Path, po
 def test_a_short_token_in_the_file_is_replaced(plane: Plane, tmp_path: Path, port: int) -> None:
     (tmp_path / "api-token").write_text("x\n")
     with control_plane.served(plane, tmp_path / "c.sock", port=port):
-        answer = httpx.get(f"http://127.0.0.1:{port}/v1/status", headers={"authorization": "Bearer x"}, trust_env=False)
+        answer = httpx.get(
+            f"http://127.0.0.1:{port}/v1/status", headers={"authorization": "Bearer x"}, trust_env=False, timeout=60
+        )
     assert answer.status_code == 401
     assert len((tmp_path / "api-token").read_text().strip()) >= 32
 
@@ -187,7 +197,7 @@ def test_records_are_streamed_as_they_are_written(plane: Plane, tmp_path: Path) 
     path = tmp_path / "c.sock"
     with (
         control_plane.served(plane, path) as loop,
-        httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as api,
+        httpx.Client(timeout=60, transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as api,
         api.stream("GET", "/v1/audit/stream", timeout=10) as events,
     ):
         lines = events.iter_lines()

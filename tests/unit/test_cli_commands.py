@@ -291,7 +291,7 @@ def test_ps_lists_tasks_and_stop_takes_a_short_id(
     import httpx
 
     transport = httpx.HTTPTransport(uds=str(Path(os.environ["REMIT_RUN_DIR"]) / "control/control.sock"))
-    with httpx.Client(transport=transport, base_url="http://localhost") as http:
+    with httpx.Client(timeout=60, transport=transport, base_url="http://localhost") as http:
         body = {"role": "devops", "command": ["sh", "-c", "echo \x1b[2J"], "operator": "root"}
         task = http.post("/v1/tasks", json=body).json()["task"]
     assert [item["id"] for item in records(remit("ps", "--json")[1])] == [task]

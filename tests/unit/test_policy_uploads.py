@@ -115,7 +115,7 @@ def remit(plane: Plane, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> R
 def opa(plane: Plane) -> Iterator[httpx.Client]:
     """As OPA sends: to the service's URL and `/logs`."""
     transport = httpx.HTTPTransport(uds=f"{os.environ['REMIT_RUN_DIR']}/control/control.sock")
-    with httpx.Client(transport=transport, base_url="http://localhost") as client:
+    with httpx.Client(timeout=60, transport=transport, base_url="http://localhost") as client:
         yield client
 
 
