@@ -9,6 +9,7 @@ import control_plane
 import pytest
 from control_plane import Plane
 
+from remit.control.operators import REFUSALS_A_MINUTE
 from remit.core.errors import Conflict, Invalid, NotFound, Unavailable
 from remit.core.principal import RIGHTS, OperatorKind, OperatorRole, Principal, Right
 
@@ -127,3 +128,19 @@ def test_an_auditor_reads_and_an_approver_approves_and_only_an_admin_changes() -
     assert RIGHTS[OperatorRole.AUDITOR] == {Right.READ}
     assert RIGHTS[OperatorRole.APPROVER] == {Right.READ, Right.APPROVE}
     assert RIGHTS[OperatorRole.ADMIN] == set(Right)
+
+
+async def test_who_is_refused_without_end_fills_no_log(plane: Plane) -> None:
+    known = Principal(name="alice", role=OperatorRole.AUDITOR, proof="token:x")
+
+    async def tried(times: int) -> list[str]:
+        before = len(plane.node.records)
+        for _ in range(times):
+            await plane.services.operating.refused(known, "POST /v1/apply")
+        return [fields["detail"] for _, fields in plane.node.records[before:]]
+
+    assert await tried(REFUSALS_A_MINUTE + 7) == ["POST /v1/apply refused: auditor may not"] * REFUSALS_A_MINUTE
+    plane.clock.advance(60)
+    first, second = await tried(2)
+    assert first.endswith("may not; 7 more before were not recorded")
+    assert second.endswith("may not")

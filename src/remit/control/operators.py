@@ -31,6 +31,9 @@ MAX_TOKENS = 32
 MAX_TTL = timedelta(days=366)
 RESERVED = frozenset({"token", "remit", "root"})
 """Names under which built-in principals act."""
+REFUSALS_A_MINUTE = 30
+"""Of one operator, each with a record: whoever may change nothing must not fill the audit log. The rest are counted."""
+MINUTE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,8 @@ class Operating:
         self._store = store
         self._recorder = recorder
         self._clock = clock
+        self._refused: dict[str, tuple[float, int]] = {}
+        """By operator: since when, and how many refusals."""
 
     def all(self) -> Sequence[Operator]:
         with self._store.unit() as unit:
@@ -131,7 +136,17 @@ class Operating:
 
     async def refused(self, principal: Principal, what: str) -> None:
         """Record that `principal` tried what its role does not allow."""
-        await self._recorder.after("refused", principal.name, f"{what} refused: {principal.role} may not", subject=what)
+        now = self._clock.elapsed()
+        since, count = self._refused.get(principal.name, (now, 0))
+        left_out = 0
+        if now - since >= MINUTE_S:
+            since, count, left_out = now, 0, max(0, count - REFUSALS_A_MINUTE)
+        self._refused[principal.name] = (since, count + 1)
+        if count >= REFUSALS_A_MINUTE:
+            return
+        before = f"; {left_out} more before were not recorded" if left_out else ""
+        detail = f"{what} refused: {principal.role} may not{before}"
+        await self._recorder.after("refused", principal.name, detail, subject=what)
 
 
 def digest(text: str) -> str:
