@@ -26,8 +26,8 @@ from remit.control.ports_control import (
     SealedSecret,
 )
 from remit.core import names, prefixes, spent
-from remit.core.claims import Claims
-from remit.core.errors import Conflict, Unavailable
+from remit.core.claims import MAX_TOKEN_BYTES, Claims
+from remit.core.errors import Conflict, Invalid, Unavailable
 from remit.core.flow import MAX_CELL
 from remit.core.names import Address
 from remit.core.task import ALIVE, TRANSITIONS, Task
@@ -375,7 +375,10 @@ class MemoryIssuer:
         self._kids = ["kid1"]
 
     def mint(self, claims: Claims) -> str:
-        return f"token.{claims.task}.{claims.jti}"
+        token = f"token.{claims.role}.{claims.task}.{claims.jti}"
+        if len(token) > MAX_TOKEN_BYTES:
+            raise Invalid(f"the token of role {claims.role} would take {len(token)} bytes")
+        return token
 
     def public_keys(self) -> Mapping[str, bytes]:
         return {kid: bytes(32) for kid in self._kids}

@@ -101,8 +101,10 @@ class MemoryDesk:
     async def use(self, grant: str) -> bool:
         self._here()
         left = self.uses.get(grant, 0)
-        self.uses[grant] = max(0, left - 1)
-        return left > 0
+        if grant in self.revoked or not left:
+            return False
+        self.uses[grant] = left - 1
+        return True
 
     async def stands(self, grant: str) -> bool:
         self._here()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 from remit.control.ports import Entry
+from remit.core import names
 from remit.core.claims import Claims
 from remit.core.decision import Candidate, Opinion, Permit
 from remit.core.errors import Unavailable
@@ -35,14 +36,19 @@ class MemoryJournal:
 
 
 class StaticResolver:
-    """Implements `control.ports.Resolver` from a table."""
+    """Implements `control.ports.Resolver` from a table. Of the names in `lost` nobody can say anything."""
 
-    def __init__(self, table: Mapping[str, tuple[Address, ...]] | None = None) -> None:
-        self.table = dict(table or {})
+    def __init__(
+        self, table: Mapping[str, tuple[Address, ...]] | None = None, *, lost: frozenset[str] = frozenset()
+    ) -> None:
+        self.table, self.lost = dict(table or {}), lost
         self.nodes_own: frozenset[Address] = frozenset()
 
     async def addresses(self, host: str) -> tuple[Address, ...]:
-        return self.table.get(host, ())
+        if host in self.lost:
+            raise Unavailable(f"nobody could say what {host} is")
+        literal = names.address_literal(host)
+        return self.table.get(host, (literal,) if literal is not None else ())
 
     def own(self) -> frozenset[Address]:
         return self.nodes_own
