@@ -149,6 +149,13 @@ def test_the_last_use_spends_it() -> None:
     assert granting.use(once).state is State.SPENT
 
 
+def test_a_proposal_for_always_allows_this_once() -> None:
+    always = {"identity": "g-a", "approval": "a-a", "author": "alice", "now": NOW}
+    made = granting.narrowed(ASKED, Scope.ALWAYS, **always)
+    assert (made.scope, made.uses, made.expires) == (Scope.ONCE, 1, NOW + granting.LONGEST[Scope.ALWAYS])
+    assert made.allows().endswith(", this once")
+
+
 def test_only_a_lasting_prefix_without_uses_stands_by_itself() -> None:
     assert grant(Scope.PREFIX).standing
     assert not grant(Scope.PREFIX, uses=3).standing
