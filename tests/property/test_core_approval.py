@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -77,7 +78,18 @@ def test_an_answer_allows_what_was_shown_and_can_only_be_made_narrower(
     assert grant.covers(asked, NOW) or (grant.expires is not None and grant.expires <= NOW)
 
 
-@given(APPROVALS, ASKING, st.none() | st.booleans(), st.sampled_from(PEOPLE))
+ANSWERABLE = Approval(
+    id="a-aaaaaaaaaa",
+    question=question(),
+    state=approving.State.PENDING,
+    created=NOW,
+    expires=NOW + timedelta(seconds=1),
+)
+RIGHTLY = ASKING.map(lambda task: task and replace(task, id=TASKS[0], role="devops", state=TaskState.RUNNING))
+"""Most draws have something that is wrong with them: of these nothing is but who answers."""
+
+
+@given(st.just(ANSWERABLE) | APPROVALS, RIGHTLY | ASKING, st.none() | st.booleans(), st.sampled_from(PEOPLE))
 def test_only_another_one_answers_and_only_while_the_task_has_authority(
     approval: Approval, task: Task | None, four_eyes: bool | None, name: str
 ) -> None:
