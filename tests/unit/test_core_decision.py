@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from remit.core import decision, paths
-from remit.core.capability import Capability, Index, Protocol
+from remit.core.capability import Approval, Capability, Index, Protocol
 from remit.core.claims import Claims
 from remit.core.credential import Credential
 from remit.core.decision import Candidate, Opinion, Permit
@@ -139,3 +139,35 @@ def test_every_reason_has_its_meaning_and_reasons_come_in_the_order_of_the_steps
     assert {meaning.step for meaning in MEANING.values()} <= set(STEPS)
     assert all(meaning.title and (meaning.next or reason is Reason.PERMITTED) for reason, meaning in MEANING.items())
     assert all(meaning.status >= 400 for reason, meaning in MEANING.items() if reason is not Reason.PERMITTED)
+
+
+def test_a_name_that_leads_back_to_the_node_is_refused_unless_the_capability_names_it() -> None:
+    found = (ip_address("2606:4700::1"), PUBLIC)
+    refused = decision.grant(known(), candidate(known()), Opinion(), found, frozenset({PUBLIC}))
+    assert isinstance(refused, Refusal)
+    assert refused.reason is Reason.ADDRESS_REFUSED
+    assert "this node's own address" in refused.detail
+    named = known(capability=replace(CAPABILITY, addresses=(ip_network("1.1.1.1/32"),)))
+    assert isinstance(decision.grant(named, candidate(named), Opinion(), found, frozenset({PUBLIC})), Permit)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"protocol": Protocol.TCP},
+        {"protocol": Protocol.TLS},
+        {"path": "/a//b"},
+        {"path": "/a%2fb"},
+        {"host": "delegate.remit.alt"},
+    ],
+)
+def test_nobody_is_asked_about_what_nobody_could_say_the_extent_of(what: dict[str, Any]) -> None:
+    role = Role(name="r", ask_uncovered=True)
+    snapshot = Snapshot(version="1", rules=Rules(roles={"r": role}), tasks={TASK.id: TASK})
+    other = {"protocol": Protocol.HTTPS, "host": "b.com", "path": "/x", **what}
+    found = decision.admit(snapshot, CLAIMS, replace(REQUEST, **other))
+    assert isinstance(found, Refusal)
+    assert found.reason is Reason.NO_CAPABILITY
+    plain = decision.admit(snapshot, CLAIMS, replace(REQUEST, host="b.com"))
+    assert isinstance(plain, Candidate)
+    assert (plain.capability.approval, plain.capability.paths) == (Approval.ASK, ("/x",))
