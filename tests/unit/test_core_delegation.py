@@ -12,6 +12,7 @@ import pytest
 from remit.core import decision, delegation, observe, paths
 from remit.core.capability import Approval, Capability, Index, Protocol
 from remit.core.claims import Claims
+from remit.core.paths import Ambiguity
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Request
 from remit.core.snapshot import Revoked, Role, Rules, Snapshot
@@ -189,3 +190,112 @@ def test_what_was_not_given_is_not_handed_on() -> None:
     found = decision.admit(snapshot, CLAIMS, ELSEWHERE)
     assert isinstance(found, Refusal)
     assert found.reason is Reason.NOT_DELEGATED
+
+
+NETWORK = ip_network("10.0.0.0/9")
+WIDE = replace(
+    CAPABILITY, hosts=("*.a.com", "b.com"), ports=frozenset({443, 8443}), methods=frozenset({"GET", "HEAD"}),
+    paths=("/v1/**", "/x"), credentials=("k",), addresses=(NETWORK,), ambiguous=frozenset({Ambiguity.EMPTY_SEGMENT}),
+    websocket=True, approval=Approval.ASK, matchers=CAPABILITY.matchers,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"hosts": ("x.a.com", "*.y.a.com", "b.com")}, None),
+        ({"hosts": ("a.com",)}, "host a.com"),
+        ({"hosts": ("*.b.com",)}, "host *.b.com"),
+        ({"hosts": ("*.com",)}, "host *.com"),
+        ({"ports": frozenset({443})}, None),
+        ({"ports": frozenset({443, 80})}, "port 80"),
+        ({"methods": frozenset({"GET"})}, None),
+        ({"methods": frozenset({"GET", "DELETE"})}, "method DELETE"),
+        ({"methods": frozenset()}, "method any"),
+        ({"paths": ("/v1/a/*", "/x")}, None),
+        ({"paths": ("/v2/**",)}, "path /v2/**"),
+        ({"paths": ("/x/**",)}, "path /x/**"),
+        ({"websocket": False}, None),
+        ({"ambiguous": frozenset()}, None),
+        ({"ambiguous": frozenset({Ambiguity.ENCODED_SLASH})}, "ambiguity encodedSlash"),
+        ({"protocol": Protocol.HTTP}, "protocol http"),
+        ({"protocol": Protocol.TCP}, "protocol tcp"),
+        ({"invalid": "is broken"}, "one of them is invalid"),
+        ({"credentials": ()}, "has it with credential k, not with no credential"),
+        ({"credentials": ("k", "l")}, "has it with credential k, not with credential k or l"),
+        ({"approval": Approval.ALWAYS_ASK}, None),
+        ({"approval": Approval.NEVER}, "has it with approval ask, not never"),
+        ({"addresses": ()}, None),
+        ({"addresses": (ip_network("10.1.0.0/16"),)}, None),
+        ({"addresses": (ip_network("10.0.0.0/8"),)}, "does not reach addresses 10.0.0.0/8"),
+        ({"addresses": (ip_network("10.128.0.0/9"),)}, "does not reach addresses 10.128.0.0/9"),
+        ({"addresses": (ip_network("::a00:0/110"),)}, "does not reach addresses ::a00:0/110"),
+    ],
+)  # fmt: skip
+def test_a_capability_is_wider_in_one_dimension(change: dict[str, Any], why: str | None) -> None:
+    found = delegation.narrower(WIDE, replace(WIDE, name="n", matchers=WIDE.matchers, **change))
+    assert (found and found.detail) == (why and f"n within c: {why}")
+
+
+def test_what_only_the_child_has_makes_it_wider() -> None:
+    plain = replace(WIDE, websocket=False, credentials=(), matchers=WIDE.matchers)
+    for change, why in (({"websocket": True}, "websocket"), ({"credentials": ("k",)}, "no credential, not")):
+        found = delegation.narrower(plain, replace(plain, matchers=plain.matchers, **change))
+        assert found is not None
+        assert why in found.detail
+    unread = replace(WIDE, protocol=Protocol.TCP, matchers=WIDE.matchers)
+    assert delegation.narrower(unread, replace(unread, methods=frozenset(), paths=("/**",))) is None, "nobody reads it"
+
+
+@pytest.mark.parametrize(
+    ("parent", "child", "held", "given", "fits"),
+    [
+        (False, False, None, None, True),
+        (True, True, None, None, True),
+        (False, True, None, None, False),
+        (False, True, None, frozenset({"c"}), True),
+        (True, True, frozenset({"c"}), None, False),
+    ],
+)
+def test_who_may_ask_for_more_has_a_parent_that_may(
+    parent: bool, child: bool, held: frozenset[str] | None, given: frozenset[str] | None, fits: bool
+) -> None:
+    above = role("p", CAPABILITY, delegates=frozenset({"q"}), ask_uncovered=parent)
+    found = delegation.beyond(above, role("q", CAPABILITY, ask_uncovered=child), held=held, given=given)
+    assert (found and found.detail) == (None if fits else "role q may ask for more, role p may not")
+
+
+@pytest.mark.parametrize(
+    ("above", "max_depth", "why"),
+    [
+        (1, 1, None),
+        (2, 1, "role r delegates 1 levels deep, this is level 2"),
+        (2, 2, None),
+        (3, 2, "role r delegates 2 levels deep, this is level 3"),
+        (delegation.MAX_DEPTH, 99, None),
+        (delegation.MAX_DEPTH + 1, 99, f"more than {delegation.MAX_DEPTH} tasks stand above task t-"),
+    ],
+)
+def test_a_chain_is_as_deep_as_everybody_in_it_allows(above: int, max_depth: int, why: str | None) -> None:
+    one = role("r", CAPABILITY, delegates=frozenset({"r"}), max_depth=max_depth)
+    ids = [f"t-{letter * 10}" for letter in "abcdefghijkl"[: above + 1]]
+    tasks = [
+        replace(PARENT, id=own, role="r", cell=number, parent=ids[number - 2] if number > 1 else None)
+        for number, own in enumerate(ids, start=1)
+    ]
+    found = delegation.lineage(Snapshot(rules=Rules(roles={"r": one}), tasks={t.id: t for t in tasks}), tasks[-1], one)
+    if why is None:
+        assert not isinstance(found, Refusal)
+        assert [each.task.id for each in found] == ids[-2::-1]
+        assert delegation.chain(found)["chain"] == ids[:-1]
+    else:
+        assert isinstance(found, Refusal)
+        assert (found.reason, found.detail.startswith(why)) == (Reason.NOT_DELEGATED, True)
+
+
+def test_what_a_task_was_given_adds_nothing_to_what_its_role_may_use_itself() -> None:
+    keeps = role("q", CAPABILITY, OTHER, own=frozenset({"c"}))
+    assert delegation.usable(keeps, None) == frozenset({"c"})
+    assert delegation.usable(keeps, frozenset({"c", "d"})) == frozenset({"c"})
+    assert delegation.usable(keeps, frozenset({"d"})) == frozenset()
+    assert delegation.usable(role("q", CAPABILITY), None) is None
