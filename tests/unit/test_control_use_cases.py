@@ -310,6 +310,52 @@ async def test_revoking_a_credential_cuts_the_tasks_that_could_use_it_and_no_oth
     assert in_force(plane).revoked.credentials == {"github-token"}
 
 
+async def test_revoking_reaches_the_tasks_below_and_nobody_beside(plane: Plane) -> None:
+    await ready(plane)
+    above = {
+        "kind": "Role",
+        "metadata": {"name": "above"},
+        "spec": {"capabilities": ["github"], "delegates": ["devops"]},
+    }
+    await plane.services.manifests.apply([{"apiVersion": API, **above}], operator="ann")
+    create = plane.services.tasks.create
+    parent = (await create("above", ["sh"], operator="ann")).task
+    plane.services.tasks.started(parent.id)
+    child = (await create("devops", ["sh"], operator="ann", parent=parent.id)).task
+    beside = (await create("devops", ["sh"], operator="ann")).task
+    for kind, name in ((RevocationKind.ROLE, "above"), (RevocationKind.TASK, parent.id)):
+        plane.cells.flows |= {parent.id: 1, child.id: 2, beside.id: 4}
+        assert (await plane.services.revoking.revoke(kind, name, operator="ann")).flows_closed == 3
+        assert plane.cells.flows == {beside.id: 4}
+
+
+async def test_what_is_open_is_cut_whole_where_the_node_has_not_heard_of_it(plane: Plane) -> None:
+    """It could permit more after it was asked what is open."""
+    await ready(plane)
+    task = (await plane.services.tasks.create("devops", ["sh"], operator="ann")).task
+    plane.cells.flows[task.id] = 2
+    plane.node.open = {}
+
+    async def unheard(snapshot: Mapping[str, Any]) -> None:
+        raise Unavailable("the link broke")
+
+    plane.node.publish = unheard  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="not yet in force"):
+        await plane.services.revoking.revoke(RevocationKind.CAPABILITY, "github", operator="ann")
+    assert plane.cells.flows == {}
+
+
+async def test_a_task_whose_role_is_gone_is_taken_for_one_that_used_it(plane: Plane) -> None:
+    await ready(plane)
+    other = {"apiVersion": API, "kind": "Role", "metadata": {"name": "other"}, "spec": {"capabilities": ["github"]}}
+    await plane.services.manifests.apply([other], operator="ann")
+    task = (await plane.services.tasks.create("other", ["sh"], operator="ann")).task
+    plane.cells.flows[task.id] = 2
+    await plane.services.manifests.remove("Role", "other", operator="ann")
+    done = await plane.services.revoking.revoke(RevocationKind.CAPABILITY, "github", operator="ann")
+    assert done.flows_closed == 2
+
+
 async def test_a_revocation_without_a_node_is_stored_and_says_so(plane: Plane) -> None:
     await ready(plane)
     plane.node.connected = False
