@@ -17,7 +17,12 @@ from remit.core.errors import NotFound, RemitError, Unavailable
 from remit.testing import MemoryCells, MemoryChildren
 
 AWAY = Path("/nonexistent/cells.sock")
-HOLDING = "import socket,time; s = socket.create_connection(('192.0.2.1', 80)); s.sendall(b'hold\\n'); print(s.recv(9), flush=True); s.recv(1); time.sleep(60)"
+HOLDING = """
+import socket, time
+kept = socket.create_connection(("192.0.2.1", 80))
+kept.sendall(b"hold\\n")
+time.sleep(600)
+"""
 
 
 @dataclass

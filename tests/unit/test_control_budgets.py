@@ -27,6 +27,7 @@ from remit.control.ports import Entry
 from remit.core import budget, flow
 from remit.core.budget import Budget, Quantity
 from remit.core.claims import Claims
+from remit.core.decision import Opinion
 from remit.core.ledger_log import CHECKPOINT_BYTES, MARKS
 from remit.core.request import Evidence
 from remit.core.snapshot import Snapshot
@@ -69,7 +70,9 @@ def asking(length: int | None = None, path: str = "/x") -> Evidence:
 class World:
     """One life of a decision service. `cuts`: what was cut."""
 
-    def __init__(self, snapshot: Snapshot, journal: Any, clock: testing.ManualClock) -> None:
+    def __init__(
+        self, snapshot: Snapshot, journal: Any, clock: testing.ManualClock, opinion: Opinion | None = None
+    ) -> None:
         self.cuts: list[tuple[str, int | None]] = []
         self.clock, self.journal = clock, journal
         self.knowledge = Knowledge(lease_s=30, monotonic=lambda: 0.0)
@@ -83,7 +86,7 @@ class World:
             openings=Openings(longest_s=3600, monotonic=lambda: 0.0),
             cut=lambda task, port: self.cuts.append((task, port)),
             verifier=testing.StaticVerifier({b"good": claims}),
-            policies=testing.StaticPolicies(),
+            policies=testing.StaticPolicies(opinion),
             resolver=testing.StaticResolver({HOST: (ipaddress.ip_address("8.8.8.8"),)}),
             secrets=testing.MemorySecrets(),
             answer_max_s=60,
@@ -114,8 +117,8 @@ class World:
         return {str(one["budget"]): int(one["used"]) for one in self.budgets.show()}
 
 
-def world(snapshot: Snapshot) -> World:
-    return World(snapshot, testing.MemoryJournal(), testing.ManualClock(NOW))
+def world(snapshot: Snapshot, opinion: Opinion | None = None) -> World:
+    return World(snapshot, testing.MemoryJournal(), testing.ManualClock(NOW), opinion)
 
 
 @asynccontextmanager
@@ -145,6 +148,11 @@ async def test_a_denial_comes_before_the_address_and_after_the_capability() -> N
     assert (answer.refusal.reason, answer.refusal.meaning.step) == ("budget_exhausted", "budget")
     assert answer.refusal.facts["left"] == 0
     assert answer.refusal.retry_after_s is None, "nothing returns by itself"
+
+
+async def test_what_a_policy_says_comes_before_a_budget() -> None:
+    one = world(knowing("[{requests: 0}]"), Opinion(denials=(("p", "no"),)))
+    assert await one.reason() == "policy_denied"
 
 
 async def test_every_budget_that_applies_must_have_room() -> None:

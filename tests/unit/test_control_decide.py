@@ -115,6 +115,26 @@ async def test_a_change_that_takes_nothing_away_is_decided_again_and_permitted()
     assert isinstance(await world.decider.check(asking()), Permitted)
 
 
+async def test_a_lease_that_runs_out_while_the_record_is_written_wins() -> None:
+    world = World(knowing())
+    world.journal.meanwhile = lambda: setattr(world, "time", 31)
+    answer = await world.decider.check(asking())
+    assert isinstance(answer, Denied)
+    assert answer.refusal.reason == "control_plane_lost"
+
+
+async def test_a_task_has_no_more_open_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("remit.control.openings.AT_ONCE", 2)
+    world = World(knowing())
+    permitted = [await world.decider.check(asking()) for _ in range(2)]
+    answer = await world.decider.check(asking())
+    assert isinstance(answer, Denied)
+    assert (answer.refusal.reason, answer.refusal.retry_after_s) == ("requests_exceeded", 1)
+    assert isinstance(permitted[0], Permitted)
+    world.openings.ended(permitted[0].record)
+    assert isinstance(await world.decider.check(asking()), Permitted)
+
+
 async def test_a_node_that_lost_its_control_plane_stops_after_its_lease() -> None:
     world = World(knowing())
     world.time = 29

@@ -219,7 +219,7 @@ class Decider:
         if refusal is not None:
             bare = observe.bare(candidate, opinion, refusal)
             if bare is None or elsewhere or self._budgets.refusal(candidate) is not None:
-                facts.question = question if facts.grant is None else None
+                facts.question = question
                 return refusal
             facts.would_deny, (candidate, opinion) = facts.would_deny or refusal, bare
         try:
