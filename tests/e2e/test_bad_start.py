@@ -219,3 +219,15 @@ def test_sockets_that_a_dead_instance_left_stop_nothing(bare: Instance) -> None:
         refused(bare, 6, command=command)
     bare.up()
     assert json.loads(bare.cli("status", "--json").stdout)["ok"]
+
+
+def test_a_start_that_is_interrupted_says_that_it_goes_on(bare: Instance) -> None:
+    argv = [str(REMIT), "up", "--detach"]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, env=bare.environment) as starting:
+        assert starting.stderr is not None
+        assert ": " in starting.stderr.readline(), "a part has begun"
+        starting.send_signal(signal.SIGINT)
+        said = starting.stderr.read()
+    assert starting.returncode == 130
+    assert "interrupted: the node goes on starting\nhint: remit status, or remit down\n" in said
+    wait_for(lambda: bare.cli("status", check=False).returncode == 0, "the node is up all the same")

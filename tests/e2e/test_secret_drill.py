@@ -30,15 +30,17 @@ def instance() -> Iterator[Instance]:
         found.down()
 
 
-def drilled(instance: Instance, *options: str) -> tuple[int, dict[str, dict[str, object]]]:
+def drilled(instance: Instance, *options: str) -> tuple[int, dict[str, dict[str, object]], str]:
+    """Its exit code, what it says of each sink, and its last word."""
     done = instance.cli("secret", "drill", "--json", *options, check=False, timeout=180)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert rows, done.stderr
-    return done.returncode, {row["sink"]: row for row in rows}
+    return done.returncode, {row["sink"]: row for row in rows}, done.stderr
 
 
 def test_a_drill_finds_nothing_and_leaves_nothing(instance: Instance) -> None:
-    code, rows = drilled(instance)
+    code, rows, said = drilled(instance)
+    assert said.startswith("the drill passed: the canary was nowhere in "), said
     assert {name: row["found"] for name, row in rows.items() if row["found"]} == {}
     assert code == 0
     for sink in (
@@ -54,7 +56,8 @@ def test_a_drill_finds_nothing_and_leaves_nothing(instance: Instance) -> None:
 
 
 def test_a_leak_on_purpose_is_found_where_it_is(instance: Instance) -> None:
-    code, rows = drilled(instance, "--prove")
+    code, rows, said = drilled(instance, "--prove")
+    assert said.startswith("the drill failed, as it must where it is leaked on purpose (--prove): "), said
     assert code == 1
     for sink in (
         "task output",

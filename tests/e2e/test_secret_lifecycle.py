@@ -61,7 +61,7 @@ def test_a_new_sealing_key_is_not_noticed_and_the_one_before_is_gone(instance: I
     instance.cli("secret", "rotate", "key", given=SECRET)
     before = key.read_bytes()
     with asking(instance, url) as ask:
-        assert "1 secrets were sealed anew" in instance.cli("secret", "rekey").stderr
+        assert "1 secret sealed anew" in instance.cli("secret", "rekey").stderr
         assert key.read_bytes() != before and not key.with_suffix(".old").exists()
         assert ask() == "200\n"
         assert sent(upstreams, "/v1/rekeyed") == f"Bearer {SECRET}"

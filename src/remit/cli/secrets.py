@@ -63,7 +63,7 @@ def rekey(as_json: options.Json = False) -> None:
     if as_json:
         output.line(done)
     else:
-        output.say(f"a new sealing key; {done['secrets']} secrets were sealed anew")
+        output.say(f"a new sealing key, and {output.counted(done['secrets'], 'secret')} sealed anew")
 
 
 @app.command("list")
