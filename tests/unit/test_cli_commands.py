@@ -18,6 +18,7 @@ from command_line import remit as remit
 from control_plane import CAPABILITY, CREDENTIAL, MANIFESTS, ROLE, Plane
 
 from remit import __version__
+from remit.cell import daemon
 from remit.cli import cells, commands, completion, output, tasks
 from remit.control.ports_audit import AUDIT_FILTERS, KINDS, AuditFilter
 from remit.core.errors import Unavailable
@@ -547,3 +548,17 @@ def test_a_duration_that_is_none_is_told_in_one_way(plane: Plane, remit: Remit, 
     code, out, err = remit(*command.split())
     option = command.split()[-2]
     assert (code, out, err) == (2, "", f"error: {option} 'soon': expected a duration such as 90s, 30m or 1h30m\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("stop t-7k3m9qab2c --grace", str(daemon.MAX_GRACE_S + 1)), ("approvals approve a-1 --uses", "0")],
+)
+def test_a_number_out_of_bounds_is_told_with_its_option_before_anything_is_asked(
+    remit: Remit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, option: str
+) -> None:
+    monkeypatch.setenv("REMIT_RUN_DIR", str(tmp_path))
+    code, out, err = remit(*command.split(), option)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: Invalid value for '{command.split()[-1]}'"), err
+    assert remit(*command.split(), str(daemon.MAX_GRACE_S).partition(".")[0])[0] == 6, "nobody answers"

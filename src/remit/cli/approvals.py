@@ -53,7 +53,7 @@ def approve(
     approval: Id,
     scope: Annotated[Scope, typer.Option("--scope", help="What to allow, narrowest first.")] = Scope.ONCE,
     duration: Annotated[str, typer.Option("--for", help="For how long: 10m; never longer than the scope.")] = "",
-    uses: Annotated[int | None, typer.Option("--uses", help="How often; default: as the scope says.")] = None,
+    uses: Annotated[int | None, typer.Option("--uses", min=1, help="How often; default: as the scope says.")] = None,
     note: Note = "",
     as_json: options.Json = False,
 ) -> None:

@@ -59,7 +59,7 @@ def logs(
 
 def stop(
     task: options.TaskId,
-    grace: Annotated[float, typer.Option(help="Seconds between SIGTERM and the end.", min=0, max=600)] = STOP_GRACE_S,
+    grace: Annotated[float, typer.Option(help="Seconds between SIGTERM and the end.", min=0, max=300)] = STOP_GRACE_S,
     as_json: options.Json = False,
 ) -> None:
     """End a task: SIGTERM, then everything in its cell is killed."""
