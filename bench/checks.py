@@ -9,6 +9,7 @@ import resource
 import selectors
 import socket
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,6 +24,7 @@ from remit.boundary import check_server
 from remit.broker import sealed
 from remit.broker.secrets import Broker
 from remit.control import deciding
+from remit.control.decide import Decider
 from remit.control.knowledge import Knowledge
 from remit.control.openings import Openings
 from remit.core import flow
@@ -81,7 +83,17 @@ def measure(directory: Path, seconds: float) -> dict[str, float]:
     return found
 
 
-async def _measured(directory: Path, seconds: float, rules: str, secret: bytes) -> tuple[float, float]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Service:
+    decider: Decider
+    openings: Openings
+    policies: Worker
+    journal: Journal
+    token: str
+
+
+def _service(directory: Path, rules: str, secret: bytes) -> _Service:
+    """The decision service with these rules, and a token that it takes. Inside a running loop."""
     opener = sealed.Opener(directory / "sealed.key")
     task = Task(id=TASK, role="bench", state=State.RUNNING, cell=1, created=datetime(2026, 1, 1, tzinfo=UTC))
     knowledge = Knowledge(lease_s=3600, monotonic=time.monotonic)
@@ -106,7 +118,6 @@ async def _measured(directory: Path, seconds: float, rules: str, secret: bytes) 
         secrets=broker,
         answer_max_s=60,
     )
-    decider = made.decider
     knowledge.on_change(broker.update)
     knowledge.replace(
         Snapshot(
@@ -128,30 +139,36 @@ async def _measured(directory: Path, seconds: float, rules: str, secret: bytes) 
     )
     issuer = Issuer(directory=directory / "issuer", clock=clock, retain_s=3600)
     verifier.replace_keys(issuer.public_keys())
-    token = issuer.mint(claims)
+    return _Service(
+        decider=made.decider, openings=openings, policies=policies, journal=journal, token=issuer.mint(claims)
+    )
+
+
+async def _measured(directory: Path, seconds: float, rules: str, secret: bytes) -> tuple[float, float]:
+    made = _service(directory, rules, secret)
     path = directory / "check.sock"
-    serving = asyncio.ensure_future(check_server.serve_check(path, decider.check, decider.refuse, 4096))
+    serving = asyncio.ensure_future(check_server.serve_check(path, made.decider.check, made.decider.refuse, 4096))
     while not path.exists() or not path.stat().st_mode & 0o600:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     gc.freeze()
     gc.set_threshold(50_000)
     context = get_context("fork")
     ours, theirs = context.Pipe()
-    client = context.Process(target=_load, args=(str(path), seconds, token, theirs))
+    client = context.Process(target=_load, args=(str(path), seconds, made.token, theirs))
     client.start()
     theirs.close()
     before, start, ended = _cpu_s(), time.perf_counter(), 0
     while client.is_alive():  # a thread that waits would count as the service's
         await asyncio.sleep(0.05)
         ended += 1
-        openings.carried_by(ended)  # nobody here says that requests end, and a task has so many open at most
+        made.openings.carried_by(ended)  # nobody here says that requests end, and a task has so many open at most
     cpu, wall = _cpu_s() - before, time.perf_counter() - start
     count = ours.recv()
     serving.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await serving
-    await policies.close()
-    journal.close()
+    await made.policies.close()
+    made.journal.close()
     return cpu / count * 1e6, count / wall
 
 
