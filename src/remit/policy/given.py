@@ -10,13 +10,18 @@ SHOWN_HEADERS = (
     "accept",
     "content-length",
     "content-type",
+    "destination",
     "idempotency-key",
     "stripe-account",
     "stripe-context",
     "user-agent",
+    "x-amz-copy-source",
     "x-amz-target",
+    "x-goog-copy-source",
+    "x-ms-copy-source",
 )
-"""What says of which kind a body is, what is asked for where the path does not (AWS), and on whose account (Stripe)."""
+"""What says of which kind a body is, what is asked for where the path does not (AWS), on whose account (Stripe), and
+which second path is meant (WebDAV, object stores): no capability has looked at that one."""
 
 
 def given(candidate: Candidate) -> dict[str, Any]:
