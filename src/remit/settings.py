@@ -97,9 +97,11 @@ class Settings:
     approval_webhook: str = _described(
         "", "URL that is told of every approval, signed (Standard Webhooks) with the key in approval_webhook_key_file."
     )
-    approval_webhook_key_file: str = _described("", "File with the key of approval_webhook; at least 24 bytes.")
+    approval_webhook_key_file: str = _described(
+        "", "File (0600) with the key of approval_webhook: `whsec_` and Base64, or 24 bytes and more as they are."
+    )
     approval_slack_url_file: str = _described(
-        "", "File with the URL of a Slack-compatible incoming webhook that is told of every approval."
+        "", "File (0600) with the URL of a Slack-compatible incoming webhook that is told of every approval."
     )
     audit_segment_bytes: int = _described(64 << 20, "Size of one audit segment.")
     audit_keep_s: float = _described(
@@ -204,6 +206,11 @@ class Settings:
     def keeper_file(self) -> Path:
         """How the control plane reaches the node's own OpenBao."""
         return self.run_dir / "keeping" / "openbao.toml"
+
+    @property
+    def notify_dir(self) -> Path:
+        """The control plane's copies of `approval_webhook_key_file` and `approval_slack_url_file`."""
+        return self.run_dir / "notify"
 
     @property
     def supervisor_file(self) -> Path:

@@ -56,6 +56,7 @@ def _prepare(settings: Settings, who: Identities | None) -> None:
         settings.ca_dir: (root, decide),
         settings.boundary_dir: (root, envoy),
         settings.store_file.parent: (root, decide),
+        settings.notify_dir: (root, control),
         # what one process writes and another reads, or connects to
         settings.decide_dir: (decide, control),
         settings.spool.parent: (envoy, decide),

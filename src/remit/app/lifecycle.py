@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from remit.app import boundary_files, identities, layout, programs, running, store_files
+from remit.app import boundary_files, identities, layout, notifiers, programs, running, store_files
 from remit.app.clock import SystemClock
 from remit.boundary import ca_renewal
 from remit.core.errors import Conflict, RemitError, Unavailable
@@ -104,6 +104,7 @@ def _supervise(settings: Settings, progress: int, rekey: bool) -> None:
     settings.supervisor_file.unlink(missing_ok=True)
     boundary_files.write(settings)
     store_files.write(settings, identities.of(settings), rekey=rekey)
+    notifiers.hand_over(settings, identities.of(settings))
     states: dict[str, str] = {}
 
     def told(name: str, state: str) -> None:
