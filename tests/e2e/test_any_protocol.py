@@ -108,10 +108,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def test_postgresql_answers_and_its_connection_is_on_record_with_bytes_and_time(site: Site) -> None:
     done = site.psql("-c", "select 40 + 2")
     assert done.stdout == "42\n", done.stderr
-    record = site.record(capability="postgres", decision="permit", status=200)
+    record = site.record(capability="postgres", decision="permit", ending="via_upstream", status=None)
     assert (record["scheme"], record["host"], record["port"]) == ("tcp", "db.up.example", site.postgres)
     assert (record["method"], record["address"], record["credential"]) == ("CONNECT", "127.0.0.1", None)
     assert record["bytes_out"] > 0 and record["bytes_in"] > 0 and record["duration_ms"] >= 0
+    assert "The connection ended after " in site.remit.cli("why", record["id"]).stdout
 
 
 def test_redis_answers_under_a_wildcard(site: Site) -> None:

@@ -64,7 +64,7 @@ _HANDSHAKE: Json = {
 
 
 _TUNNEL: Json = {
-    **{name: _LINE[name] for name in ("time", "type", "record", "status", "details", "flags", "bytes_out", "bytes_in")},
+    **{name: _LINE[name] for name in ("time", "type", "record", "details", "flags", "bytes_out", "bytes_in")},
     **{name: _LINE[name] for name in ("duration_ms", "upstream")},
     "flow": "%REQ(X-REMIT-FLOW)%",
     "destination": "%REQ(X-REMIT-TO)%",

@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from remit.cli import client, completion, options, output
+from remit.core import observe
 from remit.core.errors import Invalid
 
 _MARKS = {"not_reached": "not reached"}
+_OBSERVED = "it passes without a credential, its address and path being sound, with would_deny in its record"
 
 
 def explain(
@@ -34,6 +36,7 @@ def explain(
     output.table(
         ("step", "outcome", "detail"),
         [(step["step"], _MARKS.get(step["outcome"], step["outcome"]), step["detail"]) for step in answer["steps"]],
+        wrap=True,
     )
     if answer["above"]:
         output.text("\n")
@@ -43,6 +46,7 @@ def explain(
                 (one["task"], one["role"], "yes" if one["capability"] else "no", one["detail"])
                 for one in answer["above"]
             ],
+            wrap=True,
         )
     output.text("\n")
     summary = {
@@ -53,6 +57,7 @@ def explain(
         "capability": answer["capability"],
         "credential": answer["credential"],
         "grant": answer["grant"],
+        "observed": _OBSERVED if answer["mode"] == "observe" and answer["reason"] in observe.PASSED else None,
         "next": answer["next"] if answer["decision"] != "permit" else None,
     }
     output.fields(summary)

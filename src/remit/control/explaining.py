@@ -14,7 +14,7 @@ from remit.control.ports import Clock
 from remit.control.ports_audit import Audit, AuditFilter
 from remit.control.ports_control import CurrentPolicies, Node
 from remit.control.publish import Publisher
-from remit.core import answers, ledger_log
+from remit.core import answers, ledger_log, observe
 from remit.core.errors import NotFound, Unavailable
 from remit.core.names import Address
 from remit.core.reason import MEANING, STEPS, Reason
@@ -47,7 +47,8 @@ class Explaining:
             raise NotFound(f"task {task} ended a while ago", hint="remit explain --role ROLE METHOD URL")
         role = running.role if running is not None else role
         begun = explaining.begin(snapshot, role, method, url, headers, running)
-        mode = {"mode": "observe" if snapshot.rules.roles[role].observe else "enforce"}
+        observes = observe.observes(running, snapshot.rules.roles[role])
+        mode = {"mode": "observe" if observes else "enforce"}
         if isinstance(begun, explaining.Explanation):
             return {**begun.as_json(), **mode}
         try:
@@ -191,10 +192,15 @@ def _ended(record: Mapping[str, Any], completion: Mapping[str, Any] | None) -> s
     moved = f"{completion['bytes_out']} bytes went out, {completion['bytes_in']} came in"
     if ending.startswith(answers.UNANSWERED):
         why = _inner(ending, answers.UNANSWERED)
-        return f"The upstream did not answer ({why}); the agent was told so with {completion['status']}."
+        told = f"; the agent was told so with {completion['status']}" if completion["status"] is not None else ""
+        return f"The upstream did not answer ({why}){told}."
     if ending.startswith(answers.BROKEN_OFF):
         why = _inner(ending, answers.BROKEN_OFF)
+        if completion["status"] is None:
+            return f"The connection broke off after {completion['duration_ms']} ms ({why}); {moved}."
         return f"The upstream answered {completion['status']}, and its answer broke off ({why}); {moved}."
+    if completion["status"] is None:  # carried unread: nothing in it was an answer
+        return f"The connection ended after {completion['duration_ms']} ms; {moved}."
     told = " It said the credential again; the agent saw the placeholder." if record.get("repeated") else ""
     return f"The upstream answered {completion['status']} after {completion['duration_ms']} ms; {moved}.{told}"
 

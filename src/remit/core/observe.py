@@ -28,7 +28,7 @@ def uncovered(snapshot: Snapshot, claims: Claims, request: Request, refusal: Ref
     """What goes on in place of a request that no capability covers, or None where the refusal stands."""
     task = snapshot.tasks.get(claims.task)
     role = snapshot.rules.roles.get(task.role) if task is not None else None
-    if refusal.reason is not Reason.NO_CAPABILITY or task is None or role is None or not _observes(task, role):
+    if refusal.reason is not Reason.NO_CAPABILITY or task is None or role is None or not observes(task, role):
         return None
     capability = decision.alone(request, OBSERVED, Approval.NEVER)
     if capability is None:
@@ -38,10 +38,11 @@ def uncovered(snapshot: Snapshot, claims: Claims, request: Request, refusal: Ref
 
 def bare(candidate: Candidate, opinion: Opinion, refusal: Refusal) -> tuple[Candidate, Opinion] | None:
     """A covered request without all that it would have been given, or None where the refusal stands."""
-    if refusal.reason not in PASSED or not _observes(candidate.task, candidate.role):
+    if refusal.reason not in PASSED or not observes(candidate.task, candidate.role):
         return None
     return replace(candidate, credential=None), Opinion(notes=opinion.notes)
 
 
-def _observes(task: Task, role: Role) -> bool:
-    return role.observe and task.parent is None and task.capabilities is None
+def observes(task: Task | None, role: Role) -> bool:
+    """None: a task of that role which an operator would start."""
+    return role.observe and (task is None or (task.parent is None and task.capabilities is None))
