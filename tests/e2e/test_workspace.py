@@ -82,6 +82,14 @@ def test_changes_stay_beside_the_workspace_until_they_are_merged(remit: Instance
     assert changes(remit, task) == {}
 
 
+def test_a_run_that_changed_its_copy_says_where_the_changes_are(remit: Instance, work: Path) -> None:
+    options = ["--workspace", str(work)]
+    done = remit.run("nothing", "sh", "-c", "echo a > a", options=options)
+    task = remit.tasks("--all")[-1]["id"]
+    assert done.stderr == f"remit: what it changed is kept: remit diff {task}, remit merge {task}\n"
+    assert remit.run("nothing", "cat", "kept.txt", options=options).stderr == ""
+
+
 def test_only_the_named_paths_are_merged(remit: Instance, work: Path) -> None:
     task = run(remit, work, "echo a > a; echo b > b; echo c > src/c")
     assert merged(remit, task, "a", "src") == ({"a", "src/c"}, {})

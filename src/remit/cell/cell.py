@@ -161,6 +161,11 @@ class Cell:
         self._join = sandbox.Join(outer_user=outer, inner_user=inner, pid=pid)
         return self._join
 
+    @property
+    def changed(self) -> bool:
+        """Whether its copy of the workspace holds anything of its own."""
+        return self.layers is not None and next((self.layers / "upper").iterdir(), None) is not None
+
     async def dead(self) -> None:
         """Kill everything, and wait for it to be gone."""
         limit = asyncio.get_running_loop().time() + _GONE_S

@@ -125,14 +125,20 @@ class Task:
             self.done.set()
 
     async def _look_after(self) -> None:
-        """A workspace that was bound directly is the operator's again: what must not stay in it goes first."""
+        """A workspace that was bound directly is the operator's again: what must not stay in it goes first. A copy
+        stays as it is, and how to see what was changed in it is said."""
         if not self.cell.wanted.bind:
+            if self.cell.changed:
+                self._tell(f"what it changed is kept: remit diff {self.id}, remit merge {self.id}")
             return
         await self.cell.dead()
         left = await asyncio.to_thread(stored.look_after, self.cell.directory)
         if left:
             self.cell.log.write(f"remit: {left}\n".encode())
-            self.detail = "; ".join(filter(None, (self.detail, left)))
+            self._tell(left)
+
+    def _tell(self, more: str) -> None:
+        self.detail = "; ".join(filter(None, (self.detail, more)))
 
     async def _report(self, what: str, body: dict[str, Any] | None = None) -> None:
         await _quietly(self._control.post(f"/v1/tasks/{self.id}/{what}", body), self.id)
