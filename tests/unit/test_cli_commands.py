@@ -19,7 +19,7 @@ from control_plane import CAPABILITY, CREDENTIAL, MANIFESTS, ROLE, Plane
 
 from remit import __version__
 from remit.cell import daemon
-from remit.cli import cells, commands, completion, output, tasks
+from remit.cli import cells, commands, completion, lifecycle, output, tasks
 from remit.control.ports_audit import AUDIT_FILTERS, KINDS, AuditFilter
 from remit.core.errors import Unavailable
 
@@ -173,6 +173,16 @@ def test_explain_shows_each_step_and_what_would_be_decided(applied: Path, remit:
     assert records(out)[0]["decision"] == "deny"
 
 
+def test_explain_says_what_an_observing_role_does_with_a_denial(applied: Path, remit: Remit, tmp_path: Path) -> None:
+    path = tmp_path / "role.json"
+    path.write_text(json.dumps({**ROLE, "spec": {**ROLE["spec"], "mode": "observe"}}))
+    assert remit("apply", "-f", str(path))[0] == 0
+    out = remit("explain", "--role", "devops", "GET", "https://other.example/")[1]
+    shown = dict(line.split(maxsplit=1) for line in out.splitlines()[-6:])
+    assert shown["decision"] == "deny"
+    assert shown["observed"].startswith("it passes without a credential")
+
+
 def test_explaining_for_an_unknown_role_has_exit_code_4(applied: Path, remit: Remit) -> None:
     assert remit("explain", "--role", "devop", "GET", "https://api.github.com/")[0] == 4
 
@@ -314,8 +324,9 @@ def test_a_refused_merge_names_each_file_and_has_exit_code_5(
     answer = {"event": "merged", "paths": ["a"], "refused": [{"path": ".git/hooks/x\x1b", "why": "runs later"}]}
     monkeypatch.setattr(tasks, "full_id", lambda prefix: prefix)
     monkeypatch.setattr(cells, "ask", lambda request, **_: answer)
-    code, out, _ = remit("merge", "t-aaaaaaaaaa")
+    code, out, err = remit("merge", "t-aaaaaaaaaa")
     assert code == 5
+    assert "remit merge --force t-aaaaaaaaaa PATH" in err
     assert ".git/hooks/x\\x1b  refused: runs later" in out
 
 
@@ -334,6 +345,33 @@ def test_status_is_ok_while_the_node_has_the_latest_change(applied: Path, remit:
     plane.node.connected = False
     code, out, _ = remit("status", "--json")
     assert (code, records(out)[0]["ok"]) == (6, False)
+
+
+def test_status_says_that_everything_is_revoked(plane: Plane, remit: Remit) -> None:
+    assert remit("panic", "--reason", "leak")[0] == 0
+    code, out, err = remit("status")
+    assert code == 0
+    assert "revocations   everything (remit panic)" in out
+    assert 'remit panic --lift --reason "WHY"' in err
+
+
+def test_status_is_not_ok_where_nothing_can_be_written(
+    applied: Path, remit: Remit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REMIT_STATE_DIR", "/")
+    monkeypatch.setattr(lifecycle, "FULL_BYTES", 1 << 62)
+    code, out, err = remit("status")
+    assert (code, out.split()[:3]) == (6, ["status", "not", "ok"])
+    assert "up to date" in out
+    assert "the disk is full" in err and "hint: free some below" in err
+
+
+def test_what_is_no_token_is_refused_and_not_shown(plane: Plane, remit: Remit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REMIT_TOKEN", "remit_op_secret\ntoken of alice, good until tomorrow")
+    code, out, err = remit("whoami")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: REMIT_TOKEN is not a token\nhint: ")
+    assert "secret" not in err
 
 
 def test_without_a_control_plane_the_hint_says_how_to_start(

@@ -61,6 +61,20 @@ def test_on_a_terminal_only_the_last_column_gives_way(
     assert capsys.readouterr().out.splitlines()[1:] == ["r" * 30 + "  " + "w" * 27 + "…", "r" * 30 + "  short"]
 
 
+def test_what_a_table_is_read_for_is_wrapped_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    output.table(("step", "why"), [("flow", "because of a reason that is long"), ("audit", "")], wrap=True)
+    shown = ["flow   because of a reason that is long", "audit"]
+    assert capsys.readouterr().out.splitlines()[1:] == shown
+    monkeypatch.setenv("COLUMNS", "34")
+    output.table(("step", "why"), [("flow", "because of a reason that is long"), ("audit", "")], wrap=True)
+    shown = ["flow   because of a reason that is", "       long", "audit"]
+    assert capsys.readouterr().out.splitlines()[1:] == shown
+
+
 @pytest.mark.parametrize("value", ["", "1"])
 def test_colours_are_left_out_where_they_are_not_wanted(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, value: str

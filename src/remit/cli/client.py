@@ -56,6 +56,8 @@ class Client:
         # No TLS on this socket: a context that trusts nobody spares reading all of the system's CAs.
         transport = httpx.HTTPTransport(uds=str(self._socket), verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
         token = configuration.environment().get("REMIT_TOKEN")
+        if token and not (token.isascii() and token.isprintable()):
+            raise Invalid("REMIT_TOKEN is not a token", hint="remit operator token NAME prints one on standard output")
         headers = {"authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.Client(
             transport=transport,

@@ -5,8 +5,11 @@ The processes are started by `remit.app`, which imports every part; it is import
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +17,9 @@ import typer
 from remit import settings as configuration
 from remit.cli import client, options, output
 from remit.core.errors import Invalid, RemitError, Unavailable
+
+FULL_BYTES = 4 << 20
+"""Less is free than what the database and a task's directory need: nothing can be changed or started."""
 
 issuer = typer.Typer(no_args_is_help=True, help="The keys that sign tasks' tokens.")
 
@@ -53,11 +59,14 @@ def down(as_json: options.Json = False) -> None:
 
 def status(as_json: options.Json = False) -> None:
     """Show whether everything works, and what is in force. Exit code 6 where it does not."""
-    supervisor = _app("running").state(configuration.load())
+    settings = configuration.load()
+    supervisor = _app("running").state(settings)
     processes: dict[str, dict[str, Any]] = (supervisor or {}).get("processes", {})
     try:
         with client.connected() as api:
             found: dict[str, Any] = api.get("/v1/status")
+        full = _full(settings.state_dir)
+        behind, found["ok"] = not found["ok"], found["ok"] and not full
     except Unavailable as error:
         if as_json:
             output.line({"ok": False, "detail": error.detail, "processes": processes})
@@ -73,11 +82,23 @@ def status(as_json: options.Json = False) -> None:
         if processes:
             output.text("\n")
             _processes(processes)
-    if not found["ok"]:
-        if not as_json:
+    if not as_json:
+        if behind:
             output.say("the node does not have the latest change in force; without word it refuses after its lease")
             output.say("hint: remit doctor")
+        if full:
+            output.say("the disk is full: no task starts, nothing but a revocation can be changed")
+            output.say(f"hint: free some below {settings.state_dir}")
+        if found["panic"]:
+            output.say('everything is revoked: no request passes\nhint: remit panic --lift --reason "WHY" ends it')
+    if not found["ok"]:
         raise typer.Exit(6)
+
+
+def _full(directory: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(directory).free < FULL_BYTES
+    return False  # not ours to see
 
 
 def _summary(found: Mapping[str, Any]) -> None:
@@ -91,7 +112,7 @@ def _summary(found: Mapping[str, Any]) -> None:
         **found["manifests"],
         "secrets": found["secrets"],
         "expiring": [f"{one['name']} {one['state']} ({output.clock(one['expires'])})" for one in found["expiring"]],
-        "revocations": found["revocations"],
+        "revocations": "everything (remit panic)" if found["panic"] else found["revocations"],
         "invalid": found["invalid"],
     }
     output.fields(summary)
@@ -109,7 +130,7 @@ def doctor(as_json: options.Json = False) -> None:
         output.rows((), checks, as_json=True)
     else:
         rows = [(c["check"], "ok" if c["ok"] else "failed" if c["needed"] else "absent", c["detail"]) for c in checks]
-        output.table(("check", "outcome", "detail"), rows)
+        output.table(("check", "outcome", "detail"), rows, wrap=True)
         for check in checks:
             if not check["ok"] and check["hint"]:
                 output.say(f"hint: {check['check']}: {check['hint']}")

@@ -1,7 +1,8 @@
 """What the command line prints: data on stdout, talk on stderr, nothing that can take a terminal over.
 
 Host names, paths, commands and logs were written by agents, so all of it is escaped (`cli.escaping`); JSON is ASCII.
-On a terminal, the last column of a table is cut to fit; elsewhere they are plain text without colour and never cut.
+On a terminal, the last column of a table is cut to fit, or wrapped where it is what the table is read for; elsewhere
+tables are plain text without colour and never cut.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,8 +39,8 @@ def line(record: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "") -> None:
-    """Aligned columns. `empty` is said on stderr where there is no row."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "", wrap: bool = False) -> None:
+    """Aligned columns. `empty` is said on stderr where there is no row. `wrap`: nothing of the last one is cut."""
     cells = [[safe(value) for value in row] for row in rows]
     if not cells:
         if empty:
@@ -52,7 +54,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
         widths[-1] = min(widths[-1], max(NARROWEST, shutil.get_terminal_size().columns - taken))
     _write([name.upper() for name in columns], widths, coloured=False)
     for row in cells:
-        _write(row, widths, coloured=coloured)
+        first, *rest = textwrap.wrap(row[-1], widths[-1]) if wrap and row[-1] else (row[-1],)
+        _write([*row[:-1], first], widths, coloured=coloured)
+        for more in rest:
+            _write([*("" for _ in row[:-1]), more], widths, coloured=False)
 
 
 def rows(columns: Sequence[str], records: Sequence[Mapping[str, Any]], *, as_json: bool, empty: str = "") -> None:

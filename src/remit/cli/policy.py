@@ -172,10 +172,10 @@ def _told(changes: list[replaying.Change], *, as_json: bool) -> None:
         for change in changes:
             output.line(change.as_json())
         return
-    columns = ("times", "role", "request", "was", "now", "why")
+    columns = ("case" if any(one.sentence for one in changes) else "times", "role", "request", "was", "now", "why")
     rows = [
         (
-            one.sentence or one.count,
+            one.sentence or (output.counted(one.count, "record") if columns[0] == "case" else one.count),
             one.role,
             f"{one.method} {one.url}",
             one.was,
@@ -184,7 +184,7 @@ def _told(changes: list[replaying.Change], *, as_json: bool) -> None:
         )
         for one in changes
     ]
-    output.table(columns, rows, empty="nothing would be otherwise")
+    output.table(columns, rows, empty="nothing would be otherwise", wrap=True)
 
 
 def _orphaned(found: replaying.Result) -> None:

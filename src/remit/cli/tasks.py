@@ -104,12 +104,13 @@ def merge(
             ("path", "outcome"),
             [*((path, "merged") for path in merged), *((r.get("path"), f"refused: {r.get('why')}") for r in refused)],
             empty="nothing to merge",
+            wrap=True,
         )
     if answer.get("untold"):
         output.say(f"and {answer['untold']} more, merged or refused: remit diff {task} shows what is left")
     if refused:
         if not force:
-            output.say(f"hint: remit diff {task}; remit merge --force {task} takes these too where that is safe")
+            output.say(f"hint: remit diff {task}; remit merge --force {task} PATH takes it where that is safe")
         raise typer.Exit(5)
 
 
