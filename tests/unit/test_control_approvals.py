@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from questions import ALICE, BOB, begin
@@ -201,6 +203,21 @@ async def test_children_one_after_the_other_do_not_ask_without_end(tmp_path: Pat
     assert (await asked.ask(task=other)).word is Word.PENDING
     asked.plane.clock.advance(approving.LIFETIME.total_seconds() + 1)
     assert (await asked.ask()).word is Word.PENDING
+
+
+async def test_a_question_that_comes_again_while_it_is_recorded_is_one_approval(tmp_path: Path) -> None:
+    asked = await begin(tmp_path)
+    record, begun = asked.plane.node.record, asyncio.Barrier(2)
+
+    async def slow(kind: str, fields: Mapping[str, Any]) -> str:
+        await begun.wait()
+        return await record(kind, fields)
+
+    asked.plane.node.record = slow  # type: ignore[method-assign]
+    async with asyncio.timeout(60):
+        first, second = await asyncio.gather(asked.ask(), asked.ask())
+    assert first == second
+    assert len(asked.approvals.all(pending_only=True)) == 1
 
 
 async def test_a_task_cannot_answer_itself(tmp_path: Path) -> None:

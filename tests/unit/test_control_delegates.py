@@ -81,6 +81,15 @@ async def test_a_tree_is_bounded_however_it_branches(plane: Plane) -> None:
             assert reasons(other) == set(), "another tree has room"
 
 
+async def test_a_node_is_bounded_whosever_trees_they_are(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delegates, "MAX_ON_NODE", 3)
+    async with many(plane, await asker(plane), 2) as first, many(plane, await asker(plane), 2) as second:
+        assert [isinstance(one, Refused) for one in (*first, *second)] == [False, False, False, True]
+        assert reasons(second) == {Reason.DELEGATIONS_EXCEEDED}
+    async with many(plane, await asker(plane), 3) as found:
+        assert reasons(found) == set(), "who has ended leaves room"
+
+
 async def test_a_tree_has_so_many_one_after_the_other(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each leaves something on the node's disk, and a child can ask as its parent can."""
     monkeypatch.setattr(delegates, "MAX_EVER_IN_TREE", 3)

@@ -18,7 +18,7 @@ from remit.control.holding import PER_TASK_MAX, Body, Holding
 from remit.control.ports_approvals import Answered, Word
 from remit.core.decision import Candidate, Opinion
 from remit.core.grant import Grant, Question, Scope
-from remit.core.snapshot import Snapshot
+from remit.core.snapshot import Revoked, Rules, Snapshot
 from remit.core.task import State
 from remit.policy import compile as compiler
 from remit.policy import manifests
@@ -253,6 +253,33 @@ async def test_a_task_that_is_revoked_waits_no_longer() -> None:
     await until(lambda: len(held.desk.asked) == 1)
     held.know(knowing(State.REVOKED))
     await denied(waiting, "task_revoked")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"revoked": Revoked(capabilities=frozenset({"c"}))}, "capability_revoked"),
+        ({"rules": Rules(digest="other")}, "role_invalid"),
+    ],
+)
+async def test_rules_that_change_are_heard_by_whoever_waits(change: dict[str, Any], reason: str) -> None:
+    held = Held1()
+    held.know(held.world.knowledge.snapshot)
+    waiting = held.begin()
+    await until(lambda: len(held.desk.asked) == 1)
+    held.know(replace(held.world.knowledge.snapshot, **change))
+    await denied(waiting, reason)
+
+
+async def test_that_a_request_waits_is_written_down_once() -> None:
+    held = Held1()
+    waiting = held.begin()
+    for asked in (1, 2, 3):
+        await until(lambda asked=asked: len(held.desk.asked) == asked)  # type: ignore[misc]
+        held.holding.ring(TASK)
+    await until(lambda: len(held.desk.asked) == 4)
+    waiting.cancel()
+    assert [record["decision"] for record in held.world.records()] == ["hold"]
 
 
 async def test_a_policy_that_denies_is_not_asked_about() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from permits import asked, credential, permit
@@ -10,7 +12,10 @@ from permits import asked, credential, permit
 from remit.core import approval
 from remit.core.capability import Approval
 from remit.core.decision import UNCOVERED, Opinion
+from remit.core.errors import Conflict
 from remit.core.grant import Question, Scope
+from remit.core.principal import OperatorRole, Principal
+from remit.core.snapshot import Role
 
 CANDIDATE = permit(credential()).candidate
 
@@ -18,6 +23,30 @@ CANDIDATE = permit(credential()).candidate
 def question(rule: Approval, *holds: tuple[str, str], name: str = "github") -> Question | None:
     candidate = replace(CANDIDATE, capability=replace(CANDIDATE.capability, name=name, approval=rule))
     return approval.question(candidate, Opinion(holds=holds))
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "may"),
+    [
+        (Role(name="devops"), "alice", True),
+        (Role(name="devops", four_eyes=True), "alice", False),
+        (Role(name="devops", four_eyes=True), "bob", True),
+        (None, "alice", False),
+        (None, "bob", True),
+    ],
+)
+def test_where_four_eyes_are_wanted_or_the_role_is_gone_another_one_answers(
+    role: Role | None, name: str, may: bool
+) -> None:
+    task, now = replace(CANDIDATE.task, operator="alice"), CANDIDATE.task.created
+    asked = question(Approval.ASK)
+    assert asked is not None
+    waits = approval.Approval(
+        id="a-a", question=asked, state=approval.State.PENDING, created=now, expires=now + timedelta(minutes=1)
+    )
+    who = Principal(name=name, role=OperatorRole.APPROVER, proof="uid:1")
+    with contextlib.nullcontext() if may else pytest.raises(Conflict, match="wants another person"):
+        approval.answerable(waits, task, role, who, now)
 
 
 def test_without_a_rule_or_a_hold_nobody_is_asked() -> None:
