@@ -313,12 +313,13 @@ async def test_each_time_that_is_over_cuts_on_its_own() -> None:
         assert one.cuts == [(TASK, None)] * cuts
 
 
-async def test_a_child_spends_what_its_parents_have() -> None:
+@pytest.mark.parametrize("own", [(), (Budget(quantity=Quantity.REQUESTS, limit=9),)], ids=["none", "some"])
+async def test_a_child_spends_what_its_parents_have(own: tuple[Budget, ...]) -> None:
     parent = Task(
         id="t-bbbbbbbbbb", role="r", state=State.RUNNING, cell=2, created=NOW,
         budgets=(Budget(quantity=Quantity.REQUESTS, limit=2), Budget(quantity=Quantity.TIME, limit=60)),
     )  # fmt: skip
-    known = knowing(own=(Budget(quantity=Quantity.REQUESTS, limit=9),))
+    known = knowing(own=own)
     child = dataclasses.replace(known.tasks[TASK], parent=parent.id)
     role = dataclasses.replace(known.rules.roles["r"], delegates=frozenset({"r"}))
     rules = dataclasses.replace(known.rules, roles={"r": role})

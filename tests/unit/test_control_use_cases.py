@@ -310,6 +310,24 @@ async def test_revoking_a_credential_cuts_the_tasks_that_could_use_it_and_no_oth
     assert in_force(plane).revoked.credentials == {"github-token"}
 
 
+async def test_a_child_starts_only_within_what_its_parent_was_given_and_is_not_revoked(plane: Plane) -> None:
+    await ready(plane)
+    plain = {"apiVersion": API, "kind": "Capability", "metadata": {"name": "plain"}, "spec": {"hosts": ["b.com"]}}
+    spec = {"capabilities": ["github", "plain"], "delegates": ["devops", "both"], "maxDepth": 2}
+    both = {"apiVersion": API, "kind": "Role", "metadata": {"name": "both"}, "spec": spec}
+    await plane.services.manifests.apply([plain, both], operator="ann")
+    create = plane.services.tasks.create
+    parent = (await create("both", ["sh"], operator="ann", capabilities=["plain"])).task
+    plane.services.tasks.started(parent.id)
+    for role in ("devops", "both"):
+        with pytest.raises(Conflict, match="capability github is not within role both"):
+            await create(role, ["sh"], operator="ann", parent=parent.id)
+    assert (await create("both", ["sh"], operator="ann", parent=parent.id, capabilities=["plain"])).task.parent
+    await plane.services.revoking.revoke(RevocationKind.ROLE, "both", operator="ann")
+    with pytest.raises(Conflict, match=r"revoked|not in force"):
+        await create("both", ["sh"], operator="ann", parent=parent.id, capabilities=["plain"])
+
+
 async def test_revoking_reaches_the_tasks_below_and_nobody_beside(plane: Plane) -> None:
     await ready(plane)
     above = {
