@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from audit_log import DECISION, content, filled, journal
+from synced import Synced
 
 from remit.audit import head, record, segments, verify
 from remit.audit import journal as journaling
@@ -91,6 +92,14 @@ async def test_a_key_of_heads_that_others_can_read_is_refused(tmp_path: Path) ->
     (tmp_path / "k").chmod(0o640)
     with pytest.raises(Unavailable, match="read by others"):
         head.Signer(tmp_path / "k")
+
+
+async def test_a_new_key_of_heads_is_on_the_disk_before_it_signs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = Synced(monkeypatch)
+    head.Signer(tmp_path / "k")
+    assert synced.seen == [32, {"k"}]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from synced import Synced
 
 from remit.boundary import ca
 from remit.core.errors import Invalid, Unavailable
@@ -29,6 +30,21 @@ def test_keys_are_readable_by_their_owner_only(directories: tuple[Path, Path]) -
     assert modes == [0o600, 0o640], "the node's is read by its group, which alone enters its directory"
     for directory in directories:
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+def test_every_key_is_on_the_disk_before_its_certificate_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = Synced(monkeypatch)
+    ca.ensure(tmp_path / "root", tmp_path / "node", NOW)
+    directories = [found for found in synced.seen if isinstance(found, set)]
+    assert directories == [
+        {ca.ROOT_KEY},
+        {ca.ROOT_KEY, ca.ROOT_CERTIFICATE},
+        {ca.NODE_KEY},
+        {ca.NODE_KEY, ca.NODE_CERTIFICATE},
+    ]
+    assert all(synced.seen[::2]), "each with what is in it"
 
 
 def test_the_root_key_is_not_where_the_node_reads(directories: tuple[Path, Path]) -> None:

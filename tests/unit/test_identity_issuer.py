@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from synced import Synced, names
 
 from remit.core.claims import MAX_TOKEN_BYTES, Claims
 from remit.core.errors import Invalid, Unavailable
@@ -126,6 +127,20 @@ def test_a_compromised_key_is_worth_nothing_at_once(issuer: Issuer, clock: Manua
     assert isinstance(refused, Refusal)
     assert refused.reason is Reason.TOKEN_INVALID
     assert len(list((tmp_path / "issuer").iterdir())) == 1
+
+
+def test_which_keys_there_are_is_on_the_disk_before_it_counts(
+    issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, synced = tmp_path / "issuer", Synced(monkeypatch)
+    issuer.prepare()
+    assert synced.seen[-1] == names(directory)
+    assert len(names(directory)) == 2
+    issuer.prepare()
+    assert synced.seen[-1] == names(directory), "the name that says since when it signs"
+    issuer.activate(compromised=True)
+    assert synced.seen[-1] == names(directory)
+    assert len(names(directory)) == 1
 
 
 def test_preparing_twice_makes_one_key(issuer: Issuer) -> None:

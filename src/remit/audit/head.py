@@ -8,15 +8,13 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from remit.audit.segments import Position, sync_directory
 from remit.core.errors import Unavailable
-
-if TYPE_CHECKING:
-    from remit.audit.segments import Position
 
 _SIGNED = ("seq", "hash", "segment", "offset", "time", "key")
 _KEY_BYTES = 32
@@ -71,12 +69,14 @@ def _read(file: Path) -> bytes:
 
 
 def _made(file: Path) -> bytes:
-    """A new key, whole in the file or not there at all."""
+    """A new key, whole in the file or not there at all; durable before it signs anything."""
     raw = Ed25519PrivateKey.generate().private_bytes_raw()
     temporary = file.with_name(file.name + ".new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as out:
         out.write(raw)
+        out.flush()
         os.fsync(out.fileno())
     temporary.replace(file)
+    sync_directory(file.parent)
     return raw

@@ -95,6 +95,7 @@ class Issuer:
             for key in self._keys[:-1]:
                 key.path.unlink(missing_ok=True)
             self._keys = self._keys[-1:]
+            self._sync()
         self._purge()
 
     def _load(self) -> list[_Key]:
@@ -128,6 +129,7 @@ class Issuer:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        self._sync()
         self._keys = [*self._keys, _Key(kid=_kid(private), created=created, private=private, path=path)]
 
     def _begin_anew(self) -> None:
@@ -136,7 +138,16 @@ class Issuer:
         created = self._after(older)
         path = key.path.with_name(f"{created}-{key.kid}.pem")
         key.path.rename(path)
+        self._sync()
         self._keys = [*older, replace(key, created=created, path=path)]
+
+    def _sync(self) -> None:
+        """A power cut must not take back which keys there are: nodes are told of them next."""
+        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def _after(self, older: Sequence[_Key]) -> int:
         """Now, but later than all of them."""
