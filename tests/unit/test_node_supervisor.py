@@ -95,6 +95,19 @@ async def test_watching_a_process_leaves_nothing_behind(tmp_path: Path, monkeypa
     await running
 
 
+@pytest.mark.parametrize("said", ['b"E" + b"[" * 60000', 'b"E{}"', 'b"E" + b"x" * 5000000'])
+async def test_last_words_that_cannot_be_read_are_none_and_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """A process of another user may have been taken over."""
+    held: list[int] = []
+    words = supervising._last_words
+    monkeypatch.setattr(supervising, "_last_words", lambda said: held.append(len(said)) or words(said))
+    error = await failure(f"import os, sys; os.write(int(sys.argv[-1]), {said}); sys.exit(3)", tmp_path)
+    assert error.detail == f"part ended with code 3 while starting; see {tmp_path / 'part.log'}"
+    assert max(held) <= supervising.PIPE_BYTES
+
+
 async def test_a_process_that_says_nothing_is_named_with_its_log(tmp_path: Path) -> None:
     error = await failure("import sys; sys.exit(3)", tmp_path)
     assert error.detail == f"part ended with code 3 while starting; see {tmp_path / 'part.log'}"

@@ -118,11 +118,11 @@ class Supervisor:
         argv, kept = list(program.argv), tuple[int, ...]()
         read = write = -1
         out: int | None = None
-        if program.notifies:
-            read, write = os.pipe()
-            argv += ["--notify-fd", str(write)]
-            kept = (write,)
         try:
+            if program.notifies:
+                read, write = os.pipe()
+                argv += ["--notify-fd", str(write)]
+                kept = (write,)
             out = os.open(program.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if program.log else None
             process = await asyncio.create_subprocess_exec(
                 *argv,
@@ -169,7 +169,7 @@ class Supervisor:
             return
         child.beat = time.monotonic()
         if child.said or notify.FAILED in data:
-            child.said += data
+            child.said = (child.said + data)[:PIPE_BYTES]
         elif data.startswith(notify.READY):
             child.ready.set()
 
@@ -188,9 +188,8 @@ class Supervisor:
         where = f"; see {child.program.log}" if child.program.log else ""
         if exited in done:
             self._heard(child)
-            if child.said:
-                why = json.loads(child.said.partition(notify.FAILED)[2])
-                raise Unavailable(f"{name} does not start: {why['detail']}", hint=why["hint"] or "remit doctor")
+            if (why := _last_words(child.said)) is not None:
+                raise Unavailable(f"{name} does not start: {why[0]}", hint=why[1] or "remit doctor")
             raise Unavailable(f"{name} ended with code {exited.result()} while starting{where}", hint="remit doctor")
         raise Unavailable(f"{name} was not ready after {START_TIMEOUT_S:g} s{where}", hint="remit doctor")
 
@@ -272,6 +271,15 @@ class Supervisor:
                 child.process.kill()
                 await child.process.wait()
         self._told(name, "stopped")
+
+
+def _last_words(said: bytes) -> tuple[str, str] | None:
+    """(detail, hint) of a process that does not start; None where it said nothing that can be read."""
+    try:
+        why = json.loads(said.partition(notify.FAILED)[2])
+        return str(why["detail"]), str(why["hint"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 def waited_for_processor_s(pid: int) -> float:
