@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 import subprocess
+import time
 
 import pytest
-from boundary_harness import SECRET, Boundary, exchange, send
+from boundary_harness import SECRET, Boundary, exchange, send, until
 from boundary_upstreams import Echo
 
 from remit.boundary import envoy
@@ -106,6 +108,29 @@ def test_a_connection_carries_many_requests_each_checked(boundary: Boundary) -> 
             assert exchange(sock, f"/{number}", "api.test").json["target"] == f"/{number}"
     assert [seen.target for seen in boundary.seen] == ["/0", "/1", "/2"]
     assert len({seen.peer for seen in boundary.seen}) == 1
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_a_connection_is_not_kept_until_a_server_ends_it(boundary: Boundary, tls: bool) -> None:
+    """Many do after 5 s, and a POST that meets that is lost: nobody may send it again."""
+    kept: list[float] = []
+
+    class Upstream(Echo):
+        async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> None:
+            since = time.monotonic()
+            try:
+                await super()._one(reader, writer, number)
+            except EOFError:
+                kept.append(time.monotonic() - since)
+                raise
+
+    upstream = Upstream()
+    boundary.run(upstream.start(boundary.authority.server_context("api.test") if tls else None))
+    boundary.opened.append(upstream.server)
+    boundary.script = boundary.permit_with(pin_port=upstream.port)
+    assert boundary.ask(port=443 if tls else 80, tls=tls, method="POST", body=b"x").status == 200
+    until(lambda: kept, "Envoy ends it")
+    assert kept[0] < 5
 
 
 def test_a_denial_is_a_problem_that_names_its_record_and_nothing_is_dialled(boundary: Boundary) -> None:

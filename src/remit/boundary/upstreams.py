@@ -26,6 +26,9 @@ _HTTP2: Json = {
 """A connection that said nothing for a while is asked whether it lives, together with the next request on it: behind a
 gateway that forgot it, requests would hang until they are idle for too long, and each would find the same connection.
 No pings without requests: servers of gRPC end connections that send too many."""
+IDLE_S = 4
+"""How long a connection is kept for the next request. Node, uvicorn and Apache end theirs after 5 s without one, and a
+request that meets the end on its way must not be sent again by anybody but who asked."""
 _PROBED: Json = {"keepalive_time": 60, "keepalive_interval": 15, "keepalive_probes": 4}
 """Seconds: a peer that is gone is noticed, and gateways do not forget a connection that is only quiet (tcp(7))."""
 
@@ -77,7 +80,7 @@ def _inner() -> Json:
 def _dynamic(name: str, protocols: Json, connect_timeout_s: float, ca_file: str | None) -> Json:
     options: Json = {
         **protocols,
-        "common_http_protocol_options": {"idle_timeout": "30s"},
+        "common_http_protocol_options": {"idle_timeout": f"{IDLE_S}s"},
         "upstream_http_protocol_options": {"auto_sni": True, "auto_san_validation": True},
     }
     cluster: Json = {
