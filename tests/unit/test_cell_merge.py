@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from deep import dig, opened
 
 from remit.cell import changes, guard, merge, trees, wire
 from remit.core.errors import Conflict
@@ -44,15 +45,6 @@ def lower(place: Path) -> Path:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[int]:
-    number = changes.open_root(path)
-    try:
-        yield number
-    finally:
-        os.close(number)
-
-
-@contextlib.contextmanager
 def few_descriptors() -> Iterator[None]:
     """Fewer, besides those that other tests left open, than a tree of this depth would need with one a level."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -62,17 +54,6 @@ def few_descriptors() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def dig(directory: Path, depth: int, name: str = "d") -> None:
-    here = changes.open_root(directory)
-    for _ in range(depth):
-        os.mkdir(name, dir_fd=here)
-        inner = os.open(name, changes.OPEN_DIRECTORY, dir_fd=here)
-        os.close(here)
-        here = inner
-    os.close(os.open("bottom", os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=here))
-    os.close(here)
 
 
 def apply(upper: Path, lower: Path, *, started_ns: int = 1 << 62, **how: Any) -> dict[str, Any]:

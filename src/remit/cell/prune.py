@@ -2,7 +2,7 @@
 
 A directory is renamed before it is removed, so that nobody finds half of one; what a killed daemon had renamed goes
 with the next round. What runs, starts or is being read is never among the candidates: `names` is taken in one step with
-what runs. Directories were written by agents: no link is followed.
+what runs. Directories were written by agents: no link is followed, and none is too deep.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from remit.cell import changes, request, retention, stored, workspace
+from remit.cell import changes, request, retention, stored, trees, workspace
 from remit.cell.control_client import ControlClient
 from remit.core.errors import Conflict, NotFound, RemitError
 from remit.core.task import TASK_ID
@@ -143,8 +142,12 @@ def remove(cells: Path, plan: retention.Plan) -> None:
         with contextlib.suppress(FileNotFoundError):
             (cells / one.task).rename(cells / f"{_GONE}{one.task}")
             log.info("task %s is pruned: %s", one.task, why)
-    for path in cells.glob(f"{_GONE}*"):
-        shutil.rmtree(path, onerror=_opened)
+    with _opened(cells) as top:
+        for name in [entry for entry in os.listdir(top) if entry.startswith(_GONE)]:
+            try:
+                trees.remove(name, top)
+            except OSError as error:
+                log.error("what is left of task %s was not removed: %s", name.removeprefix(_GONE), error)
 
 
 def told(plan: retention.Plan) -> dict[str, Any]:
@@ -163,16 +166,12 @@ def _one(left: retention.Left, why: str) -> dict[str, Any]:
 
 
 def _left(directory: Path) -> retention.Left | None:
-    last, size = 0.0, 0
+    size = 0
     try:
-        for base, _, files in os.walk(directory):
-            for path in (base, *(os.path.join(base, name) for name in files)):
-                with contextlib.suppress(FileNotFoundError):
-                    status = os.lstat(path)
-                    size += status.st_blocks * 512
-                    if os.path.dirname(path) == str(directory):
-                        last = max(last, status.st_mtime)
-        last = max(last, directory.stat().st_mtime)
+        last = max(os.lstat(path).st_mtime for path in (directory, *directory.iterdir()))
+        with _opened(directory.parent) as top:
+            for _, _, found in trees.inside_out(directory.name, top):
+                size += found.st_blocks * 512
     except FileNotFoundError:
         return None
     return retention.Left(task=directory.name, last=last, size_bytes=size)
@@ -189,8 +188,7 @@ def _unmerged(cells: Path, stage: Path, task: str) -> bool:
     try:
         with contextlib.ExitStack() as stack:
             layers = stack.enter_context(workspace.reopened(cells / task, stage))
-            upper = changes.open_root(layers / "upper")
-            stack.callback(os.close, upper)
+            upper = stack.enter_context(_opened(layers / "upper"))
             below = changes.open_workspace(lower)
             stack.callback(os.close, below)
             return next(changes.walk(upper, below), None) is not None
@@ -198,12 +196,10 @@ def _unmerged(cells: Path, stage: Path, task: str) -> bool:
         return True
 
 
-def _opened(function: Any, path: str, _: Any) -> None:
-    """Without root, a directory that the agent closed has to be opened first."""
-    with contextlib.suppress(OSError):
-        os.chmod(os.path.dirname(path), 0o700)
-        if os.path.isdir(path) and not os.path.islink(path):
-            os.chmod(path, 0o700)
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            function(path)
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    number = changes.open_root(directory)
+    try:
+        yield number
+    finally:
+        os.close(number)
