@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -418,6 +419,22 @@ def test_garbage_on_the_daemons_socket_harms_nobody(node: Rig) -> None:
     for thread in threads:
         thread.join(15)
     assert node.sh("exit 6").returncode == 6
+
+
+def test_a_client_that_breaks_the_protocol_takes_its_task_along(node: Rig) -> None:
+    """As one that hangs up does: nobody would be left to stop it."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(30)
+        sock.connect(str(node.run_dir / "cells.sock"))
+        body = json.dumps({"op": "run", "role": "devops", "argv": ["sleep", "600"]}).encode()
+        sock.sendall(struct.pack(">cI", b"J", len(body)) + body)
+        with sock.makefile("rb") as file:
+            size = struct.unpack(">cI", file.read(5))[1]
+            task = json.loads(file.read(size))["task"]
+            sock.sendall(b"X\0\0\0\1x")
+            answer = file.read()
+    assert b"no frame of this protocol" in answer
+    node.gone(task)
 
 
 def test_the_sockets_are_only_for_their_users(node: Rig) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from deep import dig, opened
 
-from remit.cell import changes, guard, merge, trees, wire
+from remit.cell import changes, guard, merge, trees, wire, workspace
 from remit.core.errors import Conflict
 
 DEEP = 100_000
@@ -147,14 +147,14 @@ def test_a_guard_that_cannot_be_placed_leaves_none_of_the_others(lower: Path, mo
 
     monkeypatch.setattr(os, "chown", refuse)
     with opened(lower) as root, pytest.raises(PermissionError):
-        guard.prepare(root, OWNER)
+        guard.prepare(root, guard.look(root), OWNER)
     assert len(made) == 4
     assert list(lower.iterdir()) == []
 
 
 def test_what_was_placed_and_then_used_stays(lower: Path) -> None:
     with opened(lower) as root:
-        prepared = guard.prepare(root, OWNER)
+        prepared = guard.prepare(root, guard.look(root), OWNER)
         (lower / ".envrc").write_text("theirs")
         guard.clear(root, prepared)
     assert [one.name for one in lower.iterdir()] == [".envrc"]
@@ -164,7 +164,7 @@ def test_a_workspace_too_deep_to_be_looked_through_is_not_bound(lower: Path) -> 
     """A socket, or a repository, may be at the bottom of it."""
     dig(lower, 5000, "d" * 200)
     with opened(lower) as root, few_descriptors(), pytest.raises(Conflict, match="directories deep"):
-        guard.prepare(root, OWNER)
+        guard.prepare(root, guard.look(root), OWNER)
     assert [one.name for one in lower.iterdir()] == ["d" * 200]
 
 
@@ -172,7 +172,7 @@ def test_what_is_below_the_root_is_guarded_where_it_stands(lower: Path) -> None:
     (lower / "a/.git/hooks").mkdir(parents=True)
     (lower / "a/.git/objects/.vscode").mkdir(parents=True)
     with opened(lower) as root:
-        prepared = guard.prepare(root, OWNER)
+        prepared = guard.prepare(root, guard.look(root), OWNER)
         guard.clear(root, prepared)
     held = {str(one.path): one.writable for one in prepared.guards}
     assert held["a"] is True
@@ -180,3 +180,22 @@ def test_what_is_below_the_root_is_guarded_where_it_stands(lower: Path) -> None:
     assert held["a/.git/hooks"] is False
     assert PurePosixPath("a/.git/config") in {path for path, _, _ in prepared.placed}
     assert "a/.git/objects/.vscode" not in held
+
+
+def test_what_another_merge_has_half_written_is_in_nobodys_way(upper: Path, lower: Path) -> None:
+    half = lower / f".remit-merge-{os.getpid()}"
+    half.write_text("half")
+    (upper / "file").write_text("whole")
+    (upper / "link").symlink_to("file")
+    assert apply(upper, lower) == {"paths": ["file", "link"], "refused": [], "untold": 0}
+    assert half.read_text() == "half"
+
+
+def test_another_directory_in_the_place_of_the_one_that_was_looked_through_is_not_bound(
+    upper: Path, lower: Path, place: Path
+) -> None:
+    looked = workspace.look(lower)
+    owner = workspace.Owner(user=0, group=0, agent=0, agent_group=0)
+    with opened(upper) as other, contextlib.ExitStack() as undo, pytest.raises(OSError, match="taken its place"):
+        workspace.mount_direct(other, looked, place, lower, owner, undo)
+    assert list(upper.iterdir()) == []

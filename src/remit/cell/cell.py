@@ -198,8 +198,11 @@ def host_identity(number: int) -> tuple[int, int]:
     return os.geteuid(), os.getegid()
 
 
-def build(wanted: Wanted, site: Site, wire: network.Network) -> Cell:
-    """Everything but the process. Owns `wire` from here on; nothing is left where this raises."""
+def build(wanted: Wanted, site: Site, wire: network.Network, looked: workspaces.Looked | None) -> Cell:
+    """Everything but the process. Owns `wire` from here on; nothing is left where this raises.
+
+    `looked`: what was found in a workspace that is bound directly.
+    """
     with contextlib.ExitStack() as undo:
         undo.callback(wire.close)
         try:
@@ -209,7 +212,7 @@ def build(wanted: Wanted, site: Site, wire: network.Network) -> Cell:
             staged = site.stage.task(wanted.task)
             undo.callback(site.stage.drop, staged)
             user, group_id = host_identity(wanted.number)
-            note, shown, layers = _shown(wanted, staged, directory, undo)
+            note, shown, layers = _shown(wanted, looked, staged, directory, undo)
             size = wanted.limits.disk_bytes
             stage.scratch(staged / "home", owner=(user, group_id), size_bytes=size, mode=0o700)
             stage.scratch(staged / "scratch", owner=(user, group_id), size_bytes=size, mode=0o711)
@@ -251,7 +254,7 @@ def build(wanted: Wanted, site: Site, wire: network.Network) -> Cell:
 
 
 def _shown(
-    wanted: Wanted, staged: Path, directory: Path, undo: contextlib.ExitStack
+    wanted: Wanted, looked: workspaces.Looked | None, staged: Path, directory: Path, undo: contextlib.ExitStack
 ) -> tuple[dict[str, object], list[sandbox.Mount], Path | None]:
     """The note that `diff` and `merge` need afterwards, the mounts of the workspace, and where its layers are."""
     path = wanted.workspace
@@ -270,10 +273,10 @@ def _shown(
                 agent=user,
                 agent_group=group,
             )
-            note |= {"workspace": str(path), "mode": "bind" if wanted.bind else "cow"}
+            note |= {"workspace": str(path), "mode": "bind" if looked is not None else "cow"}
             note |= {"owner": [owner.user, owner.group], "started_ns": _now_ns(directory)}
-            if wanted.bind:
-                shown, guards = workspaces.mount_direct(source, staged, path, owner, undo)
+            if looked is not None:
+                shown, guards = workspaces.mount_direct(source, looked, staged, path, owner, undo)
                 note["guards"] = [[str(item), writable] for item, writable in guards.items()]
             else:
                 layers, note["image"] = workspaces.layers(directory, staged, wanted.limits.disk_bytes)

@@ -30,11 +30,11 @@ class ControlClient:
                 status, content = await self._exchange(target, json.dumps(body or {}).encode())
         except TimeoutError as error:
             raise Unavailable(f"the control plane did not answer in {TIMEOUT_S:g} s", hint="remit status") from error
-        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+        except (OSError, EOFError, ValueError, IndexError, asyncio.LimitOverrunError) as error:
             raise Unavailable(f"the control plane does not answer: {error}", hint="remit status") from error
         try:
             answer = json.loads(content) if content else {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Unavailable(f"the control plane answered {status} without JSON", hint="remit status") from error
         if not isinstance(answer, dict):
             raise Unavailable("the control plane's answer is not an object", hint="remit status")

@@ -172,7 +172,7 @@ class Daemon:
             task.keep(self._running)
             if not asked.detach:
                 await session.owner(connection, task)
-        except wire.Gone:
+        except (wire.Gone, Invalid):
             task.keep(self._running)
             await task.stop(0.0, "its client went away")
             raise

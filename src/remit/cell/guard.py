@@ -85,12 +85,12 @@ class Prepared:
     placed: tuple[tuple[PurePosixPath, bool, int], ...]
 
 
-def prepare(root: int, owner: tuple[int, int]) -> Prepared:
-    """Guards for the directory open as `root`. `Conflict`: it holds sockets, FIFOs or devices (named), or too much.
+def prepare(root: int, found: Iterable[PurePosixPath], owner: tuple[int, int]) -> Prepared:
+    """Guards for the directory open as `root`, where `look` has `found` these. `Conflict`: it cannot be guarded.
 
     What it placed before it failed is removed again.
     """
-    guards, missing = _guards(root, _looked(root))
+    guards, missing = _guards(root, found)
     placed: list[tuple[PurePosixPath, bool, int]] = []
     try:
         for path, directory in missing:
@@ -103,8 +103,11 @@ def prepare(root: int, owner: tuple[int, int]) -> Prepared:
     return Prepared(guards=guards, placed=tuple(placed))
 
 
-def _looked(root: int) -> list[PurePosixPath]:
-    """What is to be guarded of what is there."""
+def look(root: int) -> list[PurePosixPath]:
+    """What is to be guarded of what is there. `Conflict`: it holds sockets, FIFOs or devices (named), or too much.
+
+    Takes seconds where there is much.
+    """
     special: list[str] = []
     found: list[PurePosixPath] = []
     for count, (path, mode) in enumerate(_walk(root, PurePosixPath(), 0)):

@@ -25,7 +25,6 @@ MAX_HELD_BYTES = 64 << 20
 """Of memory, for changes that wait to be merged: about 150,000 ordinary ones."""
 CHANGE_BYTES, PART_BYTES = 300, 80
 """About what a change takes besides its path as text, and what each name in its path does."""
-_TEMPORARY = ".remit-merge-"
 
 
 class _Refused(Exception):
@@ -187,7 +186,7 @@ class _Merger:
         where = os.readlink(path.name, dir_fd=source)
         if not _inside(path, where):
             raise _Refused("it is a link that leads out of the workspace")
-        temporary = f"{_TEMPORARY}{os.getpid()}"
+        temporary = _temporary()
         os.symlink(where, temporary, dir_fd=target)
         try:
             os.chown(temporary, *self._owner, dir_fd=target, follow_symlinks=False)
@@ -198,7 +197,7 @@ class _Merger:
 
     def _copy(self, name: str, source: int, target: int) -> None:
         theirs = os.open(name, changes.OPEN_FILE, dir_fd=source)
-        temporary = f"{_TEMPORARY}{os.getpid()}"
+        temporary = _temporary()
         try:
             found = os.fstat(theirs)
             if not stat.S_ISREG(found.st_mode):
@@ -221,6 +220,11 @@ class _Merger:
                 raise
         finally:
             os.close(theirs)
+
+
+def _temporary() -> str:
+    """A name of its own: others may merge into the same directory."""
+    return f".remit-merge-{os.urandom(8).hex()}"
 
 
 def _written(file: int) -> Iterator[tuple[int, int]]:

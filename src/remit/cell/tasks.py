@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from remit.cell import cell as cells
-from remit.cell import control_client, environment, forward_link, network, output, process, request, stored, unread
+from remit.cell import (
+    control_client,
+    environment,
+    forward_link,
+    network,
+    output,
+    process,
+    request,
+    stored,
+    unread,
+    workspace,
+)
 from remit.core import flow, snapshot
 from remit.core.claims import MAX_TOKEN_BYTES
 from remit.core.errors import RemitError, Unavailable
@@ -88,19 +99,34 @@ class Task:
         }
 
     async def _live(self, running: Mapping[str, Task]) -> None:
-        pumps = [self._spawn(pump(self.cell.hub, kind, number)) for kind, number in self.main.outputs]
         started = self._spawn(self._report("started"))
-        renewing = self._spawn(self._renew())
+        try:
+            await self._run_out()
+            await self._look_after()
+        finally:
+            await self._report_end(started)
+            self.over.set()
+            for below in [task for task in running.values() if task._parent == self.id]:
+                below._end_with_parent()
+            try:
+                await self.cell.end()
+            finally:
+                self.main.close()  # not before: a client that feeds it has to hear of `over` first
+                self._ended(self)
+                self.done.set()
+
+    async def _run_out(self) -> None:
+        """Until the command is gone and all that it wrote is taken."""
+        pumps = [self._spawn(pump(self.cell.hub, kind, number)) for kind, number in self.main.outputs]
         limit_s = self.cell.wanted.limits.time_s
-        timer = self._spawn(self._expire(limit_s)) if limit_s is not None else None
-        watching = self._spawn(self._watch())
+        jobs = [self._renew(), self._watch(), *([self._expire(limit_s)] if limit_s is not None else [])]
+        beside = [self._spawn(job) for job in jobs]
         try:
             self.code = await self.main.wait()
         finally:
             self.cell.group.kill()
-            for job in (renewing, timer, watching):
-                if job is not None:
-                    job.cancel()
+            for job in beside:
+                job.cancel()
         if self._stopped:
             self.detail = self._stopped
         elif self.cell.group.out_of_memory():
@@ -108,21 +134,14 @@ class Task:
         await asyncio.wait(pumps, timeout=DRAIN_S)
         for job in pumps:
             job.cancel()
-        await self._look_after()
+
+    async def _report_end(self, started: asyncio.Task[Any]) -> None:
+        """The forwarder and control know that it is over."""
         await asyncio.gather(started, return_exceptions=True)
         await asyncio.gather(
             _quietly(self._link.close(self.cell.wanted.number), self.id),
             self._report("exited", {"code": self.code, "stopped": bool(self._stopped)}),
         )
-        self.over.set()
-        for below in [task for task in running.values() if task._parent == self.id]:
-            below._end_with_parent()
-        try:
-            await self.cell.end()
-        finally:
-            self.main.close()  # not before: a client that feeds it has to hear of `over` first
-            self._ended(self)
-            self.done.set()
 
     async def _look_after(self) -> None:
         """A workspace that was bound directly is the operator's again: what must not stay in it goes first. A copy
@@ -134,7 +153,7 @@ class Task:
         await self.cell.dead()
         left = await asyncio.to_thread(stored.look_after, self.cell.directory)
         if left:
-            self.cell.log.write(f"remit: {left}\n".encode())
+            self.cell.log.write(f"remit: {left}\n".encode(errors="backslashreplace"))
             self._tell(left)
 
     def _tell(self, more: str) -> None:
@@ -225,11 +244,12 @@ async def start(
     try:
         try:
             wanted, token = _wanted(answer, task, asked, path, operator)
+            looked = await asyncio.to_thread(workspace.look, path) if asked.bind and path is not None else None
             wire = await making
         except BaseException:
             _discard(making)
             raise
-        return await _place(asked, wanted, token, wire, site, control, link, ttl_s, ended, name)
+        return await _place(asked, wanted, token, wire, looked, site, control, link, ttl_s, ended, name)
     except BaseException as error:
         detail = error.detail if isinstance(error, RemitError) else f"{type(error).__name__}"
         await _quietly(control.post(f"/v1/tasks/{task}/failed", {"detail": detail[:500]}), task)
@@ -242,6 +262,8 @@ async def _quietly(work: Awaitable[Any], task: str) -> None:
         await work
     except RemitError as error:
         log.error("task %s: %s", task, error.detail)
+    except Exception:
+        log.exception("task %s", task)
 
 
 async def _place(
@@ -249,6 +271,7 @@ async def _place(
     wanted: cells.Wanted,
     token: str,
     wire: network.Network,
+    looked: workspace.Looked | None,
     site: cells.Site,
     control: control_client.ControlClient,
     link: forward_link.ForwardLink,
@@ -256,7 +279,7 @@ async def _place(
     ended: Callable[[Task], None],
     name: str,
 ) -> Task:
-    cell = cells.build(wanted, site, wire)
+    cell = cells.build(wanted, site, wire, looked)
     command = asked.command
     try:
         await link.open(wanted.number, token, tuple(sock.fileno() for sock in wire.listeners))

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from remit.cell import guard, image, kernel, mounts, sandbox
+from remit.cell import changes, environment, guard, image, kernel, mounts, sandbox
 from remit.core.errors import Invalid, NotFound, Unavailable
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Owner:
 
 def checked(text: object, cells: Path) -> Path:
     """The directory named by a request: absolute, real, no system directory, not Remit's own state."""
-    if not isinstance(text, str) or not text.startswith("/") or "\0" in text or len(text) > 4096:
+    if not isinstance(text, str) or not text.startswith("/") or not environment.sayable(text) or len(text) > 4096:
         raise Invalid("the workspace is not an absolute path", hint="--workspace DIR")
     path = Path(os.path.realpath(text))
     if not path.is_dir():
@@ -149,18 +149,46 @@ def mount_copy(source: int, stage: Path, layers: Path, owner: Owner) -> Path:
     return merged
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """What `guard.look` found in a directory, and which directory that was (device, inode)."""
+
+    found: tuple[PurePosixPath, ...]
+    directory: tuple[int, int]
+
+
+def look(path: Path) -> Looked:
+    """Look through a directory that is to be bound. Not for the event loop: it may hold a million files."""
+    try:
+        root = changes.open_workspace(path)
+        try:
+            return Looked(found=tuple(guard.look(root)), directory=_which(root))
+        finally:
+            os.close(root)
+    except OSError as error:
+        raise Unavailable(f"the workspace cannot be looked through: {error}", hint="leave --bind out") from error
+
+
+def _which(directory: int) -> tuple[int, int]:
+    found = os.fstat(directory)
+    return found.st_dev, found.st_ino
+
+
 def mount_direct(
-    source: int, stage: Path, path: Path, owner: Owner, undo: contextlib.ExitStack
+    source: int, looked: Looked, stage: Path, path: Path, owner: Owner, undo: contextlib.ExitStack
 ) -> tuple[list[sandbox.Mount], dict[PurePosixPath, bool]]:
     """Show `source` itself, writable, and what runs later as its owner (hooks, editor settings) read-only over it.
 
     Its mounts, and what is guarded (whether it can be written). What has to be made in it is removed by `undo`.
+    `OSError`: it is not the directory that was `looked` through.
     """
+    if _which(source) != looked.directory:
+        raise OSError(errno.ESTALE, "another directory has taken its place", str(path))
     shown = stage / "workspace"
     shown.mkdir(mode=0o755)
     kept = os.dup(source)
     undo.callback(os.close, kept)
-    prepared = guard.prepare(source, (owner.user, owner.group))
+    prepared = guard.prepare(source, looked.found, (owner.user, owner.group))
     undo.callback(guard.clear, kept, prepared)
     mount_mapped(source, shown, owner)
     seen = [
