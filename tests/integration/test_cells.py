@@ -15,6 +15,22 @@ from cells_rig import fresh as fresh
 from cells_rig import node as node
 
 
+def test_a_workspace_and_arguments_of_any_bytes(node: Rig, tmp_path: Path) -> None:
+    """File names are bytes: not all of them are UTF-8."""
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    odd.mkdir()
+    (odd / "file").write_text("here")
+    tmp_path.chmod(0o755)
+    done = node.sh(
+        'cat file; printf %s "$1$ODD" | od -An -tx1',
+        "--workspace",
+        str(odd),
+        "--env",
+        os.fsdecode(b"ODD=\xff"),
+    )
+    assert done.stdout.split() == [b"here", b"ff"], done
+
+
 def test_the_exit_code_is_the_commands(node: Rig) -> None:
     assert [node.sh(f"exit {code}").returncode for code in (0, 7, 255)] == [0, 7, 255]
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from remit.cell import forward_link
 from remit.cell.forward_link import ForwardLink
+from remit.core.errors import Unavailable
 
 CELLS = 400
 """More than one socket holds (net.core.wmem_default) while nobody reads it."""
@@ -37,7 +39,8 @@ async def link(tmp_path: Path) -> Any:
 class _Forwarder:
     """Answers what it is told."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, answers: bool = True) -> None:
+        self._answers = answers
         self.told: list[dict[str, Any]] = []
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sock.connect(str(path))
@@ -54,7 +57,8 @@ class _Forwarder:
                 os.close(number)
         message = json.loads(data)
         self.told.append(message)
-        self._sock.send(json.dumps({"id": message["id"], "ok": True, "closed": 0}).encode())
+        if self._answers:
+            self._sock.send(json.dumps({"id": message["id"], "ok": True, "closed": 0}).encode())
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._sock.fileno())
@@ -79,3 +83,18 @@ async def test_a_forwarder_that_comes_back_is_told_every_cell(
     assert opened == [number for number in range(1, CELLS) if number != 7]
     assert [message["op"] for message in again.told[-2:]] == ["close", "cut"]
     again.close()
+
+
+async def test_a_cell_that_a_slow_forwarder_may_open_yet_is_closed_there(
+    link: ForwardLink, tmp_path: Path, descriptors: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else would: its task never began, and the listeners hold its network."""
+    monkeypatch.setattr(forward_link, "ANSWER_TIMEOUT_S", 0.05)
+    slow = _Forwarder(tmp_path / "forward.sock", answers=False)
+    with pytest.raises(Unavailable, match="does not answer"):
+        await link.open(5, "x", descriptors)
+    async with asyncio.timeout(10):
+        while len(slow.told) < 2:
+            await asyncio.sleep(0)
+    assert [(message["op"], message["cell"]) for message in slow.told] == [("open", 5), ("close", 5)]
+    slow.close()

@@ -35,7 +35,7 @@ def _pruned(cells: Path) -> retention.Plan:
 
 
 def test_a_tree_deeper_than_any_recursion_is_measured_and_removed(cells: Path) -> None:
-    dig(cells / TASK / "upper", 20_000)
+    dig(cells / TASK / "upper", 3000)
     (cells / TASK / "upper/data").write_bytes(bytes(100_000))
     ((left, _),) = _pruned(cells).gone
     assert left.size_bytes >= 100_000

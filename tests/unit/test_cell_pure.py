@@ -165,7 +165,7 @@ def test_filters_are_small_enough_for_the_kernel() -> None:
     [
         {"role": "../x"}, {"role": 5}, {"role": None}, {"argv": []}, {"argv": "ls"}, {"argv": [1]}, {"argv": [""]},
         {"argv": ["a\0b"]}, {"argv": ["x" * 200_000]}, {"argv": ["x"] * 5000}, {"cwd": "/abs"}, {"cwd": "../up"},
-        {"cwd": "a/../../b"}, {"env": ["x"]}, {"workspace": {"path": "/x", "mode": "rw"}}, {"workspace": 3},
+        {"cwd": "a/../../b"}, {"argv": ["\ud800"]}, {"cwd": "\ud800"}, {"env": {"A": "\ud800"}}, {"env": ["x"]}, {"workspace": {"path": "/x", "mode": "rw"}}, {"workspace": 3},
     ],
 )  # fmt: skip
 def test_a_request_that_cannot_be_meant_is_refused(change: dict[str, object]) -> None:

@@ -7,6 +7,7 @@ comes in unless it was passed explicitly, since it holds tokens more often than 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 
@@ -38,6 +39,14 @@ _BUNDLE_NAMES = (
 )
 
 
+def sayable(text: str) -> bool:
+    """Whether it can be handed to a program: JSON can spell half a character, for which no bytes stand."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 def checked(variables: Mapping[object, object], whose: str) -> dict[str, str]:
     """`variables` if they can stand in an environment. Raises `Invalid` naming the one that cannot."""
     if len(variables) > MAX_VARIABLES:
@@ -46,7 +55,7 @@ def checked(variables: Mapping[object, object], whose: str) -> dict[str, str]:
     for name, value in variables.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise Invalid(f"{whose}: {str(name)[:80]!r} is no name of a variable", hint="--env NAME=VALUE")
-        if not isinstance(value, str) or "\0" in value or len(value) > MAX_BYTES:
+        if not isinstance(value, str) or not sayable(value) or len(value) > MAX_BYTES:
             raise Invalid(f"{whose}: the value of {name} is not a text without NUL of at most {MAX_BYTES} bytes")
         kept[name] = value
     if sum(len(name) + len(value) for name, value in kept.items()) > MAX_BYTES:

@@ -135,7 +135,7 @@ class ForwardLink:
         try:
             message = json.loads(data)
             future = self._waiting.pop(message["id"], None)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             log.error("the forwarder sent something that is no answer")
             return
         if future is not None and not future.done():
@@ -173,7 +173,13 @@ class ForwardLink:
 
     async def open(self, number: int, token: str, sockets: tuple[int, ...]) -> None:
         cell = _Open(token, sockets)
-        await self._ask(self._opening(number, cell), sockets)
+        try:
+            await self._ask(self._opening(number, cell), sockets)
+        except BaseException:
+            # It may do it still, and would keep the cell's network for ever; it does one thing after the other.
+            with contextlib.suppress(OSError, Unavailable):
+                self._send({"op": "close", "cell": number})
+            raise
         self._cells[number] = cell
 
     async def renew(self, number: int, token: str) -> None:

@@ -32,7 +32,7 @@ def template(directory: Path, size_bytes: int) -> Path:
     if path.exists():
         return path
     made = path.with_suffix(f".{os.getpid()}")
-    with made.open("xb") as file:
+    with made.open("wb") as file:
         file.truncate(size)
     try:
         # No journal: the image of a task that was cut off is read once more at most. No reserved blocks, no lost+found.

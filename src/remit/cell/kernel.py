@@ -54,7 +54,8 @@ def die_with_parent(number: int) -> None:
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
     result = _libc.mount(
-        source.encode(), target.encode(), kind.encode() if kind else None, ctypes.c_ulong(flags), data.encode() or None
+        *(os.fsencode(source), os.fsencode(target), kind.encode() if kind else None),
+        *(ctypes.c_ulong(flags), data.encode() or None),
     )
     _checked(result, f"mount {target}")
 

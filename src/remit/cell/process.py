@@ -124,7 +124,7 @@ async def start(
         filters = [_memory(program) for program in seccomp.programs()]
         told, tell = (_high(number) for number in os.pipe())
         whole = replace(spec, seccomp=tuple(filters), info=tell)
-        listed = _memory(b"".join(item.encode() + b"\0" for item in sandbox.arguments(whole)))
+        listed = _memory(b"".join(os.fsencode(item) + b"\0" for item in sandbox.arguments(whole)))
         for number in (*filters, told, listed):
             undo.callback(_close, number)
         sender = undo.enter_context(contextlib.ExitStack())  # closed once: its number may be somebody else's afterwards

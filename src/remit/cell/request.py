@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -57,7 +58,7 @@ def run(message: Mapping[str, Any]) -> Run:
     if not isinstance(workspace, dict) or workspace.get("mode", "cow") not in ("cow", "bind"):
         raise Invalid("the workspace is neither cow nor bind")
     cwd = message.get("cwd") or ""
-    if not isinstance(cwd, str) or "\0" in cwd or len(cwd) > 4096:
+    if not isinstance(cwd, str) or not environment.sayable(cwd) or len(cwd) > 4096:
         raise Invalid("cwd is not a path")
     if PurePosixPath(cwd).is_absolute() or ".." in PurePosixPath(cwd).parts:
         raise Invalid(f"--cwd {cwd}: name a directory inside the workspace, relative to it")
@@ -105,13 +106,10 @@ def command(message: Mapping[str, Any]) -> Command:
     argv = message.get("argv")
     if not isinstance(argv, list) or not argv or not all(isinstance(item, str) for item in argv):
         raise Invalid("there is no command to run", hint="remit run --role NAME -- COMMAND…")
-    if (
-        len(argv) > MAX_ARGUMENTS
-        or sum(len(item.encode(errors="surrogateescape")) for item in argv) > MAX_ARGUMENT_BYTES
-    ):
+    if not argv[0] or not all(map(environment.sayable, argv)):
+        raise Invalid("the command has an empty name, a NUL or half a character")
+    if len(argv) > MAX_ARGUMENTS or sum(len(os.fsencode(item)) for item in argv) > MAX_ARGUMENT_BYTES:
         raise Invalid(f"the command is longer than {MAX_ARGUMENTS} arguments or {MAX_ARGUMENT_BYTES} bytes")
-    if not argv[0] or any("\0" in item for item in argv):
-        raise Invalid("the command has an empty name, or a NUL")
     given = message.get("env") or {}
     if not isinstance(given, dict):
         raise Invalid("env is not an object")
