@@ -276,7 +276,9 @@ def test_pruning_forgets_what_ended_and_nothing_that_runs(store: Store) -> None:
             unit.tasks.add(task(name, cell=number, state=state, ended=ended))
     with store.unit() as unit:
         named = ["t-namedaaaaa", "t-runningaaa", "t-unknownaaa"]
-        assert unit.tasks.prune(named, ended_before=NOW - 30 * day, kept=["t-keptaaaaaa"]) == 2
+        others = [f"t-{number:010}" for number in range(300_000)]
+        kept = ["t-keptaaaaaa", *others]
+        assert unit.tasks.prune([*named, *others], ended_before=NOW - 30 * day, kept=kept) == 2
     with store.unit() as unit:
         assert {one.id for one in unit.tasks.all()} == {"t-keptaaaaaa", "t-freshaaaaa", "t-runningaaa"}
 

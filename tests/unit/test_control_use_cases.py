@@ -239,6 +239,9 @@ async def test_a_task_whose_cell_is_gone_loses_its_authority(plane: Plane) -> No
     lost = (await plane.services.tasks.create("devops", ["sh"], operator="ann")).task
     kept = (await plane.services.tasks.create("devops", ["sh"], operator="ann")).task
     assert plane.services.tasks.reconcile(frozenset()) == [], "both may still be starting"
+    plane.clock.set_by(3600)
+    assert plane.services.tasks.reconcile(frozenset()) == [], "somebody set the clock, and no time has passed"
+    plane.clock.set_by(-7200)
     plane.clock.advance(31)
     young = (await plane.services.tasks.create("devops", ["sh"], operator="ann")).task
     assert [t.id for t in plane.services.tasks.reconcile(frozenset({kept.id}))] == [lost.id]

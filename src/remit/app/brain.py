@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from remit.app import policies as engines
 from remit.app.clock import SystemClock
@@ -73,25 +73,10 @@ class Brain:
 
 def build(settings: Settings) -> Brain:
     """Everything but the sockets. It knows what the node knew last, and decides nothing until it has heard."""
-    clock = SystemClock()
-    knowledge = Knowledge(lease_s=settings.node_lease_s, monotonic=monotonic)
-    signer = head.Signer(settings.decide_dir / "head.key")
-    journal = Journal(
-        settings.audit_dir,
-        segment_bytes=settings.audit_segment_bytes,
-        signer=signer,
-        now=clock.now,
-        checkpoint=lambda: made.budgets.checkpoint(),
-    )
+    clock, knowledge = SystemClock(), Knowledge(lease_s=settings.node_lease_s, monotonic=monotonic)
+    signer, journal = _log(settings, clock, lambda: made.budgets.checkpoint())
     openings = Openings(longest_s=settings.connection_max_s, monotonic=monotonic)
-    upward = link.Link(
-        socket=settings.node_socket,
-        cache=settings.decide_dir / "snapshot.json",
-        knowledge=knowledge,
-        journal=journal,
-        head=journal.head,
-        using=openings.using,
-    )
+    upward = _upward(settings, knowledge, journal, openings)
     verifier = Verifier(trust_domain=settings.trust_domain, clock=clock, connection_max_s=settings.connection_max_s)
     policies = engines.engine(settings)
     lookups = None if settings.resolver else resolving.System()
@@ -111,10 +96,8 @@ def build(settings: Settings) -> Brain:
         answer_max_s=settings.connection_max_s,
     )
     made.budgets.fold(replay.since_checkpoint(settings.audit_dir, ledger_log.MARKS))
-    asking = Asking()
     upward.keeps(made.budgets)
     upward.retires(partial(retire.plan, settings.audit_dir, signer, clock.now))
-    upward.asks(asking)
     upward.dials(resolver.fixed, resolver.own)
     knowledge.on_change(lambda snapshot: verifier.replace_keys(snapshot.keys))
     knowledge.on_change(broker.update)
@@ -122,10 +105,6 @@ def build(settings: Settings) -> Brain:
     known = link.cached(settings.decide_dir / "snapshot.json")
     if known is not None:
         knowledge.replace(known)
-    holding = Holding(
-        decider=made.decider, knowledge=knowledge, desk=asking, journal=journal, clock=clock, hold_s=settings.hold_s
-    )
-    asking.on_news(holding.ring)
     return Brain(
         clock=clock,
         knowledge=knowledge,
@@ -133,7 +112,7 @@ def build(settings: Settings) -> Brain:
         openings=openings,
         upward=upward,
         deciding=made,
-        holding=holding,
+        holding=_holding(settings, made, knowledge, journal, clock, upward),
         observer=Observer(
             knowledge=knowledge, journal=made.journal, openings=openings, budgets=made.budgets, secrets=broker
         ),
@@ -145,6 +124,44 @@ def build(settings: Settings) -> Brain:
         store=store,
         lookups=lookups,
     )
+
+
+def _log(
+    settings: Settings, clock: SystemClock, checkpoint: Callable[[], Sequence[Mapping[str, Any]]]
+) -> tuple[head.Signer, Journal]:
+    signer = head.Signer(settings.decide_dir / "head.key")
+    journal = Journal(
+        settings.audit_dir,
+        segment_bytes=settings.audit_segment_bytes,
+        signer=signer,
+        now=clock.now,
+        checkpoint=checkpoint,
+    )
+    return signer, journal
+
+
+def _upward(settings: Settings, knowledge: Knowledge, journal: Journal, openings: Openings) -> link.Link:
+    return link.Link(
+        socket=settings.node_socket,
+        cache=settings.decide_dir / "snapshot.json",
+        knowledge=knowledge,
+        journal=journal,
+        head=journal.head,
+        using=openings.using,
+    )
+
+
+def _holding(
+    settings: Settings, made: Deciding, knowledge: Knowledge, journal: Journal, clock: SystemClock, upward: link.Link
+) -> Holding:
+    """Requests that wait for humans, who are asked over the link."""
+    asking = Asking()
+    upward.asks(asking)
+    holding = Holding(
+        decider=made.decider, knowledge=knowledge, desk=asking, journal=journal, clock=clock, hold_s=settings.hold_s
+    )
+    asking.on_news(holding.ring)
+    return holding
 
 
 def _reserved(settings: Settings) -> Mapping[str, str]:

@@ -37,20 +37,41 @@ def _prepare(settings: Settings, who: Identities | None) -> None:
     for base in (settings.state_dir, settings.run_dir):
         base.mkdir(parents=True, exist_ok=True)
         base.chmod(0o711)
-    version = settings.state_dir / "version"
-    if version.exists() and version.read_text().strip() not in _TAKEN_OVER:
+    found = _version(settings)
+    if found not in (None, *_TAKEN_OVER):
         raise Unavailable(
-            f"{settings.state_dir} was written by another version of Remit (layout {version.read_text().strip()})",
+            f"{settings.state_dir} was written by another version of Remit (layout {found})",
             hint="use that version, or another REMIT_STATE_DIR",
         )
     root = 0 if who else os.geteuid()
-    forward, decide, control, envoy = (who.forward, who.decide, who.control, who.envoy) if who else [os.getegid()] * 4
     _directory(settings.ca_bundle.parent, 0o755)
     _directory(settings.spool.parent, 0o700)
     _moved(settings, root)
     for private in (settings.cells_dir, settings.log_dir, settings.root_ca_dir):
         _directory(private, 0o700)
     settings.cells_dir.chmod(0o711)
+    modes = {settings.spool.parent: 0o2770, settings.decide_dir: 0o2710, settings.ca_dir: 0o2750}
+    for path, (owner, group) in _owners(settings, who, root).items():
+        _directory(path, 0o700)
+        if who is not None:
+            _given(path, owner, group, modes.get(path, 0o2750 if owner != group else 0o700))
+    if found != VERSION:
+        fresh = settings.state_dir / f".version.{os.getpid()}"  # several `up` may come here at once
+        fresh.write_text(VERSION + "\n")
+        fresh.replace(settings.state_dir / "version")
+
+
+def _version(settings: Settings) -> str | None:
+    try:
+        return (settings.state_dir / "version").read_text().strip()
+    except FileNotFoundError:
+        return None
+
+
+def _owners(settings: Settings, who: Identities | None, root: int) -> dict[Path, tuple[int, int]]:
+    """Owner and group of each directory that is not root's alone."""
+    ours = os.getegid()
+    forward, decide, control, envoy = (who.forward, who.decide, who.control, who.envoy) if who else [ours] * 4
     shared = {
         # what root writes and one process reads
         settings.ca_dir: (root, decide),
@@ -72,7 +93,7 @@ def _prepare(settings: Settings, who: Identities | None) -> None:
         settings.control_socket.parent: (control, control),
     }
     if settings.secrets == "openbao":
-        openbao = who.openbao if who else os.getegid()
+        openbao = who.openbao if who else ours
         shared |= {
             settings.openbao_dir: (openbao, openbao),
             settings.openbao_logins: (root, openbao),
@@ -80,15 +101,7 @@ def _prepare(settings: Settings, who: Identities | None) -> None:
             settings.keeper_socket.parent: (openbao, control),
             settings.keeper_file.parent: (root, control),
         }
-    modes = {settings.spool.parent: 0o2770, settings.decide_dir: 0o2710, settings.ca_dir: 0o2750}
-    for path, (owner, group) in shared.items():
-        _directory(path, 0o700)
-        if who is not None:
-            _given(path, owner, group, modes.get(path, 0o2750 if owner != group else 0o700))
-    if not version.exists() or version.read_text().strip() != VERSION:
-        fresh = version.with_name(f".version.{os.getpid()}")  # several `up` may come here at once
-        fresh.write_text(VERSION + "\n")
-        fresh.replace(version)
+    return shared
 
 
 def _directory(path: Path, mode: int) -> None:

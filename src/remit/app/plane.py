@@ -69,65 +69,69 @@ class Plane:
     questions: Questions
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ground:
+    """What nearly every use case stands on."""
+
+    recorder: Recorder
+    catalog: Catalog
+    pending: Pending
+    publisher: Publisher
+    ends: Ends
+    watching: Watching
+
+
 def over(outside: Outside) -> Plane:
-    clock, store, node, cells, issuer = outside.clock, outside.store, outside.node, outside.cells, outside.issuer
-    recorder, catalog, ends = Recorder(node), Catalog(), Ends(clock)
-    pending = Pending(outside.reserve, clock.now())
-    reaching = Reaching(store=store, cells=cells, catalog=catalog, pending=pending)
-    publisher = Publisher(store=store, node=node, issuer=issuer, clock=clock, pending=pending, reaching=reaching)
-    watching = Watching(ring=outside.ring, tell=outside.tell)
-    questions = Questions(store=store, recorder=recorder, clock=clock, ends=ends, tell=watching.tell)
-    tasks = Lifecycle(
-        store=store,
-        publisher=publisher,
-        recorder=recorder,
-        issuer=issuer,
-        catalog=catalog,
-        clock=clock,
-        pending=pending,
-        trust_domain=outside.trust_domain,
-        token_ttl_s=outside.token_ttl_s,
+    ground = _ground(outside)
+    return Plane(
+        services=_services(outside, ground),
+        publisher=ground.publisher,
+        questions=Questions(
+            store=outside.store,
+            recorder=ground.recorder,
+            clock=outside.clock,
+            ends=ground.ends,
+            tell=ground.watching.tell,
+        ),
     )
-    services = Services(
-        approvals=Approvals(
-            store=store,
-            publisher=publisher,
-            recorder=recorder,
-            catalog=catalog,
-            clock=clock,
-            ends=ends,
-            ring=watching.ring,
-            cutting=Cutting(node=node, cells=cells),
+
+
+def _ground(outside: Outside) -> _Ground:
+    clock, store, node, catalog = outside.clock, outside.store, outside.node, Catalog()
+    pending = Pending(outside.reserve, clock.now())
+    reaching = Reaching(store=store, cells=outside.cells, catalog=catalog, pending=pending)
+    return _Ground(
+        recorder=Recorder(node),
+        catalog=catalog,
+        pending=pending,
+        publisher=Publisher(
+            store=store, node=node, issuer=outside.issuer, clock=clock, pending=pending, reaching=reaching
         ),
-        watching=watching,
+        ends=Ends(clock),
+        watching=Watching(ring=outside.ring, tell=outside.tell),
+    )
+
+
+def _services(outside: Outside, ground: _Ground) -> Services:
+    clock, store, node = outside.clock, outside.store, outside.node
+    recorder, catalog, publisher = ground.recorder, ground.catalog, ground.publisher
+    tasks = _tasks(outside, ground)
+    return Services(
+        approvals=_approvals(outside, ground),
+        watching=ground.watching,
         manifests=Manifests(store=store, publisher=publisher, recorder=recorder, clock=clock),
-        secrets=Secrets(
-            store=store,
-            publisher=publisher,
-            recorder=recorder,
-            sealer=outside.sealer,
-            catalog=catalog,
-            clock=clock,
-            node=node,
-        ),
+        secrets=_secrets(outside, ground),
         expiring=Expiring(store=store, recorder=recorder, catalog=catalog, clock=clock, warn=outside.warn),
         tasks=tasks,
         delegates=Delegates(tasks=tasks, children=outside.children, recorder=recorder, clock=clock),
-        revoking=Revoking(
-            store=store,
-            node=node,
-            publisher=publisher,
-            recorder=recorder,
-            cells=cells,
-            catalog=catalog,
-            clock=clock,
-            pending=pending,
-        ),
+        revoking=_revoking(outside, ground),
         explaining=Explaining(
             publisher=publisher, audit=outside.audit, policies=outside.policies, node=node, clock=clock
         ),
         spending=Spending(node=node, recorder=recorder),
-        status=Status(store=store, node=node, issuer=issuer, catalog=catalog, clock=clock, pending=pending),
+        status=Status(
+            store=store, node=node, issuer=outside.issuer, catalog=catalog, clock=clock, pending=ground.pending
+        ),
         operating=Operating(store=store, recorder=recorder, clock=clock),
         audit=outside.audit,
         decisions=outside.decisions,
@@ -138,4 +142,55 @@ def over(outside: Outside) -> Plane:
         store=store,
         version=outside.version,
     )
-    return Plane(services=services, publisher=publisher, questions=questions)
+
+
+def _tasks(outside: Outside, ground: _Ground) -> Lifecycle:
+    return Lifecycle(
+        store=outside.store,
+        publisher=ground.publisher,
+        recorder=ground.recorder,
+        issuer=outside.issuer,
+        catalog=ground.catalog,
+        clock=outside.clock,
+        pending=ground.pending,
+        trust_domain=outside.trust_domain,
+        token_ttl_s=outside.token_ttl_s,
+    )
+
+
+def _approvals(outside: Outside, ground: _Ground) -> Approvals:
+    return Approvals(
+        store=outside.store,
+        publisher=ground.publisher,
+        recorder=ground.recorder,
+        catalog=ground.catalog,
+        clock=outside.clock,
+        ends=ground.ends,
+        ring=ground.watching.ring,
+        cutting=Cutting(node=outside.node, cells=outside.cells),
+    )
+
+
+def _secrets(outside: Outside, ground: _Ground) -> Secrets:
+    return Secrets(
+        store=outside.store,
+        publisher=ground.publisher,
+        recorder=ground.recorder,
+        sealer=outside.sealer,
+        catalog=ground.catalog,
+        clock=outside.clock,
+        node=outside.node,
+    )
+
+
+def _revoking(outside: Outside, ground: _Ground) -> Revoking:
+    return Revoking(
+        store=outside.store,
+        node=outside.node,
+        publisher=ground.publisher,
+        recorder=ground.recorder,
+        cells=outside.cells,
+        catalog=ground.catalog,
+        clock=outside.clock,
+        pending=ground.pending,
+    )

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 from remit.cell import cell as cells
@@ -68,20 +68,24 @@ async def serve(
             path=path,
         )
         link = forward_link.ForwardLink(forward_socket, forward_uid)
-        link.start()
         client = control_client.ControlClient(control_socket)
         daemon = Daemon(site, client, link, token_ttl_s, control_uid, kept, opens)
-        pruning = asyncio.ensure_future(daemon.keep_pruned())
-        try:
-            await _listen(daemon, cells_socket, control_uid, ready)
-        finally:
-            pruning.cancel()
-            with contextlib.suppress(Exception):
-                await daemon.end()
-            link.stop()
+        await _run(daemon, link, _listen(daemon, cells_socket, control_uid, ready))
     finally:
         staging.close()
         limits.sweep(tree, mark)
+
+
+async def _run(daemon: Daemon, link: forward_link.ForwardLink, listening: Coroutine[None, None, None]) -> None:
+    link.start()
+    pruning = asyncio.ensure_future(daemon.keep_pruned())
+    try:
+        await listening
+    finally:
+        pruning.cancel()
+        with contextlib.suppress(Exception):
+            await daemon.end()
+        link.stop()
 
 
 async def _listen(daemon: Daemon, path: Path, control_uid: int, ready: Callable[[], None]) -> None:

@@ -29,7 +29,7 @@ from remit.policy.budgets import of_task
 
 MAX_COMMAND = 256
 MAX_ARGUMENT = 4096
-STARTING = timedelta(seconds=30)
+STARTING_S = 30.0
 """How long a new task may be without a cell before it counts as lost."""
 
 
@@ -85,6 +85,8 @@ class Lifecycle:
         self._pending = pending
         self._trust_domain = trust_domain
         self._token_ttl_s = int(token_ttl_s)
+        self._begun: dict[str, float] = {}
+        """When tasks of this life began, by a clock that nobody sets."""
 
     async def create(
         self,
@@ -149,6 +151,7 @@ class Lifecycle:
             )
             unit.tasks.add(task)
             unit.advance_epoch(now)
+        self._begun[identity] = self._clock.elapsed()
         return task
 
     def _basis(self, role_name: str, capabilities: Sequence[str], parent: str | None, task_id: str) -> _Basis:
@@ -209,12 +212,19 @@ class Lifecycle:
 
     def reconcile(self, running: frozenset[str]) -> Sequence[Task]:
         """Fail every task that should have a cell and is not among `running`; those that were failed."""
-        since = self._clock.now() - STARTING
-        lost = [task for task in self.all(alive_only=True) if task.id not in running and task.created < since]
+        alive = self.all(alive_only=True)
+        self._begun = {task.id: self._begun[task.id] for task in alive if task.id in self._begun}
+        lost = [task for task in alive if task.id not in running and not self._starting(task)]
         ended = [self._move(task.id, Event.FAIL) for task in lost]
         if ended:
             self._publisher.publish_later()
         return ended
+
+    def _starting(self, task: Task) -> bool:
+        begun = self._begun.get(task.id)
+        if begun is not None:
+            return self._clock.elapsed() - begun <= STARTING_S
+        return task.created >= self._clock.now() - timedelta(seconds=STARTING_S)
 
     async def rotate(self, *, operator: str, compromised: bool = False) -> tuple[str, str]:
         """A new signing key: (its id, id of the record). The node learns of it before it signs anything.
