@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -13,6 +14,18 @@ import pytest
 from cells_rig import Rig, until
 from cells_rig import fresh as fresh
 from cells_rig import node as node
+
+
+def test_a_toolchain_that_is_installed_anew_is_seen_anew(node: Rig, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for version in ("one", "two"):
+        shutil.rmtree(tmp_path / "tool", ignore_errors=True)
+        program = tmp_path / "tool/bin/odd-tool"
+        program.parent.mkdir(parents=True)
+        program.write_text(f"#!/bin/sh\necho {version}\n")
+        program.chmod(0o755)
+        environment = _environment(node) | {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+        assert node.run("--", "odd-tool", env=environment).stdout.split() == [version.encode()]
 
 
 def test_a_workspace_and_arguments_of_any_bytes(node: Rig, tmp_path: Path) -> None:

@@ -220,21 +220,13 @@ def build(wanted: Wanted, site: Site, wire: network.Network, looked: workspaces.
             stage.shared_directories(staged / "scratch", _SCRATCH)
             log = output.Log(directory, wanted.log_bytes)
             undo.callback(log.close)
+            tools = toolchains.discover(
+                wanted.path or site.path, (Path("/root"), Path.home(), *Path("/home").glob("*"))
+            )
+            tools.add(provided.prefix())
+            seen = _seen(site, staged, toolchains.outside(tools, wanted.workspace))
         except OSError as error:
             raise Unavailable(f"the cell cannot be made: {error}", hint="remit doctor") from error
-        tools = toolchains.discover(wanted.path or site.path, (Path("/root"), Path.home(), *Path("/home").glob("*")))
-        tools.add(provided.prefix())
-        prefixes = toolchains.outside(tools, wanted.workspace)
-        seen = [
-            sandbox.Mount(source=str(staged / "home"), target=sandbox.HOME, writable=True),
-            *(
-                sandbox.Mount(source=str(staged / "scratch" / name), target=target, writable=True)
-                for name, target in zip(_SCRATCH, ("/tmp", "/var/tmp", "/dev/shm"), strict=True)
-            ),
-            sandbox.Mount(source=str(site.stage.root / "etc"), target="/etc"),
-            *(sandbox.Mount(source=site.stage.tool(path), target=str(path)) for path in prefixes),
-            *shown,
-        ]
         group = limits.make(site.tree, f"{site.mark}{wanted.task}", wanted.limits)
         return Cell(
             wanted=wanted,
@@ -243,7 +235,7 @@ def build(wanted: Wanted, site: Site, wire: network.Network, looked: workspaces.
             network=wire,
             group=group,
             staged=staged,
-            mounts=tuple(seen),
+            mounts=(*seen, *shown),
             tools=tools,
             log=log,
             layers=layers,
@@ -251,6 +243,19 @@ def build(wanted: Wanted, site: Site, wire: network.Network, looked: workspaces.
             hub=output.Hub(log),
             undo=undo.pop_all(),
         )
+
+
+def _seen(site: Site, staged: Path, prefixes: list[Path]) -> list[sandbox.Mount]:
+    """What a cell has besides the system and its workspace: a home, scratch directories, /etc and toolchains."""
+    return [
+        sandbox.Mount(source=str(staged / "home"), target=sandbox.HOME, writable=True),
+        *(
+            sandbox.Mount(source=str(staged / "scratch" / name), target=target, writable=True)
+            for name, target in zip(_SCRATCH, ("/tmp", "/var/tmp", "/dev/shm"), strict=True)
+        ),
+        sandbox.Mount(source=str(site.stage.root / "etc"), target="/etc"),
+        *(sandbox.Mount(source=site.stage.tool(path), target=str(path)) for path in prefixes),
+    ]
 
 
 def _shown(

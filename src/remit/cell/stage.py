@@ -8,8 +8,6 @@ dies, its mounts are gone with it.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 from pathlib import Path
 
 from remit.cell import kernel, mounts
@@ -25,7 +23,7 @@ class Stage:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._tools: dict[Path, Path] = {}
+        self._tools: dict[tuple[Path, int, int], Path] = {}
 
     def open(self) -> None:
         """Enter a mount namespace of our own and mount the tmpfs. For the whole process, once."""
@@ -41,13 +39,18 @@ class Stage:
             self.root.rmdir()
 
     def tool(self, prefix: Path) -> str:
-        """Where `prefix` is bound read-only; bound at its first use, then shared by all cells."""
-        known = self._tools.get(prefix)
+        """Where `prefix` is bound read-only; bound at its first use, then shared by all cells.
+
+        One that was installed anew is another directory: the one before would be shown empty.
+        """
+        found = prefix.stat()
+        which = (prefix, found.st_dev, found.st_ino)
+        known = self._tools.get(which)
         if known is None:
-            known = self.root / "tools" / hashlib.blake2s(os.fsencode(prefix), digest_size=8).hexdigest()
-            known.mkdir(mode=0o755)
+            known = self.root / "tools" / str(len(self._tools))
+            known.mkdir(mode=0o755, exist_ok=True)
             mounts.bind(prefix, known, read_only=True)
-            self._tools[prefix] = known
+            self._tools[which] = known
         return str(known)
 
     def task(self, name: str) -> Path:
