@@ -21,7 +21,7 @@ MS_REC = 0x4000
 ATTR_NOSUID, ATTR_NODEV, ATTR_IDMAP = 0x2, 0x4, 0x00100000
 
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
-_AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
+_AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
 _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = 1, 4
 _PR_CAP_AMBIENT, _CAPABILITY_VERSION_3 = 47, 0x20080522
 _PR_SET_SECCOMP, _MODE_FILTER, _PR_SET_NO_NEW_PRIVS = 22, 2, 38
@@ -60,9 +60,9 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str = ""
     _checked(result, f"mount {target}")
 
 
-def clone_tree(path: str, *, recursive: bool = False) -> int:
+def clone_tree(path: str) -> int:
     """A detached copy of the mount at `path`, as a descriptor (open_tree(2)); gone when it is closed unattached."""
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
     return _checked(_libc.syscall(_OPEN_TREE, _AT_FDCWD, path.encode(), flags), f"open_tree {path}")
 
 
@@ -72,11 +72,10 @@ def attach(tree: int, target: str) -> None:
     _checked(result, f"move_mount {target}")
 
 
-def set_attributes(tree: int, attributes: int, *, user_namespace: int = 0, recursive: bool = False) -> None:
+def set_attributes(tree: int, attributes: int, *, user_namespace: int) -> None:
     """Set mount attributes of a detached tree; with `ATTR_IDMAP`, ids are seen through `user_namespace`."""
     argument = struct.pack("QQQQ", attributes, 0, 0, user_namespace)
-    flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
-    result = _libc.syscall(_MOUNT_SETATTR, tree, b"", flags, argument, ctypes.c_size_t(len(argument)))
+    result = _libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, argument, ctypes.c_size_t(len(argument)))
     _checked(result, "mount_setattr")
 
 

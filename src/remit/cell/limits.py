@@ -19,6 +19,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -219,18 +220,14 @@ def open_files(processes: int | None) -> int:
 def make(where: Tree, name: str, wanted: Limits) -> Group:
     """A group for one cell, limits set. Never fails for a limit: see `absent`."""
     absent: list[str] = []
-    paths: list[Path] = []
-    killer: Path | None = None
-    if where.v2 is not None:
-        killer = _made(where.v2 / name)
-        if killer is not None:
-            paths.append(killer)
-            if not (killer / "cgroup.kill").exists():
-                killer = None
+    killer = _made(where.v2 / name) if where.v2 is not None else None
+    paths = [killer] if killer is not None else []
+    if killer is not None and not (killer / "cgroup.kill").exists():
+        killer = None
 
-    def limited(limit: str, controller: str, v1_name: str, write: Callable[[Path, bool], None]) -> Path | None:
+    def limited(limit: str, controller: str, write: Callable[[Path, bool], None]) -> Path | None:
         new = controller in where.v2_controllers and where.v2 is not None
-        base = where.v2 if new else where.v1.get(v1_name)
+        base = where.v2 if new else where.v1.get(controller)
         path = _made(base / name) if base is not None else None
         if path is None:
             absent.append(limit)
@@ -243,38 +240,42 @@ def make(where: Tree, name: str, wanted: Limits) -> Group:
             absent.append(limit)
         return path
 
-    def memory(path: Path, new: bool) -> None:
-        (path / ("memory.max" if new else "memory.limit_in_bytes")).write_text(str(wanted.memory_bytes))
-        swap = path / ("memory.swap.max" if new else "memory.memsw.limit_in_bytes")
-        if swap.exists():
-            swap.write_text("0" if new else str(wanted.memory_bytes))
-        connections = path / "memory.kmem.tcp.limit_in_bytes"
-        if connections.exists():
-            connections.write_text(str(min(wanted.memory_bytes or _TCP_BYTES, _TCP_BYTES)))
-
-    def processes(path: Path, new: bool) -> None:
-        # setsid, bubblewrap and its pid 1 are not the agent's.
-        (path / "pids.max").write_text(str((wanted.processes or 0) + 3))
-
-    def cpu(path: Path, new: bool) -> None:
-        quota = max(1000, int((wanted.cpu_cores or 0) * _PERIOD_US))
-        if new:
-            (path / "cpu.max").write_text(f"{quota} {_PERIOD_US}")
-        else:
-            (path / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
-            (path / "cpu.cfs_quota_us").write_text(str(quota))
-
-    where_memory = limited("memory", "memory", "memory", memory) if wanted.memory_bytes is not None else None
-    if wanted.processes is not None:
-        limited("processes", "pids", "pids", processes)
-    if wanted.cpu_cores is not None:
-        limited("cpu", "cpu", "cpu", cpu)
-    else:
-        limited(SHARE, "cpu", "cpu", lambda path, new: None)  # to be in a group is enough
     events = None
-    if where_memory is not None:
-        events = where_memory / ("memory.events" if "memory" in where.v2_controllers else "memory.oom_control")
+    if wanted.memory_bytes is not None:
+        where_memory = limited("memory", "memory", partial(_memory, wanted.memory_bytes))
+        if where_memory is not None:
+            events = where_memory / ("memory.events" if "memory" in where.v2_controllers else "memory.oom_control")
+    if wanted.processes is not None:
+        limited("processes", "pids", partial(_processes, wanted.processes))
+    if wanted.cpu_cores is not None:
+        limited("cpu", "cpu", partial(_cpu, wanted.cpu_cores))
+    else:
+        limited(SHARE, "cpu", lambda path, new: None)  # to be in a group is enough
     return _Groups(paths=paths, killer=killer, events=events, absent=tuple(absent))
+
+
+def _memory(most: int, path: Path, new: bool) -> None:
+    (path / ("memory.max" if new else "memory.limit_in_bytes")).write_text(str(most))
+    swap = path / ("memory.swap.max" if new else "memory.memsw.limit_in_bytes")
+    if swap.exists():
+        swap.write_text("0" if new else str(most))
+    connections = path / "memory.kmem.tcp.limit_in_bytes"
+    if connections.exists():
+        connections.write_text(str(min(most, _TCP_BYTES)))
+
+
+def _processes(most: int, path: Path, _: bool) -> None:
+    # setsid, bubblewrap and its pid 1 are not the agent's.
+    (path / "pids.max").write_text(str(most + 3))
+
+
+def _cpu(cores: float, path: Path, new: bool) -> None:
+    quota = max(1000, int(cores * _PERIOD_US))
+    if new:
+        (path / "cpu.max").write_text(f"{quota} {_PERIOD_US}")
+    else:
+        (path / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
+        (path / "cpu.cfs_quota_us").write_text(str(quota))
 
 
 def _made(path: Path) -> Path | None:
