@@ -42,6 +42,8 @@ def test_a_workspace_and_arguments_of_any_bytes(node: Rig, tmp_path: Path) -> No
         os.fsdecode(b"ODD=\xff"),
     )
     assert done.stdout.split() == [b"here", b"ff"], done
+    mounted = Path(f"/proc/{node.parts['cells'].pid}/mountinfo")
+    until(lambda: b"caf\xe9" not in mounted.read_bytes(), "its mounts to be gone")
 
 
 def test_the_exit_code_is_the_commands(node: Rig) -> None:

@@ -13,6 +13,7 @@ from remit.cell import (
     guard,
     limits,
     merge,
+    mounts,
     request,
     sandbox,
     seccomp,
@@ -242,6 +243,16 @@ def test_a_virtual_environment_brings_the_interpreter_that_it_links_to(tmp_path:
     assert set(found.prefixes) == {tmp_path / "venv", home / "versions/3.11"}
 
 
+def test_what_is_mounted_below_a_path_is_found_whatever_is_mounted_elsewhere() -> None:
+    table = rb"""1 0 0:1 / /run/a\040b/tasks/t/home rw - tmpfs cell rw
+2 0 0:1 / /media/caf%b rw - ext4 /dev/sda rw
+3 0 0:1 / /run/a\040b/tasks/t/caf%b rw - ext4 /dev/sda rw
+4 0 0:1 / /run/a\040b/tasks/t2/home rw - tmpfs cell rw
+""" % (b"\xc2\x85", b"\xe9")
+    home, odd = mounts.below(Path("/run/a b/tasks/t"), table)
+    assert (home, os.fsencode(odd)) == (Path("/run/a b/tasks/t/home"), b"/run/a b/tasks/t/caf\xe9")
+
+
 def _process(directory: Path, cgroup: str, mounts: str) -> Path:
     directory.mkdir()
     (directory / "cgroup").write_text(cgroup)
@@ -257,6 +268,8 @@ def test_a_hybrid_hierarchy_limits_in_v1_and_kills_in_v2(tmp_path: Path) -> None
     )
     mounts += f"1 1 0:1 / {tmp_path}/unified rw - cgroup2 cgroup2 rw\n"
     process = _process(tmp_path / "p", "3:memory:/own\n2:pids:/own\n1:cpu:/own\n0::/own\n", mounts)
+    with (process / "mountinfo").open("ab") as file:
+        file.write(b"1 1 0:1 / /media/caf\xe9\xc2\x85 rw - ext4 /dev/sda rw\n")
     tree = limits.tree(process)
     assert tree.v1["memory"] == tmp_path / "memory/own"
     assert (tree.v2, tree.v2_controllers) == (tmp_path / "unified/own", frozenset())

@@ -71,7 +71,7 @@ def tree(process: Path = Path("/proc/self")) -> Tree:
     """Read the hierarchy. Enables controllers for children in our own v2 group where it has any."""
     mounts: dict[str, Path] = {}
     unified: Path | None = None
-    for line in (process / "mountinfo").read_text().splitlines():
+    for line in filter(None, os.fsdecode((process / "mountinfo").read_bytes()).split("\n")):
         head, _, tail = line.partition(" - ")
         kind, _, options = tail.split(" ", 2)
         if kind == "cgroup":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from pathlib import Path
 
 from remit.cell import kernel, rootless
@@ -20,6 +21,7 @@ _ST_TO_MS = {
     os.ST_NODIRATIME: 1 << 11,
     os.ST_RELATIME: 1 << 21,
 }
+_ESCAPED = re.compile(r"\\([0-7]{3})")
 _NS_GET_USERNS = 0xB701
 """ioctl_ns(2)."""
 
@@ -36,6 +38,16 @@ def private() -> None:
 def unmount(target: Path) -> None:
     """Detach what is mounted at `target`; who still uses it keeps it."""
     kernel.unmount(str(target), _MNT_DETACH)
+
+
+def below(path: Path, mountinfo: bytes) -> list[Path]:
+    """Where something is mounted below `path`, in the order in which it was (proc_pid_mountinfo(5)).
+
+    Names are bytes: in the whole table, which has everybody's mounts, not all of them are UTF-8, and some are escaped.
+    """
+    lines = os.fsdecode(mountinfo).split("\n")
+    targets = [_ESCAPED.sub(lambda one: chr(int(one[1], 8)), line.split(" ")[4]) for line in lines if line]
+    return [Path(target) for target in targets if target.startswith(f"{path}/")]
 
 
 def bind(source: Path | str, target: Path, *, read_only: bool = False) -> None:

@@ -60,10 +60,9 @@ class Stage:
 
     def drop(self, path: Path) -> None:
         """Unmount everything below a task's directory and remove it."""
-        below = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-        for target in reversed([item for item in below if item.startswith(f"{path}/")]):
+        for target in reversed(mounts.below(path, Path("/proc/self/mountinfo").read_bytes())):
             with contextlib.suppress(OSError):
-                mounts.unmount(Path(target))
+                mounts.unmount(target)
         # rmdir only: were something still mounted, removing a tree would remove the operator's files.
         for child in (*path.iterdir(), path):
             with contextlib.suppress(OSError):
