@@ -220,6 +220,20 @@ async def test_a_question_that_comes_again_while_it_is_recorded_is_one_approval(
     assert len(asked.approvals.all(pending_only=True)) == 1
 
 
+async def test_a_task_that_ends_while_its_answer_is_recorded_gets_no_grant(tmp_path: Path) -> None:
+    asked = await begin(tmp_path)
+    said, record = await asked.ask(), asked.plane.node.record
+
+    async def meanwhile(kind: str, fields: Mapping[str, Any]) -> str:
+        asked.plane.services.tasks.failed(asked.question.task)
+        return await record(kind, fields)
+
+    asked.plane.node.record = meanwhile  # type: ignore[method-assign]
+    with pytest.raises(Conflict, match="has no authority any more"):
+        await asked.approvals.approve(said.approval, scope=Scope.ONCE, who=ALICE)
+    assert asked.approvals.grants() == []
+
+
 async def test_a_task_cannot_answer_itself(tmp_path: Path) -> None:
     asked = await begin(tmp_path)
     said = await asked.ask()

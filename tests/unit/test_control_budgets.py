@@ -332,6 +332,14 @@ async def test_a_child_spends_what_its_parents_have(own: tuple[Budget, ...]) -> 
     assert await one.reason() == "budget_exhausted"
 
 
+async def test_a_raise_that_could_not_be_recorded_makes_no_room() -> None:
+    one = world(knowing("[{requests: 1}]"))
+    fields = {"budget": "role/r/requests", "by": 5}
+    fields |= one.budgets.raised("r-1", fields)
+    one.budgets.raise_failed("r-1", fields)
+    assert [await one.reason() for _ in range(2)] == ["permitted", "budget_exhausted"]
+
+
 async def test_a_warning_is_written_once_when_four_fifths_are_used() -> None:
     one = world(knowing("[{requests: 10}]"))
     for _ in range(10):
