@@ -73,7 +73,7 @@ def test_logs_are_there_while_it_runs_and_after(remit: Instance) -> None:
         assert following.stdout is not None
         assert following.stdout.readline() == "one\n"
         remit.cli("stop", task, "--grace", "0")
-        assert following.wait(20) == 0
+        assert following.wait(60) == 0
     assert remit.cli("logs", task).stdout == "one\n"
 
 
@@ -128,12 +128,12 @@ def test_ctrl_c_ends_what_follows_and_what_runs(remit: Instance) -> None:
         assert running.stdout is not None
         assert running.stdout.readline() == b"up\n"
         running.send_signal(2)
-        assert running.wait(20) == 130
+        assert running.wait(60) == 130
     task = remit.cli("run", "--role", "nothing", "--detach", "--", "sh", "-c", "echo up; sleep 600").stdout.strip()
     with subprocess.Popen([str(REMIT), "logs", "-f", task], stdout=subprocess.PIPE, env=remit.environment) as following:
         assert following.stdout is not None
         assert following.stdout.readline() == b"up\n"
         following.send_signal(2)
-        assert following.wait(20) == 130
+        assert following.wait(60) == 130
     assert task in [one["id"] for one in remit.tasks()], "who merely reads along ends nothing"
     remit.cli("stop", task, "--grace", "0")

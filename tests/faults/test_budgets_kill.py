@@ -90,7 +90,7 @@ def test_no_unit_is_given_out_twice_across_restarts(remit: Instance, upstreams: 
             served(load, 7)
             before = remit.pids()["decide"]
             os.kill(before, signal.SIGKILL)
-            wait_for(lambda before=before: remit.pids().get("decide") not in (None, before), "a new decide", 20)
+            wait_for(lambda before=before: remit.pids().get("decide") not in (None, before), "a new decide")
         while served(load, 1):
             pass
     reached = [one for one in upstreams.seen if one["path"].startswith("/v1/kill/")]
@@ -107,7 +107,7 @@ def test_a_stream_is_counted_on_and_cut_after_a_restart(remit: Instance, upstrea
         assert stream.stdout.readline() == "data: 1\n"
         before = remit.pids()["decide"]
         os.kill(before, signal.SIGKILL)
-        wait_for(lambda: remit.pids().get("decide") not in (None, before), "a new decide", 20)
+        wait_for(lambda: remit.pids().get("decide") not in (None, before), "a new decide")
         assert used(remit, "role/streamer")["used"] > 0, "what was reserved is still taken"
         last = stream.stdout.read().split("\n")
         assert stream.wait(60) != 0

@@ -64,7 +64,7 @@ def test_the_node_recovers_and_every_request_that_went_through_has_its_record(
         served(load, 20)
         before = remit.pids()[part]
         os.kill(before, number)
-        wait_for(lambda: remit.pids().get(part) not in (None, before), f"a new {part}", 20)
+        wait_for(lambda: remit.pids().get(part) not in (None, before), f"a new {part}")
         served(load, 20)
     reached = {one["path"] for one in upstreams.seen if one["path"].startswith(f"/v1/{kind}/")}
     recorded = {r["path"] for r in remit.audit(decision="permit") if str(r["path"]).startswith(f"/v1/{kind}/")}
@@ -90,18 +90,18 @@ def test_no_record_is_left_out_or_told_twice_when_the_control_plane_dies(remit: 
         base = f"https://api.up.example:{upstreams.https_port}"
         with remit.running("agent", sys.executable, "-c", LOAD, base, "tail") as load:
             served(load, 10)
-            wait_for(lambda: told, "the first record", 20)
+            wait_for(lambda: told, "the first record")
             for _ in range(3):
                 before = remit.pids()["control"]
                 os.kill(before, signal.SIGKILL)
                 served(load, 10)  # also while nobody tells
-                wait_for(lambda before=before: remit.pids().get("control") not in (None, before), "a new one", 20)
-                wait_for(lambda: remit.cli("status", "--json", check=False).returncode == 0, "it is well", 20)
+                wait_for(lambda before=before: remit.pids().get("control") not in (None, before), "a new one")
+                wait_for(lambda: remit.cli("status", "--json", check=False).returncode == 0, "it is well")
         written = [record["seq"] for record in remit.audit(kind="decision")]
-        wait_for(lambda: told[-1]["seq"] == written[-1], "the last record", 20)
+        wait_for(lambda: told[-1]["seq"] == written[-1], "the last record")
         tail.send_signal(signal.SIGINT)
-        assert tail.wait(20) == 130
-        reader.join(20)
+        assert tail.wait(60) == 130
+        reader.join(60)
     finally:
         tail.kill()
         err = tail.communicate()[1]
@@ -116,7 +116,7 @@ def test_when_cells_dies_every_cell_dies_and_new_ones_start(remit: Instance, ups
         process.stdout.readline()
         before = remit.pids()["cells"]
         os.kill(before, signal.SIGKILL)
-        assert process.wait(20) != 0
-    wait_for(lambda: remit.pids().get("cells") not in (None, before), "new cells", 20)
-    wait_for(lambda: remit.run("nothing", "true").returncode == 0, "a cell", 20)
+        assert process.wait(60) != 0
+    wait_for(lambda: remit.pids().get("cells") not in (None, before), "new cells")
+    wait_for(lambda: remit.run("nothing", "true").returncode == 0, "a cell")
     assert subprocess.run(["pgrep", "-f", "sleep 123454321.5"], capture_output=True).returncode == 1
