@@ -38,9 +38,8 @@ from remit.boundary.sds_server import serve_sds
 from remit.boundary.tunnel_check import serve_tunnel
 from remit.control.decide import Denied, Held, Permitted
 from remit.control.hidden import Hidden
-from remit.control.holding import Body
 from remit.core import flow
-from remit.core.grant import Question
+from remit.core.grant import Body, Question
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Evidence, read
 

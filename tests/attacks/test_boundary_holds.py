@@ -12,7 +12,7 @@ from boundary_harness import SECRET, Boundary, exchange, until
 
 from remit.boundary import hold_server
 from remit.control.decide import Denied, Permitted
-from remit.control.holding import Body
+from remit.core.grant import Body
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Evidence
 
@@ -63,7 +63,7 @@ def test_a_held_request_is_asked_about_with_its_body_and_passes_when_it_is_permi
     assert answer.upstream_headers["authorization"] == SECRET.decode()
     assert answer.json["target"] == "/pay?x=1"
     (evidence, body), (fast,) = boundary.held[0], boundary.seen
-    assert body == Body(digest=hashlib.sha256(b"ten euros").hexdigest(), size=9)
+    assert body == Body(digest=hashlib.sha256(b"ten euros").hexdigest(), size=9, text="ten euros")
     assert (evidence.token, evidence.peer, evidence.target) == (fast.token, fast.peer, fast.target)
     assert {name: value for name, value in evidence.headers.items() if name != "content-length"} == {
         name: value for name, value in fast.headers.items() if name != "content-length"

@@ -46,7 +46,8 @@ def test_a_request_waits_for_a_human_and_gets_its_credential_then(
     shown = asked.waiting(remit, "/pay/first")
     assert upstreams.reached("/pay/first") == []
     assert shown["question"]["target"] == "/pay/first?to=bob"
-    assert (shown["question"]["body_bytes"], shown["question"]["credential"]) == (9, "key")
+    assert (shown["question"]["body_text"], shown["question"]["credential"]) == ("ten euros", "key")
+    assert "; all of it\n  | ten euros\n" in remit.cli("approvals", "show", shown["id"]).stdout
     approve(remit, "/pay/first")
     assert agent.answer(number).status == 200
     (seen,) = upstreams.reached("/pay/first")

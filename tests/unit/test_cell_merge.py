@@ -60,6 +60,7 @@ def apply(upper: Path, lower: Path, *, started_ns: int = 1 << 62, **how: Any) ->
     return merge.apply(upper, lower, started_ns=started_ns, owner=OWNER, **{"paths": None, "force": False, **how})
 
 
+@pytest.mark.timeout(400)  # fifteen seconds where nothing else runs
 def test_a_tree_100000_deep_is_removed_without_a_stack_or_descriptors(upper: Path, lower: Path) -> None:
     (lower / "x").mkdir()
     dig(lower / "x", DEEP)

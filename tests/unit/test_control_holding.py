@@ -14,10 +14,10 @@ from deciding import NOW, TASK, World, asking, knowing
 
 from remit import testing
 from remit.control.decide import Denied, Held, Permitted
-from remit.control.holding import PER_TASK_MAX, Body, Holding
+from remit.control.holding import PER_TASK_MAX, Holding
 from remit.control.ports_approvals import Answered, Word
 from remit.core.decision import Candidate, Opinion
-from remit.core.grant import Grant, Question, Scope
+from remit.core.grant import Body, Grant, Question, Scope
 from remit.core.snapshot import Revoked, Rules, Snapshot
 from remit.core.task import State
 from remit.policy import compile as compiler
@@ -25,7 +25,7 @@ from remit.policy import manifests
 
 HOLDS = Opinion(holds=(("large", "more than 1000"),))
 PENDING = Answered(word=Word.PENDING, approval="a-aaaaaaaaaa")
-BODY = Body(digest="ab" * 32, size=9)
+BODY = Body(digest="ab" * 32, size=9, text="ten euros")
 
 
 class Held1:
@@ -100,7 +100,7 @@ async def test_a_request_waits_until_a_grant_covers_it_and_the_use_is_taken() ->
     waiting = held.begin(BODY)
     await until(lambda: len(held.desk.asked) == 1)
     (question,) = held.desk.asked
-    assert (question.body, question.body_bytes) == (BODY.digest, 9)
+    assert (question.body, question.body_bytes, question.body_text) == (BODY.digest, 9, "ten euros")
     held.give(held.grant(question))
     assert isinstance(await waiting, Permitted)
     assert held.desk.uses == {"g-aaaaaaaaaa": 0}

@@ -13,7 +13,7 @@ from remit.core import approval
 from remit.core.capability import Approval
 from remit.core.decision import UNCOVERED, Opinion
 from remit.core.errors import Conflict
-from remit.core.grant import Question, Scope
+from remit.core.grant import Body, Question, Scope
 from remit.core.principal import OperatorRole, Principal
 from remit.core.snapshot import Role
 
@@ -80,8 +80,8 @@ def test_what_nothing_covers_is_said_to_be_so() -> None:
 def test_everything_of_the_request_is_in_it() -> None:
     request = asked("/a/b?c=d", method="POST", x_dest="elsewhere", user_agent="x")
     candidate = replace(CANDIDATE, request=request, capability=replace(CANDIDATE.capability, approval=Approval.ASK))
-    assert approval.question(candidate, Opinion(), body="ab", body_bytes=2) == Question(
+    assert approval.question(candidate, Opinion(), Body(digest="ab", size=2, text="hi")) == Question(
         task=CANDIDATE.task.id, role="devops", method="POST", protocol="https", host="api.github.com", port=443,
-        path="/a/b", target="/a/b?c=d", websocket=False, body="ab", body_bytes=2, capability="github",
+        path="/a/b", target="/a/b?c=d", websocket=False, body="ab", body_bytes=2, body_text="hi", capability="github",
         credential="github-token", reasons=("capability github asks",), headers=("x-dest: elsewhere",),
     )  # fmt: skip

@@ -24,6 +24,7 @@ ASKED = Question(
     websocket=False,
     body="ab" * 32,
     body_bytes=9,
+    body_text="ten euros",
     capability="pay",
     credential="bank",
     reasons=("capability pay asks", "policy large: more than 1000"),
@@ -172,13 +173,28 @@ def test_every_field_of_a_question_is_in_its_fingerprint() -> None:
     assert len(prints) == len(fields(Question)) + 1
 
 
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", ""),
+        (b"ten euros", "ten euros"),
+        ("\u20ac".encode() * 2000, "\u20ac" * (granting.TEXT_BYTES // 3)),  # cut within a character
+        (b"\xff\xd8 picture", ""),
+        (b"text\0more", ""),
+        (b"x" * 5000, "x" * granting.TEXT_BYTES),
+    ],
+)
+def test_a_human_is_shown_how_a_body_begins_where_it_is_text(data: bytes, text: str) -> None:
+    assert granting.beginning(data) == text
+
+
 def test_json_and_back() -> None:
     for scope in Scope:
         made = grant(scope, expires=None if scope is Scope.REQUEST else NOW)
         assert granting.from_json(granting.as_json(made)) == made
 
 
-@pytest.mark.parametrize("name", ["task", "port", "body", "reasons", "only_once", "credential", "headers"])
+@pytest.mark.parametrize("name", ["task", "port", "body", "body_text", "reasons", "only_once", "credential", "headers"])
 def test_a_question_of_another_shape_is_refused(name: str) -> None:
     for wrong in (7.5, {}, b"x"):
         with pytest.raises((ValueError, TypeError, KeyError)):

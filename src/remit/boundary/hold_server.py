@@ -15,8 +15,8 @@ from pathlib import Path
 from remit.boundary import check, check_wire
 from remit.boundary.check_wire import Answer, Lines, Met, Refuse
 from remit.control.decide import Denied, Permitted
-from remit.control.holding import Body
-from remit.core import flow
+from remit.core import flow, grant
+from remit.core.grant import Body
 from remit.core.reason import Reason
 from remit.core.request import Evidence
 
@@ -101,7 +101,10 @@ class _Connection(check_wire.Connection):
         super().__init__(desk)
         self._desk = desk
         self._waiting: asyncio.Task[None] | None = None
-        self._digest, self._bytes = hashlib.sha256(), 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._digest, self._bytes, self._first = hashlib.sha256(), 0, bytearray()
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
@@ -110,12 +113,14 @@ class _Connection(check_wire.Connection):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._digest, self._bytes = hashlib.sha256(), 0
+        self._begin()
 
     def on_body(self, data: bytes) -> None:
         self._digest.update(data)
         self._bytes += len(data)
+        self._first += data[: grant.TEXT_BYTES - len(self._first)]
 
     def asked(self, method: bytes, target: bytes, headers: Lines, answer: Answer) -> None:
-        body = Body(digest=self._digest.hexdigest(), size=self._bytes) if self._bytes else Body()
+        text = grant.beginning(bytes(self._first))
+        body = Body(digest=self._digest.hexdigest(), size=self._bytes, text=text) if self._bytes else Body()
         self._waiting = self._desk.ask(method, target, headers, body, answer)

@@ -153,10 +153,20 @@ def _tell(one: dict[str, Any]) -> None:
             "task": f"{asked['task']} (role {asked['role']})",
             "wants": f"{asked['method']} {asked['protocol']}://{asked['host']}:{asked['port']}{asked['target']}",
             "credential": asked["credential"],
-            "body": f"{asked['body_bytes']} bytes, SHA-256 {asked['body']}" if asked["body"] else "none",
             "headers": "; ".join(asked["headers"]),
             "why": "; ".join(asked["reasons"]),
             "expires": f"{output.clock(one['expires'])}, then it is denied",
             **{f"--scope {offer['scope']}": offer["allows"] for offer in one["offers"]},
+            "body": _size(asked),
         }
     )
+    for line in asked["body_text"].split("\n") if asked["body_text"] else ():
+        output.text(f"  | {line}")  # no line of an agent's stands where one of ours could
+
+
+def _size(asked: dict[str, Any]) -> str:
+    size, shown = asked["body_bytes"], len(asked["body_text"].encode())
+    if not size:
+        return "none"
+    what = "all of it" if shown == size else f"its first {shown} bytes" if shown else "not text, so not shown"
+    return f"{output.counted(size, 'byte')}, SHA-256 {asked['body']}; {what}"

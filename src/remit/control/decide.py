@@ -209,7 +209,7 @@ class Decider:
         refusal = decision.judge(candidate, opinion) or self._budgets.refusal(candidate)
         question, elsewhere = None, False
         if refusal is None:
-            question = approval.question(candidate, opinion, body=answers.body, body_bytes=answers.body_bytes)
+            question = approval.question(candidate, opinion, answers.body)
         if question is not None:
             grants = snapshot.grants.get(candidate.task.id, ())
             facts.grant = answers.covering(grants, question)

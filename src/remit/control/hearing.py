@@ -13,16 +13,16 @@ from remit.control.ports import Clock
 from remit.control.ports_approvals import ApprovalDesk
 from remit.core.credential import Credential, Seen
 from remit.core.errors import Unavailable
-from remit.core.grant import Grant, Question
+from remit.core.grant import NO_BODY, Body, Grant, Question
 from remit.core.reason import Reason, Refusal
 
 
 class Answers:
     """For the fast check: grants that stand for themselves."""
 
-    body, body_bytes = "", 0
+    body = NO_BODY
     shown: str | None = None
-    """`body` where one has been looked for."""
+    """The body's digest where one has been looked for."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -45,13 +45,12 @@ class Answers:
 
 
 class Hearing(Answers):
-    """For one held request, with the body that it was shown with (SHA-256 in hex, "" where none)."""
+    """For one held request, with the body that it was shown with."""
 
-    def __init__(self, clock: Clock, desk: ApprovalDesk, *, body: str, body_bytes: int) -> None:
+    def __init__(self, clock: Clock, desk: ApprovalDesk, body: Body) -> None:
         super().__init__(clock)
         self._desk = desk
-        self.body = self.shown = body
-        self.body_bytes = body_bytes
+        self.body, self.shown = body, body.digest
         self._taken: Grant | None = None
         self._useless: set[str] = set()
 

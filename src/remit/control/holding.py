@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from typing import Any
 
 from remit.control.decide import Decider, Denied, Held, Permitted
@@ -18,21 +17,13 @@ from remit.control.knowledge import Knowledge
 from remit.control.ports import Clock, Entry, Journal
 from remit.control.ports_approvals import Answered, ApprovalDesk, Word
 from remit.core.errors import Unavailable
-from remit.core.grant import Question
+from remit.core.grant import Body, Question
 from remit.core.reason import Reason, Refusal
 from remit.core.request import Evidence
 from remit.core.snapshot import Snapshot
 
 PER_TASK_MAX = 16
 """Requests of one task that may wait at once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Body:
-    """`digest`: SHA-256 in hex, "" where there is no body."""
-
-    digest: str = ""
-    size: int = 0
 
 
 class Holding:
@@ -70,7 +61,7 @@ class Holding:
 
     async def check(self, evidence: Evidence, body: Body) -> Permitted | Denied:
         """Decide; wait where a human must be asked. Never raises for anything an agent can do."""
-        hearing = Hearing(self._clock, self._desk, body=body.digest, body_bytes=body.size)
+        hearing = Hearing(self._clock, self._desk, body)
         deadline = asyncio.get_running_loop().time() + self._hold_s
         seen = self._seen
         answer = await self._decider.check(evidence, hearing)

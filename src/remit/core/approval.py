@@ -11,7 +11,7 @@ from remit.core import telling
 from remit.core.capability import Approval as Rule
 from remit.core.decision import UNCOVERED, Candidate, Opinion
 from remit.core.errors import Conflict
-from remit.core.grant import Question
+from remit.core.grant import NO_BODY, Body, Question
 from remit.core.principal import Principal
 from remit.core.snapshot import Role
 from remit.core.task import ALIVE, Task
@@ -104,7 +104,7 @@ def answerable(approval: Approval, task: Task | None, role: Role | None, who: Pr
         )
 
 
-def question(candidate: Candidate, opinion: Opinion, *, body: str = "", body_bytes: int = 0) -> Question | None:
+def question(candidate: Candidate, opinion: Opinion, body: Body = NO_BODY) -> Question | None:
     """What a human must be asked before `candidate` may go on, or None."""
     capability = candidate.capability
     if capability.approval is Rule.NEVER and not opinion.holds:
@@ -125,8 +125,9 @@ def question(candidate: Candidate, opinion: Opinion, *, body: str = "", body_byt
         path=asked.path,
         target=asked.target,
         websocket=asked.websocket,
-        body=body,
-        body_bytes=body_bytes,
+        body=body.digest,
+        body_bytes=body.size,
+        body_text=body.text,
         capability=capability.name,
         credential=candidate.credential.name if candidate.credential else None,
         reasons=tuple(dict.fromkeys(reasons)),

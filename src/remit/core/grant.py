@@ -6,6 +6,7 @@ capability, credential, and every reason for asking. What a human did not see is
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Mapping
@@ -41,9 +42,36 @@ LIFE_MAX = timedelta(days=366)
 MAX_USES = 10_000
 
 
+TEXT_BYTES = 4096
+"""How much of a body a human is shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
+    """Of a request that waits. `digest`: SHA-256 in hex, "" where there is no body; `size` in bytes."""
+
+    digest: str = ""
+    size: int = 0
+    text: str = ""
+    """Its first `TEXT_BYTES` bytes, "" where they are no UTF-8 text."""
+
+
+NO_BODY = Body()
+
+
+def beginning(data: bytes) -> str:
+    """`Body.text` of a body that begins with `data`."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(data[:TEXT_BYTES])  # may end within a character
+    except UnicodeDecodeError:
+        return ""
+    return "" if "\0" in text else text
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One request that needs a human, with everything that they are shown. `body`: SHA-256 (hex), "" where none.
+    """One request that needs a human, with everything that they are shown. `body`: SHA-256 (hex), "" where none;
+    `body_text`: how it begins (`Body.text`).
 
     `target` is path and query as they were sent. `reasons`: why a human is asked, a sentence each. `only_once`: no
     scope but `once` may be offered.
@@ -66,6 +94,7 @@ class Question:
     only_once: bool = False
     headers: tuple[str, ...] = ()
     """`name: value` of each header that was sent and that may change what is asked (`core.telling`)."""
+    body_text: str = ""
 
     def fingerprint(self) -> str:
         """Names this very question: identical ones share one approval."""
@@ -271,6 +300,9 @@ def read_question(item: Mapping[str, Any]) -> Question:
     lists = {"reasons": item["reasons"], "headers": item.get("headers", [])}  # former releases bound no headers
     if not all(isinstance(each, list) and all(isinstance(one, str) for one in each) for each in lists.values()):
         raise ValueError("a question without its reasons or headers")
+    text = item.get("body_text", "")
+    if not isinstance(text, str):
+        raise ValueError("a question whose body's text is none")
     return Question(**{**item, **{name: tuple(each) for name, each in lists.items()}})
 
 

@@ -58,11 +58,11 @@ def signature(key: bytes, identity: str, stamp: str, body: bytes) -> str:
 
 
 def document(notice: Notice) -> dict[str, Any]:
-    """The message: all that an answer would be bound to but the query and the values of headers, which may hold what
-    must not be sent on."""
+    """The message: all that an answer would be bound to but the query, the values of headers and the body, which may
+    hold what must not be sent on."""
     approval = notice.approval
     question = granting.question_json(approval.question)
-    del question["target"]
+    del question["target"], question["body_text"]
     question["headers"] = [one.partition(":")[0] for one in approval.question.headers]
     return {
         "type": "approval.requested",
