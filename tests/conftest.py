@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # The suite decides what is accepted: it fails for the code, neither for a busy machine nor by the luck of a draw.
+# To look for new counterexamples: pytest --hypothesis-profile=default tests/property
 settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 

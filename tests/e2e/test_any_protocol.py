@@ -242,10 +242,10 @@ def test_open_connections_are_cut_and_others_go_on(site: Site) -> None:
         said = json.loads(site.remit.cli("revoke", "capability", "postgres", "--json").stdout)
         try:
             assert said["flows_closed"] == 1
-            assert one.wait(15) != 0
+            assert one.wait(60) != 0
             assert two.poll() is None
             site.remit.cli("panic", "--reason", "a test")
-            assert two.wait(15) is not None
+            assert two.wait(60) is not None
         finally:
             site.remit.cli("panic", "--lift", "--reason", "the test is over", check=False)
             site.remit.cli("restore", "capability", "postgres")

@@ -134,11 +134,11 @@ def test_a_node_that_cannot_hear_its_control_plane_refuses_until_it_does(kept: I
         for pid in stopped:  # the supervisor too: it would restart what stalls
             os.kill(pid, signal.SIGSTOP)
         try:
-            wait_for(lambda: "control_plane_lost" in ask(), "the lease to run out", LEASE_S + 10)
+            wait_for(lambda: "control_plane_lost" in ask(), "the lease to run out", LEASE_S + 60)
         finally:
             for pid in reversed(stopped):
                 os.kill(pid, signal.SIGCONT)
-        wait_for(lambda: ask() == "200\n", "the node to hear again", 20)
+        wait_for(lambda: ask() == "200\n", "the node to hear again")
 
 
 def test_sigterm_in_the_foreground_leaves_nothing_behind(kept: Instance, tmp_path: Path) -> None:
@@ -162,8 +162,8 @@ def test_sigterm_in_the_foreground_leaves_nothing_behind(kept: Instance, tmp_pat
             assert len(everything) > 8
             assert theirs
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
-            assert running.wait(10) != 0
+            assert process.wait(60) == 0
+            assert running.wait(60) != 0
     wait_for(lambda: not alive(everything), "every process to be gone")
     assert left_behind(kept, task["id"], theirs) == []
 
@@ -176,7 +176,7 @@ def test_after_kill_9_of_the_supervisor_everything_dies_and_up_works(kept: Insta
         task = kept.newest()
         everything = beneath(supervisor)
         os.kill(supervisor, signal.SIGKILL)
-        wait_for(lambda: not alive(everything), f"all to die: {everything}", 20)
+        wait_for(lambda: not alive(everything), f"all to die: {everything}")
     assert (kept.run_dir / "supervisor.json").exists()
     for name in ("control/control.sock", "cells.sock", "node/node.sock"):
         with contextlib.suppress(FileExistsError):

@@ -116,8 +116,8 @@ def test_after_kill_9_the_leases_of_before_are_taken_back(
         before = postgres.users()
         assert len(before) == 1
         os.kill(instance.pids()["decide"], signal.SIGKILL)
-        wait_for(lambda: not before & postgres.users(), "what the dead process held is taken back", 30)
-        wait_for(lambda: ask() == "200\n", "a new lease", 30)
+        wait_for(lambda: not before & postgres.users(), "what the dead process held is taken back")
+        wait_for(lambda: ask() == "200\n", "a new lease")
         assert len(postgres.users()) == 1
     wait_for(lambda: not postgres.users(), "the lease is taken back")
 

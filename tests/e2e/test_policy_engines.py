@@ -89,7 +89,7 @@ def test_an_opa_decides_once_it_has_the_policies_in_force_and_its_absence_denies
     assert "does not have the policies in force yet" in problem["detail"]
 
     transport = httpx.HTTPTransport(uds=str(on_opa.run_dir / "control/control.sock"))
-    with httpx.Client(transport=transport, base_url="http://localhost", trust_env=False) as control:
+    with httpx.Client(timeout=60, transport=transport, base_url="http://localhost", trust_env=False) as control:
         answer = control.get("/v1/bundles/remit.tar.gz")
         assert answer.status_code == 200
         again = control.get("/v1/bundles/remit.tar.gz", headers={"if-none-match": answer.headers["etag"]})

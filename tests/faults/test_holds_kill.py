@@ -32,9 +32,9 @@ def killed(remit: Instance, part: str, agent: Agent) -> None:
     """kill -9, and wait for the new one to serve the cell."""
     before = remit.pids()[part]
     os.kill(before, signal.SIGKILL)
-    wait_for(lambda: remit.pids().get(part) not in (None, before), f"a new {part}", 20)
-    wait_for(lambda: json.loads(remit.cli("status", "--json", check=False).stdout or "{}").get("ok"), "it is well", 20)
-    wait_for(lambda: agent.ask("/v1/up").status == 200, "the cell is served", 20)
+    wait_for(lambda: remit.pids().get(part) not in (None, before), f"a new {part}")
+    wait_for(lambda: json.loads(remit.cli("status", "--json", check=False).stdout or "{}").get("ok"), "it is well")
+    wait_for(lambda: agent.ask("/v1/up").status == 200, "the cell is served")
 
 
 @pytest.mark.parametrize("part", ["decide", "envoy"])
@@ -134,7 +134,7 @@ def test_a_control_plane_that_stands_still_is_a_denial_when_the_hold_is_over(
         answer = agent.ask(path)
         assert answer.status in (403, 503)
         assert answer.reason in ("approval_unavailable", "approval_pending")
-    wait_for(lambda: json.loads(asking_remit.cli("status", "--json", check=False).stdout or "{}").get("ok"), "well", 20)
+    wait_for(lambda: json.loads(asking_remit.cli("status", "--json", check=False).stdout or "{}").get("ok"), "well")
     assert asking_upstreams.reached(path) == []
 
 

@@ -63,8 +63,8 @@ def test_a_part_that_dies_or_stands_still_at_a_step_lets_nothing_through_unrecor
     assert victim is not None
     os.kill(victim, number)
     stopped.finish()
-    wait_for(lambda: ordinary(whole, cell, f"/v1/after/{case}") == 200, "a request afterwards", 40)
-    wait_for(lambda: process(whole, part) not in (None, victim), f"a new {part}", 20)
+    wait_for(lambda: ordinary(whole, cell, f"/v1/after/{case}") == 200, "a request afterwards")
+    wait_for(lambda: process(whole, part) not in (None, victim), f"a new {part}")
     assert arrived(whole, before) <= permitted(whole)
 
 

@@ -105,7 +105,7 @@ def test_a_disk_that_is_full_at_a_step_lets_nothing_through_unrecorded(
         assert (stopped.path in arrived(whole, before)) is STEPS[step].decided
     finally:
         filler.unlink()
-    wait_for(lambda: ordinary(whole, cell, f"/v1/after/{case}") == 200, "a request afterwards", 40)
+    wait_for(lambda: ordinary(whole, cell, f"/v1/after/{case}") == 200, "a request afterwards")
     assert arrived(whole, before) <= permitted(whole)
 
 

@@ -197,7 +197,7 @@ def test_a_terminal_is_made_inside_and_given_back_outside(node: Rig) -> None:
     os.write(master, b"typed\n")
     while b"got typed" not in seen:
         seen += os.read(master, 1000)
-    assert client.wait(20) == 4
+    assert client.wait(60) == 4
     assert __import__("termios").tcgetattr(slave) == before
     os.close(master)
     os.close(slave)
@@ -212,7 +212,7 @@ def test_control_c_in_a_terminal_interrupts_the_foreground_job(node: Rig) -> Non
     while b"up" not in seen:
         seen += os.read(master, 1000)
     os.write(master, b"\x03")
-    assert client.wait(20) == 130
+    assert client.wait(60) == 130
     os.close(master)
     os.close(slave)
 
