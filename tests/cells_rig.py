@@ -73,6 +73,10 @@ class Rig:
     def cells_dir(self) -> Path:
         return self.directory / "state" / "cells"
 
+    @property
+    def _ready(self) -> Path:
+        return self.directory / "ready"
+
     def start(self, part: str) -> None:
         with (self.directory / f"{part}.log").open("ab") as log:
             python, environment, who = self._python()
@@ -89,6 +93,12 @@ class Rig:
     def kill(self, part: str, number: int = signal.SIGKILL) -> None:
         self.parts[part].send_signal(number)
         self.parts[part].wait(20)
+        if part == "cells":
+            self._ready.unlink(missing_ok=True)
+
+    def accepting(self) -> None:
+        """Wait until cells can be asked for."""
+        until(self._ready.exists, "cells to accept")
 
     def answer(self, **values: Any) -> None:
         """What control answers to POST /v1/tasks from now on, over the defaults."""
@@ -178,7 +188,7 @@ def rig(directory: Path, user: int | None = None) -> Iterator[Rig]:
     try:
         for part in ("outside", "cells", "forward"):
             made.start(part)
-        until(lambda: (directory / "ready").exists(), "cells to accept")
+        made.accepting()
         until(lambda: (directory / "run/dns/dns.sock").exists(), "what stands outside to accept")
         yield made
     finally:

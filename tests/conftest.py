@@ -6,6 +6,7 @@ worker anew costs more than it spares. What needs none is given out test by test
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from hypothesis import HealthCheck, settings
 # To look for new counterexamples: pytest --hypothesis-profile=default tests/property
 settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+# Tests start processes beside gRPC servers of theirs: what gRPC would do in a child before it runs is of no use there.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 WITH_PROCESSES = frozenset({"attacks", "e2e", "faults", "integration"})
 

@@ -402,6 +402,7 @@ def test_what_was_planted_is_put_aside_even_when_the_daemon_was_killed(node: Rig
     node.start("cells")
     until(lambda: list((workspace / "sub").glob(".git.quarantined-*")), "it is put aside")
     assert not (workspace / "sub/.git").exists()
+    node.accepting()
 
 
 REPOSITORIES = {

@@ -226,10 +226,9 @@ def test_the_time_limit_ends_a_task_and_says_why(fresh: Rig) -> None:
 
 def test_tokens_are_renewed_and_new_connections_carry_the_new_one(fresh: Rig) -> None:
     fresh.kill("cells")
-    (fresh.directory / "ready").unlink()
     (fresh.directory / "ttl").write_text("0.6")
     fresh.start("cells")
-    until(lambda: (fresh.directory / "ready").exists(), "cells to accept")
+    fresh.accepting()
     done = fresh.sh("curl -sS -4 http://203.0.113.1/; sleep 1; curl -sS -4 http://203.0.113.1/")
     tokens = [json.loads(part + "}")["token"] for part in done.stdout.decode().split("}")[:2]]
     assert tokens[0].startswith("token-of-")
@@ -261,9 +260,8 @@ def test_a_killed_daemon_takes_its_cells_along_and_the_next_one_finds_nothing_le
     until(lambda: len(_sleeping("4242")) >= 2, "the sleepers")
     fresh.kill("cells")
     until(lambda: not _sleeping("4242"), "every process of the cell to be gone")
-    (fresh.directory / "ready").unlink()
     fresh.start("cells")
-    until(lambda: (fresh.directory / "ready").exists(), "the next daemon")
+    fresh.accepting()
     assert fresh.tasks() == []
     mark = next(Path("/run").glob("remit-*-cells"), None)
     assert mark is None or str(fresh.directory) not in Path("/proc/self/mountinfo").read_text()
