@@ -199,3 +199,10 @@ def test_a_question_of_another_shape_is_refused(name: str) -> None:
     for wrong in (7.5, {}, b"x"):
         with pytest.raises((ValueError, TypeError, KeyError)):
             granting.read_question({**granting.question_json(ASKED), name: wrong})
+
+
+def test_a_grant_keeps_the_hash_of_a_body_and_not_its_text() -> None:
+    made = granting.narrowed(ASKED, Scope.REQUEST, identity="g-1", approval="a-1", author="alice", now=NOW)
+    assert (made.question.body, made.question.body_text) == (ASKED.body, "")
+    assert made.covers(ASKED, NOW)
+    assert not made.covers(replace(ASKED, body="cd" * 32), NOW)

@@ -202,26 +202,12 @@ async def _asked(scope: Scope, receive: Receive) -> Wanted | Refusal | None:
 
 
 async def _problem(refused: Refused, send: Send) -> None:
-    """As the boundary says no (`boundary.check`), so that an agent learns one shape."""
-    refusal, meaning = refused.refusal, refused.refusal.meaning
-    body = (
-        json.dumps(
-            {
-                "type": f"https://remit.dev/problems/{refusal.reason.value}",
-                "title": meaning.title,
-                "status": meaning.status,
-                "detail": refusal.detail,
-                "reason": refusal.reason.value,
-                "record": refused.record,
-                "next": meaning.next,
-            }
-        ).encode()
-        + b"\n"
-    )
+    """As the boundary says no."""
+    body = refused.refusal.problem(refused.record)
     # What is left of the request is not wanted: without this, its rest would be read as the next one.
     head = [(b"content-type", b"application/problem+json"), (b"connection", b"close")]
     head.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": meaning.status, "headers": head})
+    await send({"type": "http.response.start", "status": refused.refusal.meaning.status, "headers": head})
     await send({"type": "http.response.body", "body": body})
 
 

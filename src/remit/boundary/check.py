@@ -8,7 +8,6 @@ that came from secrets and policies: what would split or frame the message is re
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -245,7 +244,7 @@ def _settable(name: bytes) -> bool:
 def problem(record: str, refusal: Refusal) -> bytes:
     """A denial as an RFC 9457 problem. Carries no header of the request."""
     meaning = refusal.meaning
-    body = problem_body(record, refusal)
+    body = refusal.problem(record)
     wait_s = 1 if meaning.status == 503 else refusal.retry_after_s
     retry = b"retry-after: %d\r\n" % wait_s if wait_s is not None else b""
     head = (
@@ -253,23 +252,3 @@ def problem(record: str, refusal: Refusal) -> bytes:
         b"%bcontent-length: %d\r\n\r\n"
     )
     return head % (replies.SPOKEN.get(meaning.status, meaning.status), record.encode(), retry, len(body)) + body
-
-
-def problem_body(record: str, refusal: Refusal) -> bytes:
-    """The JSON of a problem (RFC 9457)."""
-    meaning = refusal.meaning
-    return (
-        json.dumps(
-            {
-                "type": f"https://remit.dev/problems/{refusal.reason.value}",
-                "title": meaning.title,
-                "status": meaning.status,
-                "detail": refusal.detail,
-                "reason": refusal.reason.value,
-                "record": record,
-                "next": meaning.next,
-                **refusal.facts,
-            }
-        ).encode()
-        + b"\n"
-    )

@@ -12,7 +12,7 @@ from envoy.config.core.v3 import base_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as wire
 from envoy.type.v3 import http_status_pb2
 
-from remit.boundary import check, header_names, scrub_filter
+from remit.boundary import header_names, scrub_filter
 from remit.core import answers
 from remit.core.answers import Answer, Changes, Lines
 from remit.core.reason import Reason, Refusal
@@ -146,7 +146,7 @@ def _refused(record: str, refusal: Refusal) -> bytes:
     said = response.immediate_response
     said.status.CopyFrom(http_status_pb2.HttpStatus(code=refusal.meaning.status))
     _set(said.headers, "content-type", b"application/problem+json")
-    said.body = check.problem_body(record, refusal)
+    said.body = refusal.problem(record)
     said.details = answers.REFUSED + refusal.reason.value
     return bytes(response.SerializeToString())
 

@@ -7,6 +7,7 @@ task that has too many open gets no more. What is asked is recorded before a hum
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -91,7 +92,8 @@ class Questions:
             said = f"task {question.task} has {PENDING_PER_TASK} approvals open already"
             return Answered(word=Word.EXCEEDED, detail=said)
         top = _top(unit, question.task)
-        if sum(_top(unit, one) == top for one in _unanswered(unit, now)) >= UNANSWERED_PER_TREE:
+        asking = _unanswered(unit, now)
+        if sum(count for one, count in asking.items() if _top(unit, one) == top) >= UNANSWERED_PER_TREE:
             said = f"task {top} and those below it have asked {UNANSWERED_PER_TREE} questions that nobody answered yet"
             return Answered(word=Word.EXCEEDED, detail=said)
         return None
@@ -147,10 +149,10 @@ def asker(unit: Unit, question: Question) -> Task | None:
     return approving.authority(question, task)
 
 
-def _unanswered(unit: Unit, now: datetime) -> list[str]:
-    """The task of each question that could still be open."""
+def _unanswered(unit: Unit, now: datetime) -> Counter[str]:
+    """How many questions of each task could still be open."""
     lately = unit.approvals.recent(now - approving.LIFETIME)
-    return [one.question.task for one in lately if one.author is None]
+    return Counter(one.question.task for one in lately if one.author is None)
 
 
 def _top(unit: Unit, task: str) -> str:

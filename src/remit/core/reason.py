@@ -6,6 +6,7 @@ The order of the members is the order in which a decision looks (the first that 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -299,3 +300,17 @@ class Refusal:
     @property
     def meaning(self) -> Meaning:
         return MEANING[self.reason]
+
+    def problem(self, record: str) -> bytes:
+        """A problem in JSON (RFC 9457), a line. `record`: where the denial is on record."""
+        said = {
+            "type": f"https://remit.dev/problems/{self.reason.value}",
+            "title": self.meaning.title,
+            "status": self.meaning.status,
+            "detail": self.detail,
+            "reason": self.reason.value,
+            "record": record,
+            "next": self.meaning.next,
+            **self.facts,
+        }
+        return json.dumps(said).encode() + b"\n"
